@@ -1,0 +1,273 @@
+"Figures and tables: legible at half a page, the same bytes every time, Random and an oracle always there, published numbers untouched."
+import itertools
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.text import Text
+
+from routercompanion import plots
+from routercompanion.core import CompanionError, UnknownNameError, file_hash
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def curve(strength, n=200, seed=0):
+    "A toy curve: `strength` 0 is a coin, large values approach the gain oracle."
+    rng = np.random.default_rng(seed)
+    small, large = (rng.random(n) < .45) * 1., (rng.random(n) < .75) * 1.
+    gain = (large - small)[np.argsort(-(strength * (large - small) + rng.normal(size=n)), kind="stable")]
+    return SimpleNamespace(call_rate=np.arange(n + 1) / n, performance=small.mean() + np.r_[0, np.cumsum(gain)] / n)
+
+
+ROUTERS = [n for n in plots.ROUTER_LOOK if n not in ("Random", "Oracle", "GainOracle", "LabelOracle")]
+
+
+def many_curves(): return {n: curve(.2 * i, seed=0) for i, n in enumerate(ROUTERS)}
+
+
+def intervals(metric="AUROC", columns=("arithmetic", "knowledge", "general"), random=50.):
+    return pd.DataFrame([dict(row=r, column=c, metric=metric, value=v, low=v - 2, high=v + 2, n=1000, unit="percent")
+                         for c in columns for r, v in [*((r, 55. + 2 * i) for i, r in enumerate(ROUTERS)), ("Random", random), ("LabelOracle", 100.)]])
+
+
+def reliability(slope):
+    p = np.linspace(.05, .95, 10)
+    return {"predicted": p, "observed": .5 + slope * (p - .5), "count": np.full(10, 100)}
+
+
+def layer_weights(k): return (w := np.exp(k * np.arange(31) / 30)) / w.sum()
+
+
+FIGURES = {
+    "curves": lambda: plots.plot_call_rate_curves(many_curves(), oracle=curve(1e6)).figure,
+    "curves with title": lambda: plots.plot_call_rate_curves({"mine": curve(.4)}, oracle=curve(1e6), title="One router").figure,
+    "intervals": lambda: plots.plot_intervals(intervals()),
+    "intervals, half a page": lambda: plots.plot_intervals(intervals(columns=("arithmetic", "general")), per_line=1),
+    "intervals, nine columns": lambda: plots.plot_intervals(intervals(columns=tuple(f"column {i}" for i in range(9)))),
+    "layers": lambda: plots.plot_layer_weights({n: layer_weights(k) for n, k in (("arithmetic", .3), ("knowledge", .29), ("general", .31), ("mixed", .3))}).figure,
+    "reliability": lambda: plots.plot_reliability({n: reliability(.5 + .02 * i) for i, n in enumerate(ROUTERS[:6])}).figure,
+    "overview": plots.plot_pipeline_overview,
+}
+
+
+def visible_texts(fig):
+    "(text, box in pixels) of all texts that are drawn."
+    fig.canvas.draw()
+    boxes = []
+    for t in fig.findobj(Text):
+        shown = t.get_visible() and t.get_text().strip() and (t.axes is None or t.axes.get_visible())
+        ticks = [lab for a in fig.axes for axis in (a.xaxis, a.yaxis) for tick in axis.get_major_ticks() for lab in (tick.label1, tick.label2)]
+        if shown and t in ticks:
+            axis = t.axes
+            tick = next(k for x in (axis.xaxis, axis.yaxis) for k in x.get_major_ticks() if t in (k.label1, k.label2))
+            low, high = sorted(axis.get_xlim() if tick in axis.xaxis.get_major_ticks() else axis.get_ylim())
+            shown = (tick.label1 is t and tick.label1.get_visible()) and low - 1e-9 <= tick.get_loc() <= high + 1e-9
+        if shown: boxes.append((t, t.get_window_extent()))
+    return boxes
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_legible_at_half_a_page(name):
+    with plots.style(): fig = FIGURES[name]()
+    texts = visible_texts(fig)
+    assert len(texts) > 3 and min(t.get_fontsize() for t, _ in texts) >= 8
+    width, height = fig.canvas.get_width_height()
+    for t, box in texts: assert -1 <= box.x0 and box.x1 <= width + 1 and -1 <= box.y0 and box.y1 <= height + 1, f"{t.get_text()!r} leaves the figure"
+    for (a, p), (b, q) in itertools.combinations(texts, 2):
+        wide, high = min(p.x1, q.x1) - max(p.x0, q.x0), min(p.y1, q.y1) - max(p.y0, q.y0)
+        assert wide <= 1 or high <= 3, f"{a.get_text()!r} lies on {b.get_text()!r}"
+
+
+def test_overlap_check_can_fail():
+    fig, ax = plt.subplots()
+    ax.text(.5, .5, "one label"), ax.text(.51, .5, "another label")
+    (_, p), (_, q) = [(t, b) for t, b in visible_texts(fig) if "label" in t.get_text()]
+    assert min(p.x1, q.x1) - max(p.x0, q.x0) > 1
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_same_bytes_twice(name, tmp_path):
+    hashes = [[file_hash(p) for p in plots.save_figure(FIGURES[name](), "figure", tmp_path / run)] for run in "ab"]
+    assert hashes[0] == hashes[1]
+
+
+def test_same_bytes_in_another_process(tmp_path):
+    code = ("import sys, numpy as np, matplotlib; matplotlib.use('Agg'); from routercompanion import plots\n"
+            "w = np.exp(np.arange(31) / 30); plots.save_figure(plots.plot_layer_weights({'mixed': w / w.sum(), 'other': np.full(31, 1 / 31)}).figure, 'f', sys.argv[1])")
+    runs = [subprocess.run([sys.executable, "-c", code, str(tmp_path / seed)], env={**os.environ, "PYTHONHASHSEED": seed}) for seed in ("1", "2")]
+    assert all(r.returncode == 0 for r in runs)
+    for kind in ("png", "svg"): assert file_hash(tmp_path / "1" / f"f.{kind}") == file_hash(tmp_path / "2" / f"f.{kind}")
+
+
+def test_files_carry_no_date_or_program(tmp_path):
+    png, svg = plots.save_figure(FIGURES["layers"](), "f", tmp_path)
+    assert b"tEXt" not in png.read_bytes() and b"Software" not in png.read_bytes()
+    assert "<dc:date>" not in svg.read_text() and "matplotlib" not in svg.read_text().lower().replace("matplotlib.axis", "")
+
+
+def test_failed_save_keeps_the_old_file(tmp_path):
+    png, svg = plots.save_figure(FIGURES["layers"](), "f", tmp_path)
+    old = file_hash(png)
+    class Broken:
+        def savefig(self, path, **kwargs):
+            open(path, "w").write("half")
+            raise OSError("No space left on device")
+    with pytest.raises(OSError): plots.save_figure(Broken(), "f", tmp_path)
+    assert file_hash(png) == old and sorted(p.name for p in tmp_path.iterdir()) == ["f.png", "f.svg"]
+
+
+def test_style_does_not_leak():
+    before = dict(mpl.rcParams)
+    FIGURES["curves"]()
+    assert dict(mpl.rcParams) == before
+
+
+def test_every_router_has_its_own_look():
+    look = plots.looks([*ROUTERS, "Random", "LabelOracle", "GainOracle", *(f"new {i}" for i in range(8))])
+    assert len({str(v) for v in look.values()}) == len(look)
+
+
+@given(st.lists(st.floats(-10, 10), min_size=1, max_size=12), st.floats(.01, 2))
+@settings(max_examples=100, deadline=None)
+def test_spread_keeps_gap_and_order_and_moves_least(positions, gap):
+    from sklearn.isotonic import IsotonicRegression
+    got, order = plots.spread(positions, gap), np.argsort(positions, kind="stable")
+    assert (np.diff(got[order]) >= gap - 1e-9).all()
+    steps = gap * np.arange(len(positions))
+    best = IsotonicRegression().fit_transform(steps, np.asarray(positions)[order] - steps) + steps
+    np.testing.assert_allclose(got[order], best, atol=1e-8)
+
+
+def test_random_is_the_straight_line_and_an_oracle_is_required():
+    ax = plots.plot_call_rate_curves({"DirichletProbe": curve(.5)}, oracle=curve(1e6), regions=False)
+    c = curve(.5)
+    lines = [line.get_xydata() for line in ax.lines]
+    assert any(len(d) == 2 and np.allclose(d, [[0, 100 * c.performance[0]], [100, 100 * c.performance[-1]]]) for d in lines)
+    assert len(lines) == 3
+    with pytest.raises(CompanionError, match="oracle"): plots.plot_call_rate_curves({"DirichletProbe": curve(.5)})
+    assert len(plots.plot_call_rate_curves({"DirichletProbe": curve(.5), "GainOracle": curve(1e6)}).lines) == 3
+
+
+def test_regions_stand_where_the_metrics_look():
+    c = curve(.5)
+    ax = plots.plot_call_rate_curves({"DirichletProbe": c}, oracle=curve(1e6))
+    p_s, p_l = c.performance[0], c.performance[-1]
+    tau = p_s + .85 * (p_l - p_s)
+    d2 = c.call_rate[np.flatnonzero(c.performance >= tau)[0]]
+    spans = [p.get_bbox() for p in ax.patches]
+    assert spans[0].x0 == 0 and spans[0].x1 == pytest.approx(30)
+    assert spans[1].x0 == pytest.approx(30) and spans[1].x1 == pytest.approx(100 * d2, abs=100 / 200)
+    assert spans[2].y0 == pytest.approx(100 * tau) and spans[2].y1 == pytest.approx(100 * (p_s + .95 * (p_l - p_s)))
+
+
+@pytest.mark.parametrize("broken", [dict(call_rate=[0, 1], performance=[.5, np.nan]), dict(call_rate=[0, 1], performance=[.5]), dict(call_rate=[1, 0], performance=[.5, .6])])
+def test_broken_curve_is_named(broken):
+    with pytest.raises(CompanionError, match="finite call rates"): plots.plot_call_rate_curves({"x": SimpleNamespace(**broken)}, oracle=curve(1e6))
+
+
+def reference_lines(fig):
+    return [[line.get_xdata()[0] for line in ax.lines if list(line.get_ydata()) == [0, 1]] for ax in fig.axes]
+
+
+def test_interval_plot_draws_random_and_oracle():
+    assert reference_lines(plots.plot_intervals(intervals())) == [[50, 100]] * 3
+    assert reference_lines(plots.plot_intervals(intervals("HCR", random=10.))) == [[10, 100]] * 3, "other metrics take the Random row"
+    assert reference_lines(plots.plot_intervals(intervals("HCR"), random={"arithmetic": 9.}, oracle=80))[0] == [9, 80]
+
+
+def test_interval_plot_names_what_is_missing():
+    with pytest.raises(CompanionError, match="low, high"): plots.plot_intervals(intervals().drop(columns=["low", "high"]))
+    with pytest.raises(CompanionError, match="Known: AUROC"): plots.plot_intervals(intervals(), metric="LPM")
+
+
+def test_layer_weights_must_be_weights():
+    for bad in (np.ones(31), np.full(31, np.nan), np.ones((2, 31)) / 31):
+        with pytest.raises(CompanionError, match="sum to 1"): plots.plot_layer_weights({"bad": bad})
+
+
+def test_reliability_takes_frames_mappings_and_objects():
+    r = reliability(.9)
+    for form in (r, pd.DataFrame(r), SimpleNamespace(**r)):
+        dots = [line for line in plots.plot_reliability({"DirichletProbe": form}).lines if line.get_marker() == "o"]
+        np.testing.assert_allclose(dots[0].get_ydata(), 100 * r["observed"])
+
+
+@given(st.integers(1, 400), st.data())
+@settings(max_examples=50, deadline=None)
+def test_wilson_solves_its_equation(n, data):
+    k = data.draw(st.integers(0, n))
+    for edge in plots.wilson(k / n, n):
+        assert 0 <= edge <= 1
+        if 1e-9 < edge < 1 - 1e-9: assert abs(k / n - edge) == pytest.approx(1.959964 * np.sqrt(edge * (1 - edge) / n), abs=1e-7)
+
+
+OURS = pd.DataFrame([dict(row=r, column=c, metric="AUROC", value=v, low=v - .02, high=v + .02, n=1000)
+                     for r, v in (("DirichletProbe", .66), ("Random", .5)) for c in ("arithmetic", "knowledge")])
+WHO = dict(model_small="S", model_large="L", data="our bank")
+
+
+def test_published_values_stand_beside_untouched():
+    published = plots.load_published("xbench", "Table 1")
+    both = plots.published_beside(OURS, published, **WHO)
+    theirs = both[both["block"] == "published"].reset_index(drop=True)
+    for c in ("row", "column", "metric", "value", "unit", "model_small", "data", "source"): assert theirs[c].tolist() == published[c].tolist()
+    ours = both[both["block"] == "ours"]
+    assert ours["value"].tolist() == pytest.approx([66, 66, 50, 50]) and set(ours["unit"]) == {"percent"} and set(ours["model_small"]) == {"S"}
+    assert not [c for c in both if "diff" in c.lower()] and theirs[["low", "high"]].isna().all(axis=None)
+
+
+def test_published_units_must_agree():
+    with pytest.raises(CompanionError, match="Convert ours"): plots.published_beside(OURS.assign(unit="USD"), plots.load_published("xbench", "Table 3"), **WHO)
+    with pytest.raises(CompanionError, match="low, high"): plots.published_beside(OURS.drop(columns=["low", "high"]), plots.load_published("xbench", "Table 3"), **WHO)
+    with pytest.raises(UnknownNameError, match="xbench_table1"): plots.load_published("xbench", "Table 99")
+
+
+def test_table_files(tmp_path):
+    both = plots.published_beside(OURS, plots.load_published("xbench", "Table 3"), **WHO)
+    paths = [plots.write_table(both, "xbench_table3", tmp_path / run, caption="Probes") for run in "ab"]
+    assert [file_hash(p) for p in paths[0]] == [file_hash(p) for p in paths[1]]
+    csv, md = paths[0]
+    back = pd.read_csv(csv, float_precision="round_trip")
+    assert back["value"].tolist() == both["value"].tolist() and back["low"].tolist()[:4] == both["low"].tolist()[:4], "every digit is kept"
+    text = md.read_text()
+    for part in ("**Probes**", "Ours: AUROC ↑ (percent); small model S, large model L", "arithmetic (n = 1,000)", "| DirichletProbe | 66.00 [64.00, 68.00] |",
+                 "Published: AUROC ↑ (percent); small model Llama-3.1-8B-Instruct, large model GPT-5", "| Dirichlet | 72.02 | 66.18 | 67.88 | 68.70 |", "not to be subtracted"):
+        assert part in text, part
+
+
+def test_one_table_for_each_metric_in_the_given_order(tmp_path):
+    text = plots.table_markdown(plots.load_published("xbench", "Table 2"), caption="Scenario")
+    assert [text.index(f"{m} ↑") for m in ("LPM", "MPM", "HCR")] == sorted(text.index(f"{m} ↑") for m in ("LPM", "MPM", "HCR"))
+    assert text.index("| SelfAsk | 76.52 |") < text.index("| ProbeDirichlet | 76.50 |") and "95%" not in text.replace("95% interval", "")
+
+
+def test_plain_table_merges_intervals_and_escapes_bars():
+    frame = pd.DataFrame({"router": ["a|b", "c"], "HCR": [.185, np.nan], "HCR_low": [.16, np.nan], "HCR_high": [.21, np.nan], "CPT(50%)": [.25, .5], "n": [1234, 5]})
+    text = plots.table_markdown(frame, caption="c", float_format="%.3f")
+    assert "| router | HCR ↑ | CPT(50%) ↓ | n |" in text and "| a\\|b | 0.185 [0.160, 0.210] | 0.250 | 1,234 |" in text and "| c | – | 0.500 | 5 |" in text
+
+
+def test_tables_that_cannot_be_shown(tmp_path):
+    with pytest.raises(CompanionError, match="no rows"): plots.write_table(OURS.head(0), "t", tmp_path, caption="c")
+    with pytest.raises(CompanionError, match="'DirichletProbe', column 'arithmetic'"): plots.write_table(pd.concat([OURS, OURS.head(1)]), "t", tmp_path, caption="c")
+    assert not list(tmp_path.iterdir()), "nothing half-written"
+
+
+def test_item_names_are_file_stems():
+    names = plots.load_items()["name"]
+    assert names.is_unique and names.str.fullmatch(r"[a-z_]+_(table|figure)\d+").all()
