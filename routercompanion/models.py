@@ -8,7 +8,7 @@ __all__ = ['SAFETENSORS_DTYPES', 'Generations', 'STATISTICS', 'PromptTooLongErro
            'create_tensor', 'FeatureStore', 'CausalLM', 'load_causal_lm', 'open_partial', 'write_batch',
            'publish_store', 'Encoder', 'load_encoder']
 
-# %% ../nbs/03_models.ipynb #17208c3d
+# %% ../nbs/03_models.ipynb #757d32ac
 import os
 import time
 from collections import namedtuple
@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from .assets import Lock, get_asset
 from .core import CompanionError, atomic_path, content_hash, file_hash, progress, write_json
 
-# %% ../nbs/03_models.ipynb #70975e46
+# %% ../nbs/03_models.ipynb #e2f8bbbf
 class PromptTooLongError(CompanionError):
     "A prompt does not fit the model's context window; the message names the row, its length and the window."
 
@@ -52,7 +52,7 @@ def resolve_model(name):
         raise CompanionError(f"{name!r} is no folder, no asset of data/assets.lock.json and no model in the local hub cache. "
                              f"Fetch it first: huggingface-cli download {name}") from e
 
-# %% ../nbs/03_models.ipynb #fb513433
+# %% ../nbs/03_models.ipynb #da3dd4d5
 def plan_batches(lengths, tasks, query_ids, *, batch_tokens=4096, largest=96):
     """Lists of row positions, one per batch: one task a batch, sorted by length (ties by id), `rows x longest <= batch_tokens`.
 
@@ -67,7 +67,7 @@ def plan_batches(lengths, tasks, query_ids, *, batch_tokens=4096, largest=96):
         else: batches.append([i])
     return batches
 
-# %% ../nbs/03_models.ipynb #84477f7c
+# %% ../nbs/03_models.ipynb #2b83f842
 def logit_summaries(logits, top=20):
     """Statistics of next-token logits (n, V): dict of `entropy` (nats), `margin` (p1 - p2), `max_logit`, `max_prob`,
     `log_normaliser`, each (n,) float32, and `top_logits` (n, top), `top_tokens` (n, top)."""
@@ -80,7 +80,7 @@ def logit_summaries(logits, top=20):
                log_normaliser=logits.logsumexp(-1), top_logits=best.values, top_tokens=best.indices.int())
     return {k: v.numpy() for k, v in out.items()}
 
-# %% ../nbs/03_models.ipynb #76bd9033
+# %% ../nbs/03_models.ipynb #482ddd6e
 class PooledStates:
     """Context manager: while it is open, each forward pass of `model` leaves its pooled states in `mean` and `last`, (B, L, D) float32.
 
@@ -111,7 +111,7 @@ class PooledStates:
         weights = self.mask.to(states.dtype)[:, None, :]
         self.mean[:, layer] = (torch.bmm(weights.float(), states.float())[:, 0] / self.lengths[:, None]).cpu()
 
-# %% ../nbs/03_models.ipynb #0ba1ab32
+# %% ../nbs/03_models.ipynb #e696fd10
 SAFETENSORS_DTYPES = {"F16": np.float16, "F32": np.float32, "I32": np.int32}
 
 
@@ -150,7 +150,7 @@ def create_tensor(path, name, shape, dtype="F16"):
         f.truncate(8 + len(head) + n_bytes)
     return open_tensor(path, name, "r+")
 
-# %% ../nbs/03_models.ipynb #39b37bf4
+# %% ../nbs/03_models.ipynb #f7d3ff10
 class FeatureStore:
     """Features of one model on one bank, read through memory maps.
 
@@ -186,7 +186,7 @@ class FeatureStore:
         if missing: raise CompanionError(f"{self.folder}: {len(missing)} of {len(query_ids)} query ids have no features, the first is {missing[0]}.")
         return np.array([where[q] for q in query_ids], int)
 
-# %% ../nbs/03_models.ipynb #9a02ae5d
+# %% ../nbs/03_models.ipynb #c2ef9c40
 Generations = namedtuple("Generations", "text tokens_in tokens_out seconds")
 Generations.__doc__ = "Answers: `text` list of str; `tokens_in`, `tokens_out` (n,) int32; `seconds` (n,) float32, the batch's wall time shared equally."
 
@@ -223,7 +223,7 @@ def load_causal_lm(name, *, dtype=None, device=None):
     "Load a causal LM by asset name, folder or cached hub id (`resolve_model`) as `CausalLM`; `dtype` defaults to `best_dtype()`."
     return CausalLM(resolve_model(name), dtype=dtype, device=device, name=str(name))
 
-# %% ../nbs/03_models.ipynb #0aff73a0
+# %% ../nbs/03_models.ipynb #a4bc2dba
 from fastcore.basics import patch
 
 
@@ -263,7 +263,7 @@ def forward_batch(self: CausalLM, ids, shots, pool=None):
     logits = self.model.lm_head(states[torch.arange(rows), lengths - 1])
     return logits, (cache, mask, n_shot + lengths.to(self.device))
 
-# %% ../nbs/03_models.ipynb #6d8c1d61
+# %% ../nbs/03_models.ipynb #49900414
 @patch
 def check_window(self: CausalLM, bank, extra=0):
     "Token ids of the bank's prompts and shots; a prompt that does not fit the window with `extra` new tokens raises `PromptTooLongError`."
@@ -300,7 +300,7 @@ def features(self: CausalLM, bank, folder, *, poolings=("mean", "last"), batch_t
             write_json(partial / "done.json", sorted(done))
     return publish_store(partial, folder, arrays, about)
 
-# %% ../nbs/03_models.ipynb #192a1c23
+# %% ../nbs/03_models.ipynb #69569222
 STATISTICS = ("entropy", "margin", "max_logit", "max_prob", "log_normaliser", "lengths")
 
 
@@ -344,18 +344,22 @@ def publish_store(partial, folder, arrays, about):
     os.replace(partial, folder)
     return FeatureStore(folder)
 
-# %% ../nbs/03_models.ipynb #18b96431
+# %% ../nbs/03_models.ipynb #13da5895
 @patch
 @torch.inference_mode()
 def continue_batch(self: CausalLM, logits, state, max_new_tokens):
-    "Greedy continuation of a batch: a list of token lists, without the token that ended each."
+    "Greedy continuation of a batch: a list of token lists, without the token that ended each. Finished rows are dropped on the way."
     cache, mask, positions = state
-    answers, running = [[] for _ in range(len(logits))], torch.ones(len(logits), dtype=torch.bool, device=self.device)
+    answers, rows = [[] for _ in range(len(logits))], torch.arange(len(logits))
     for step in range(max_new_tokens):
         token = logits.argmax(-1)
-        running &= ~torch.isin(token, self.stop_tokens)
-        for r in running.nonzero()[:, 0].tolist(): answers[r].append(int(token[r]))
+        running = ~torch.isin(token, self.stop_tokens)
+        for r, t in zip(rows[running.cpu()].tolist(), token[running].tolist()): answers[r].append(t)
         if step + 1 == max_new_tokens or not running.any(): break
+        keep = running.nonzero()[:, 0]
+        if len(keep) < len(token):
+            cache.batch_select_indices(keep)
+            rows, token, mask, positions = rows[keep.cpu()], token[keep], mask[keep], positions[keep]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         states = self.model.model(input_ids=token[:, None], attention_mask=mask, position_ids=(positions + step)[:, None], past_key_values=cache,
                                   use_cache=True).last_hidden_state
@@ -378,7 +382,7 @@ def generate(self: CausalLM, bank, *, max_new_tokens=16, batch_tokens=4096):
         for i, tokens in zip(batch, answers): out.text[i], out.tokens_in[i], out.tokens_out[i] = self.tokenizer.decode(tokens), shots[1][1] + len(ids[i]), len(tokens)
     return out
 
-# %% ../nbs/03_models.ipynb #8d2237e9
+# %% ../nbs/03_models.ipynb #329f8c77
 class Encoder:
     "A sentence encoder; `encode(texts)` returns (n, D) float32 vectors of length 1."
     def __init__(self, folder, *, name=None, device="cpu"):

@@ -13,7 +13,7 @@ __all__ = ['SCALE', 'SCRATCH', 'PAPERS', 'StepError', 'Step', 'sort_steps', 'rea
            'item_body', 'write_book_sources', 'external_requests', 'build_book', 'run_jupyter_book', 'reproduce',
            'check_default_profile', 'commit_notebooks', 'make_readme']
 
-# %% ../nbs/90_pipeline.ipynb #6bd8f1ca
+# %% ../nbs/90_pipeline.ipynb #1a6ecc50
 import ast
 import contextlib
 import datetime
@@ -39,7 +39,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from .core import CompanionError, atomic_path, content_hash, file_hash, get_profile, lookup, project_root, write_json, write_text
 
-# %% ../nbs/90_pipeline.ipynb #23909075
+# %% ../nbs/90_pipeline.ipynb #a92d8149
 class StepError(CompanionError):
     "A notebook could not be run, or did not keep its promise. The message names the notebook, the cell and the remedy."
 
@@ -60,7 +60,7 @@ class Step:
     data: tuple = ()
     inputs: dict = field(default_factory=dict)
 
-# %% ../nbs/90_pipeline.ipynb #8a2f82dc
+# %% ../nbs/90_pipeline.ipynb #fc860889
 def sort_steps(steps, only=None):
     """The steps in an order that respects `needs`; ties keep the order of `steps`. With `only` (names), those and all they need.
 
@@ -83,7 +83,7 @@ def sort_steps(steps, only=None):
         sorter.done(*ready)
     return [table[n] for n in order]
 
-# %% ../nbs/90_pipeline.ipynb #a9c6d081
+# %% ../nbs/90_pipeline.ipynb #e43a18cb
 def read_notebook(path):
     "Read a notebook (format 4). A missing or broken file raises `StepError` with its name."
     try: return nbformat.read(path, as_version=4)
@@ -104,11 +104,13 @@ def imported_modules(source, package="routercompanion"):
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import): names |= {a.name.split(".")[1] for a in node.names if a.name.startswith(package + ".")}
-        elif isinstance(node, ast.ImportFrom) and node.module == package: names |= {a.name for a in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(package + "."): names.add(node.module.split(".")[1])
+        elif isinstance(node, ast.ImportFrom):
+            module = ".".join(filter(None, [package if node.level else "", node.module]))   # nbdev writes `from .core import x` into the library
+            if module == package: names |= {a.name for a in node.names}
+            elif module.startswith(package + "."): names.add(module.split(".")[1])
     return names
 
-# %% ../nbs/90_pipeline.ipynb #a463de84
+# %% ../nbs/90_pipeline.ipynb #10afd50d
 def library_hashes(sources, package):
     "SHA-256 of each module in the folder `package` that the texts `sources` can import, directly or through one another: {name: hash}."
     package, found = Path(package), {}
@@ -122,7 +124,7 @@ def library_hashes(sources, package):
             todo.append(text)
     return found
 
-# %% ../nbs/90_pipeline.ipynb #5bc043bb
+# %% ../nbs/90_pipeline.ipynb #2d0ed66e
 def tree_hashes(root, names):
     "SHA-256 of every file under the paths `names` (files or folders relative to `root`): {relative path: hash}; a missing path maps to None."
     root, found = Path(root), {}
@@ -147,7 +149,7 @@ def step_key(step, root, *, profile, upstream=None, from_scratch=False, package=
         "parameters": fill_parameters(step.parameters, {"profile": profile, "from_scratch": from_scratch}), "promises": step.outputs,
         "upstream": upstream or {}, "data": tree_hashes(root, step.data)})
 
-# %% ../nbs/90_pipeline.ipynb #6c4d8e82
+# %% ../nbs/90_pipeline.ipynb #3bb59d58
 def preflight(step, root, parameters):
     "Raise `StepError` unless the step's notebook can be read and declares every name in `parameters` in its cell tagged `parameters`."
     path = Path(root) / step.notebook
@@ -161,7 +163,7 @@ def preflight(step, root, parameters):
     if unknown := sorted(set(parameters) - known):
         raise StepError(f"{step.notebook} does not declare the parameter {', '.join(unknown)}. Its parameters cell declares: {', '.join(sorted(known))}.")
 
-# %% ../nbs/90_pipeline.ipynb #ce0051a9
+# %% ../nbs/90_pipeline.ipynb #75ad0004
 def kernel_variables(root, state):
     "Environment variables of every kernel that the pipeline starts, as {name: value}; `state` holds the kernel's own folders."
     threads, jupyter = os.environ.get("ROUTERCOMPANION_THREADS", "2"), Path(state) / "jupyter"
@@ -185,7 +187,7 @@ def kernel_environment(root, state):
         os.environ.clear()
         os.environ.update(old)
 
-# %% ../nbs/90_pipeline.ipynb #ba532f11
+# %% ../nbs/90_pipeline.ipynb #7325a8c6
 def tidy_output(output):
     "One cell output without memory addresses; its text and data stay."
     text = json.dumps(output)
@@ -208,7 +210,7 @@ def tidy(nb, parameters=None):
     nb.metadata = nbformat.from_dict({"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}})
     return nb
 
-
+# %% ../nbs/90_pipeline.ipynb #e09f93eb
 def save_notebook(nb, path):
     "Write a notebook atomically, in the form in which nbdev and Jupyter write it (one-space indent, final newline)."
     nb = nbformat.from_dict(nb)
@@ -216,7 +218,7 @@ def save_notebook(nb, path):
     nbformat.validate(nb)
     write_text(path, json.dumps(json.loads(nbformat.writes(nb)), indent=1, ensure_ascii=False, sort_keys=True) + "\n")
 
-# %% ../nbs/90_pipeline.ipynb #ed7f29ae
+# %% ../nbs/90_pipeline.ipynb #f589e145
 def execute(notebook, output, parameters, *, root, state, keep=None, quiet=True):
     """Run `notebook` in a fresh kernel, write the tidy result to `output` and return it.
 
@@ -235,7 +237,7 @@ def execute(notebook, output, parameters, *, root, state, keep=None, quiet=True)
     partial.unlink()
     return nb
 
-
+# %% ../nbs/90_pipeline.ipynb #26e46cd9
 def failure_message(notebook, error, keep):
     "What to tell a reader about an `error` that stopped `notebook`: the cell, the exception and where to look."
     where = "the kernel stopped (out of memory?)"
@@ -245,7 +247,7 @@ def failure_message(notebook, error, keep):
     else: where += f": {type(error).__name__}: {error}"
     return f"{notebook}: {where}\n" + (f"The notebook as far as it ran: {keep}" if keep else "")
 
-# %% ../nbs/90_pipeline.ipynb #871e607a
+# %% ../nbs/90_pipeline.ipynb #0e673d55
 class Workspace:
     "The folders of one profile of one project: see the table above. `profile` is checked; folders are made when first written."
 
@@ -271,10 +273,10 @@ class Workspace:
             except BlockingIOError: raise CompanionError(f"Another run holds {self.state}. Wait for it to end, or stop it.") from None
             yield self
 
-
+# %% ../nbs/90_pipeline.ipynb #791c5564
 def slug(name): return re.sub(r"[^\w.-]+", "__", name)
 
-# %% ../nbs/90_pipeline.ipynb #8bb2b2d4
+# %% ../nbs/90_pipeline.ipynb #9fd0d92e
 def make_record(step, folder, key):
     "Describe the finished step in `folder` (out/ and executed.ipynb): key, file hashes, kept files, inputs. A broken promise raises `StepError`."
     out = Path(folder) / "out"
@@ -298,17 +300,17 @@ def load_record(ws, step, key=None):
         return record if all(file_hash(p) == h for p, h in stored.items()) else None
     except (OSError, ValueError, KeyError): return None
 
-
+# %% ../nbs/90_pipeline.ipynb #16ef176f
 def output_hashes(record):
     "What downstream keys see of a step: {file name: hash} of its published and kept files, without the folders of this machine."
     return {**record["files"], **{Path(p).name: h for p, h in record["kept"].items()}}
 
-# %% ../nbs/90_pipeline.ipynb #14fe4581
+# %% ../nbs/90_pipeline.ipynb #985963fa
 def manifest_entry(record): return {k: record[k] for k in ("notebook", "key", "files", "inputs")}
 
 
 def build_manifest(entries, profile):
-    "The manifest of `entries` {step: entry}: the steps, and for each item (the stem of a file's name) its files and where they come from."
+    "The text of the manifest of `entries` {step: entry}: the steps, and for each item (the stem of a file's name) its files and where they come from."
     from routercompanion import __version__
     items = {}
     for name, entry in sorted(entries.items()):
@@ -316,9 +318,10 @@ def build_manifest(entries, profile):
             item = items.setdefault(Path(file).with_suffix("").as_posix(), {"files": {}, "step": name})
             item["files"][file] = digest
             item |= {"notebook": entry["notebook"], "key": entry["key"], "profile": profile, "library_version": __version__, "inputs": entry["inputs"]}
-    return {"profile": profile, "library_version": __version__, "steps": entries, "items": items}
+    manifest = {"profile": profile, "library_version": __version__, "steps": entries, "items": items}
+    return json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
-
+# %% ../nbs/90_pipeline.ipynb #87cc8ae0
 def publish(ws, step, record, known):
     """Copy a finished step's files into figures/, remove those that it no longer makes, then write the manifest; all atomic.
 
@@ -332,15 +335,17 @@ def publish(ws, step, record, known):
     for file in record["files"]:
         with atomic_path(ws.figures / file) as tmp: shutil.copyfile(ws.folder(step) / "out" / file, tmp)
     for file in old - set(record["files"]) - set(owner): (ws.figures / file).unlink(missing_ok=True)
-    write_json(ws.figures / "manifest.json", build_manifest(entries | {step.name: manifest_entry(record)}, ws.profile))
+    write_text(ws.figures / "manifest.json", build_manifest(entries | {step.name: manifest_entry(record)}, ws.profile))
 
 
 def is_published(ws, step, record):
-    "Whether the manifest holds exactly this record and every published file has its hash."
-    if ws.manifest()["steps"].get(step.name) != manifest_entry(record): return False
+    "Whether the manifest is whole and holds exactly this record, and every published file has its hash."
+    entries = ws.manifest()["steps"]
+    if entries.get(step.name) != manifest_entry(record): return False
+    if (ws.figures / "manifest.json").read_text() != build_manifest(entries, ws.profile): return False
     return all((ws.figures / f).is_file() and file_hash(ws.figures / f) == h for f, h in record["files"].items())
 
-# %% ../nbs/90_pipeline.ipynb #500d72f0
+# %% ../nbs/90_pipeline.ipynb #5db8107b
 @dataclass(frozen=True)
 class StepResult:
     "What became of a step: `status` is \"ran\", \"restored\" or \"cached\"; wall-clock `seconds`; the result's `key`."
@@ -362,7 +367,7 @@ def run_step(ws, step, known, *, from_scratch=False, quiet=True):
         status = "ran" if status == "ran" else "restored"
     return StepResult(step.name, status, time.monotonic() - start, key)
 
-
+# %% ../nbs/90_pipeline.ipynb #c287368f
 def compute_step(ws, step, key, known, *, from_scratch, quiet):
     "Execute the step in a folder of its own and move that folder, whole, to its place; return the record."
     work, final = Path(tempfile.mkdtemp(dir=ws.state / "work", prefix=slug(step.name) + "-")), ws.folder(step)
@@ -379,10 +384,12 @@ def compute_step(ws, step, key, known, *, from_scratch, quiet):
     ws.failed(step).unlink(missing_ok=True)
     return record
 
-# %% ../nbs/90_pipeline.ipynb #fcd1a610
+# %% ../nbs/90_pipeline.ipynb #9b1f779e
 def begin(ws, steps, again):
-    "Empty work/ and, for a run that starts anew, forget the records of `steps` unless a marker says that this was already done."
+    """Empty work/ and remove the temporary files of a killed publication. For a run that starts anew, forget the records of `steps`
+    unless a marker says that this was already done."""
     shutil.rmtree(ws.state / "work", ignore_errors=True)
+    for left in ws.figures.rglob(".*"): left.unlink()
     (ws.state / "work").mkdir(parents=True, exist_ok=True)
     marker, text = ws.state / "again", content_hash([again, [s.name for s in steps]])
     if again and not (marker.exists() and marker.read_text() == text):
@@ -392,7 +399,7 @@ def begin(ws, steps, again):
         write_text(marker, text)
     elif not again: marker.unlink(missing_ok=True)
 
-
+# %% ../nbs/90_pipeline.ipynb #d2e47bd4
 def run_pipeline(steps, root=None, *, profile=None, only=None, from_scratch=False, again=False, quiet=False):
     """Bring the steps (or just `only`, a list of names, and what they need) up to date, in order; return their `StepResult`s.
 
@@ -417,18 +424,19 @@ def run_pipeline(steps, root=None, *, profile=None, only=None, from_scratch=Fals
 def say(line, quiet, end="\n"):
     if not quiet: print(line, end=end, flush=True)
 
-
+# %% ../nbs/90_pipeline.ipynb #cb86b65e
 def log_result(ws, result):
     "Append one line to the private run log: this is where dates and timings go."
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     with open(ws.state / "run.jsonl", "a") as f:
         f.write(json.dumps({"at": now, "step": result.name, "status": result.status, "seconds": round(result.seconds, 2)}) + "\n")
 
-# %% ../nbs/90_pipeline.ipynb #3ecda7ce
+# %% ../nbs/90_pipeline.ipynb #d637f157
 SCALE, SCRATCH = {"profile": "{profile}", "out": "{out}"}, {"from_scratch": "{from_scratch}"}
 PAPERS = (
     Step("papers/outcomes", "nbs/papers/outcomes.ipynb", parameters=SCALE | SCRATCH, data=("data/outcomes", "data/assets.lock.json")),
-    Step("papers/features", "nbs/papers/features.ipynb", parameters=SCALE | SCRATCH, data=("data/assets.lock.json",)),
+    Step("papers/features", "nbs/papers/features.ipynb", needs=("papers/outcomes",), parameters=SCALE | SCRATCH,
+         data=("data/outcomes", "data/assets.lock.json")),
     Step("papers/xbench", "nbs/papers/xbench.ipynb", needs=("papers/outcomes", "papers/features"), parameters=SCALE,
          data=("data/outcomes", "data/paper")),
 )
@@ -443,7 +451,7 @@ def project_steps(root=None):
 
 def is_paper(step): return step.name.startswith("papers/")
 
-# %% ../nbs/90_pipeline.ipynb #02adc698
+# %% ../nbs/90_pipeline.ipynb #aab006bd
 def item_id(paper, item): return f"{paper}_{item}".lower().replace("-", "_").replace(" ", "")
 
 
@@ -458,7 +466,7 @@ def list_items(root=None, profile=None):
     path = ws.root / "data/paper/items.csv"
     if not path.exists(): raise CompanionError(f"{path} is missing. Restore it from version control.")
     table, manifest = pd.read_csv(path, dtype=str, keep_default_na=False), ws.manifest()
-    table.insert(0, "id", [item_id(*pair) for pair in zip(table.paper, table["item"])])
+    table.insert(0, "id", [item_id(*pair) for pair in zip(table["paper"], table["item"])])
     table["state"] = [item_state(ws, item_files(manifest, i)) for i in table.id]
     return table
 
@@ -467,7 +475,7 @@ def item_state(ws, files):
     if not files: return "missing"
     return "present" if all((ws.figures / f).is_file() and file_hash(ws.figures / f) == h for f, h in files.items()) else "stale"
 
-
+# %% ../nbs/90_pipeline.ipynb #6a6b4ac6
 def steps_for(item, steps, table):
     "Names of the steps that make `item`: an item's id, a paper's name, or a step's own name. Errors: `UnknownNameError`, or `CompanionError` if planned."
     names = {s.name for s in steps}
@@ -478,13 +486,14 @@ def steps_for(item, steps, table):
         raise CompanionError(f"{item} has no notebook yet: {rows.status.iloc[0]} ({rows.note.iloc[0]}).")
     return made
 
-# %% ../nbs/90_pipeline.ipynb #9e0ecd7d
+# %% ../nbs/90_pipeline.ipynb #57723c4e
 def to_mathml(latex, block=False):
     "MathML of a LaTeX formula (`block`: displayed). A formula that cannot be read comes back as its source in <code>, with class math-source."
-    from docutils.utils.math import MathError, latex2mathml
-    text = re.sub(r"\\(operatorname\*?)\s*\{", r"\\operatorname{", latex).replace("\\bigl", "").replace("\\bigr", "").replace("\\big", "")
-    try: return latex2mathml.tex2mathml(re.sub(r"\\([tdc])frac", r"\\frac", text), as_block=block)
-    except (MathError, SyntaxError): return f'<code class="math-source">{escape(latex)}</code>'
+    from latex2mathml.converter import convert
+    text = re.sub(r"\\operatorname\*?\s*\{", r"\\mathrm{", re.sub(r"\\(arg)(?![a-zA-Z])", r"\\mathrm{\1}", latex.strip()))
+    try: out = convert(text, display="block" if block else "inline")
+    except Exception: out = r"<mi>\unreadable</mi>"
+    return f'<code class="math-source">{escape(latex)}</code>' if re.search(r"<m[iot][^>]*>\\[a-zA-Z]", out) else out
 
 
 def setup(app):
@@ -497,7 +506,7 @@ def setup(app):
     app.add_html_math_renderer("mathml", (functools.partial(visit, block=False), None), (functools.partial(visit, block=True), None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
-# %% ../nbs/90_pipeline.ipynb #2bccfc9d
+# %% ../nbs/90_pipeline.ipynb #22086188
 def book_config(title):
     "The jupyter-book configuration: no execution, no network, MathML formulas."
     return {"title": title, "author": "The routercompanion authors", "copyright": "2026", "only_build_toc_files": True,
@@ -519,7 +528,7 @@ def book_toc(steps):
 
 def page_name(step): return step.name if is_paper(step) else step.name if step.name == "index" else f"library/{step.name}"
 
-# %% ../nbs/90_pipeline.ipynb #586a1c91
+# %% ../nbs/90_pipeline.ipynb #075bfa6b
 def results_page(ws, items=None):
     "Markdown of the page that shows and links every published file of `ws`; `items` is the table of `list_items`, if there is one."
     manifest, lines = ws.manifest(), [f"# Results ({ws.profile})", "", "Every table and figure of this run, with the notebook that made it."]
@@ -541,7 +550,7 @@ def item_body(ws, files):
         text = (ws.figures / file).read_text(encoding="utf-8")
         yield from (re.sub(r"(?m)^#+ (.*)$", r"**\1**", text), "")
 
-# %% ../nbs/90_pipeline.ipynb #b32e1307
+# %% ../nbs/90_pipeline.ipynb #c7b936b0
 def write_book_sources(ws, steps, folder, items=None, title="routercompanion"):
     "Write everything that jupyter-book reads into the new folder `folder`: configuration, contents, executed notebooks, results, figures."
     folder = Path(folder)
@@ -549,12 +558,13 @@ def write_book_sources(ws, steps, folder, items=None, title="routercompanion"):
         target = folder / f"{page_name(step)}.ipynb"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ws.executed(step), target)
-    if not (folder / "index.ipynb").exists(): write_text(folder / "index.md", f"# {title}\n\nThe executed notebooks of this project; see the results first.\n")
+    if not (folder / "index.ipynb").exists(): write_text(folder / "index.md", f"# {title}\n\nThe executed notebooks; see the results first.\n")
     write_text(folder / "results.md", results_page(ws, items))
     shutil.copytree(ws.figures, folder / "extra/figures", ignore=shutil.ignore_patterns(".*"))
     config = book_config(title)
     config["sphinx"]["config"]["html_extra_path"] = ["extra"]
-    for name, value in (("_config.yml", config), ("_toc.yml", book_toc(steps))): write_json(folder / name, value)   # JSON is YAML
+    write_json(folder / "_config.yml", config)   # JSON is YAML
+    write_json(folder / "_toc.yml", book_toc(steps))
 
 
 def external_requests(html_folder):
@@ -563,7 +573,7 @@ def external_requests(html_folder):
     return sorted({(p.relative_to(html_folder).as_posix(), u) for p in Path(html_folder).rglob("*.html")
                    for m in asks.finditer(p.read_text(encoding="utf-8")) if (u := m.group(1)) and 'rel="canonical"' not in m.group(0)})
 
-# %% ../nbs/90_pipeline.ipynb #1b10a766
+# %% ../nbs/90_pipeline.ipynb #84abdba0
 def build_book(ws, steps, *, items=None, title="routercompanion", quiet=False):
     "Build the HTML book of the executed `steps` as `_book/index.html` and return that path; a current book is left alone. Errors: `StepError`."
     work, final = ws.state / "work" / "book", ws.root / "_book"
@@ -582,7 +592,7 @@ def build_book(ws, steps, *, items=None, title="routercompanion", quiet=False):
     shutil.rmtree(work)
     return final / "index.html"
 
-
+# %% ../nbs/90_pipeline.ipynb #d4e9b165
 def run_jupyter_book(source, ws):
     "Call jupyter-book on the folder `source` and return the folder of pages; the log is kept in the workspace."
     log = ws.state / "book.log"
@@ -596,7 +606,7 @@ def run_jupyter_book(source, ws):
         raise StepError("jupyter-book failed:\n" + "\n".join(done.stdout.splitlines()[-8:]) + f"\nThe whole log: {log}")
     return html
 
-# %% ../nbs/90_pipeline.ipynb #484b6153
+# %% ../nbs/90_pipeline.ipynb #f6ccd407
 def reproduce(root=None, *, profile=None, only=None, from_scratch=False, book=True, quiet=False):
     "Run the project's graph in `profile` (with `only`: an item, a paper or a step and what it needs), then build the book. Return the `StepResult`s."
     ws = Workspace(root, profile)
@@ -617,7 +627,7 @@ def check_default_profile(nb, name, profile):
     if stated and stated.group(2) != profile:
         raise StepError(f"{name}: its parameters cell says profile = {stated.group(2)!r}, but its outputs are from {profile!r}. Change the default.")
 
-
+# %% ../nbs/90_pipeline.ipynb #ff4e6ce0
 def commit_notebooks(root=None, *, profile="embedded", only=None, again=True, quiet=False):
     "Run the notebooks (`again`: even those that are up to date) and write the tidy executed copies back into nbs/. Return the names written."
     ws, written = Workspace(root, profile), []
@@ -627,18 +637,19 @@ def commit_notebooks(root=None, *, profile="embedded", only=None, again=True, qu
     for step in sort_steps(steps, chosen):
         nb = read_notebook(ws.executed(step))
         check_default_profile(nb, step.notebook, ws.profile)
-        if (i := next((i for i, c in enumerate(nb.cells) if "injected-parameters" in c.metadata.get("tags", [])), -1)) >= 0: del nb.cells[i]
+        if (i := tagged(nb, "injected-parameters")) >= 0: del nb.cells[i]
         save_notebook(nb, ws.root / step.notebook)
         written.append(step.notebook)
     return written
 
-# %% ../nbs/90_pipeline.ipynb #2ab6f5fd
+# %% ../nbs/90_pipeline.ipynb #65d35cfd
 def make_readme(root=None):
     "The text of README.md, from nbs/index.ipynb: cells tagged `hide` or `remove-cell` left out. Pictures must be links, not outputs."
     from nbconvert import MarkdownExporter
     from traitlets.config import Config
     hidden = {"enabled": True, "remove_cell_tags": ["hide", "remove-cell"], "remove_input_tags": ["hide-input"]}
-    exporter = MarkdownExporter(config=Config({"TagRemovePreprocessor": hidden, "MarkdownExporter": {"preprocessors": ["nbconvert.preprocessors.TagRemovePreprocessor"]}}))
+    steps = {"preprocessors": ["nbconvert.preprocessors.TagRemovePreprocessor"]}
+    exporter = MarkdownExporter(config=Config({"TagRemovePreprocessor": hidden, "MarkdownExporter": steps}))
     text, extra = exporter.from_notebook_node(read_notebook(Path(root or project_root()) / "nbs/index.ipynb"))
     if extra.get("outputs"): raise StepError("nbs/index.ipynb shows a picture as an output. Save it under figures/ and link to it instead.")
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"

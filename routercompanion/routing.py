@@ -7,10 +7,10 @@ __all__ = ['FEATURE_NDIM', 'ROUTERS', 'ENTRY_POINT_GROUP', 'SAVE_FORMAT', 'Routi
            'NotFiniteError', 'MisalignedError', 'WidthError', 'MissingFeatureError', 'NoGainError',
            'NotFittedRouterError', 'SavedRouterError', 'score_matrix', 'routing_labels', 'feature_of', 'n_rows',
            'float32_rows', 'check_features', 'check_ids', 'check_pair', 'describe_models', 'best_model', 'Router',
-           'platt', 'BinaryRouter', 'threshold_for', 'reliability_bins', 'register_router', 'load_entry_points',
-           'get_router', 'router_state', 'save_router', 'load_router', 'toy_routing_data', 'take', 'check_router']
+           'platt', 'BinaryRouter', 'threshold_for', 'register_router', 'load_entry_points', 'get_router',
+           'router_state', 'save_router', 'load_router', 'toy_routing_data', 'take', 'check_router']
 
-# %% ../nbs/12_routing.ipynb #e6fd2f3f
+# %% ../nbs/12_routing.ipynb #3518502e
 import importlib.metadata
 import json
 import os
@@ -30,12 +30,13 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from . import metrics
 from .core import CompanionError, file_hash, hash_fraction, lookup, make_rng, write_json
 
-# %% ../nbs/12_routing.ipynb #ed3f9a1b
+# %% ../nbs/12_routing.ipynb #12a4561f
 class RoutingInputError(CompanionError): "Base of the errors that this module raises about features, outcomes and saved routers."
 class EmptyInputError(RoutingInputError): "There is no query, or no model, to learn from or to route."
-class OneClassError(RoutingInputError): "All labels are equal: the small model is never wrong, or always."
+class OneClassError(RoutingInputError, metrics.OneClassError): "All labels are equal: the small model is never wrong, or always."
 class NotFiniteError(RoutingInputError): "A score, cost or feature is NaN or infinite; the message names the first such row."
 class MisalignedError(RoutingInputError): "Features and outcomes differ in length or in their query ids."
 class WidthError(RoutingInputError): "An array has the wrong number of dimensions, layers, features or models."
@@ -44,7 +45,7 @@ class NoGainError(RoutingInputError): "The large model is not better than the sm
 class NotFittedRouterError(RoutingInputError): "The router has to be fitted (or its threshold chosen) first."
 class SavedRouterError(RoutingInputError): "A saved router is missing, cut short, altered or of another version."
 
-# %% ../nbs/12_routing.ipynb #32501070
+# %% ../nbs/12_routing.ipynb #6455c4ee
 def score_matrix(outcomes, n_models=None):
     """Scores as a float64 array (n_queries, n_models) from an outcome table (`.score`) or an array; every value in [0, 1].
 
@@ -64,7 +65,7 @@ def score_matrix(outcomes, n_models=None):
 
 def _first(bad): return int(np.flatnonzero(bad.reshape(len(bad), -1).any(1))[0])
 
-# %% ../nbs/12_routing.ipynb #6fefa908
+# %% ../nbs/12_routing.ipynb #6bcd82e2
 def routing_labels(scores):
     """Labels (n,) float32 from scores (n, 2): 1 = send to the large model.
 
@@ -75,10 +76,10 @@ def routing_labels(scores):
     small, large = scores.T
     y = (small == 0) if np.isin(small, (0, 1)).all() else (small < large)
     if y.all() or not y.any():
-        raise OneClassError(f"All {len(y)} labels are {int(y[0])} (1 = small model insufficient). Use tasks whose small-model accuracy is 15-85%.")
+        raise OneClassError(f"All {len(y)} labels are {int(y[0])} (1 = small model insufficient). Use tasks of small-model accuracy 15-85%.")
     return y.astype(np.float32)
 
-# %% ../nbs/12_routing.ipynb #17e8721a
+# %% ../nbs/12_routing.ipynb #25540574
 FEATURE_NDIM = {"hidden_mean": 3, "hidden_last": 3, "embedding": 2, "outcomes": 2, "logits": None, "text": 1, "task": 1, "none": None}
 
 
@@ -95,7 +96,7 @@ def n_rows(X):
     "Number of queries in a feature: the length of an array or list, or of the arrays in a dict."
     return len(next(iter(X.values()))) if isinstance(X, Mapping) and X else len(X)
 
-# %% ../nbs/12_routing.ipynb #28aadc44
+# %% ../nbs/12_routing.ipynb #61b5a514
 def float32_rows(X, layers=None, rows=256):
     """Yield (start, piece) with fp32 pieces of at most `rows` rows of X (n, ...), finite-checked; `layers` selects along axis 1.
 
@@ -110,7 +111,7 @@ def float32_rows(X, layers=None, rows=256):
             raise NotFiniteError(f"Features row {start + _first(bad)}: NaN or infinity. Store these states as bf16 instead of fp16, or recompute them.")
         yield start, piece
 
-# %% ../nbs/12_routing.ipynb #9511a4d4
+# %% ../nbs/12_routing.ipynb #b917ced9
 def check_features(X, kind, *, shape=None, needs=()):
     """Return the feature of `kind` in X as an array (or a dict of arrays for logits), or raise a named error.
 
@@ -129,7 +130,7 @@ def check_features(X, kind, *, shape=None, needs=()):
         for _ in float32_rows(X, rows=4096): pass
     return X
 
-
+# %% ../nbs/12_routing.ipynb #1a0745c0
 def _check_logits(X, needs):
     if getattr(getattr(X, "dtype", None), "names", None): X = {k: X[k] for k in X.dtype.names}
     X = {k: np.asarray(v, dtype=np.float64) for k, v in dict(X).items() if not needs or k in needs}
@@ -142,7 +143,7 @@ def _check_logits(X, needs):
         if not np.isfinite(v).all(): raise NotFiniteError(f"Logit summary {k!r}, row {_first(~np.isfinite(v))}: NaN or infinity. Recompute that row.")
     return X
 
-# %% ../nbs/12_routing.ipynb #53d03b03
+# %% ../nbs/12_routing.ipynb #517b4e92
 def check_ids(left, right):
     "Raise `MisalignedError` naming the first row where two lists of query ids differ (None on either side: nothing to compare)."
     if left is None or right is None: return
@@ -162,7 +163,7 @@ def check_pair(X, outcomes, kind, *, n_models=None, query_ids=None, shape=None, 
         raise MisalignedError(f"{n_rows(X)} rows of features and {len(scores)} of outcomes. Select both with the same query ids (outcomes.align).")
     return X, scores
 
-# %% ../nbs/12_routing.ipynb #9e598442
+# %% ../nbs/12_routing.ipynb #c45ce742
 def describe_models(outcomes, n_models, axis="params_b"):
     """Model names and normalised costs (n_models,), the dearest = 1, from an outcome table's `.models` and `.cost[axis]` (mean over queries).
 
@@ -174,7 +175,7 @@ def describe_models(outcomes, n_models, axis="params_b"):
     mean = np.nanmean(np.asarray(costs[axis] if axis in costs else next(iter(costs.values())), dtype=np.float64).reshape(-1, n_models), axis=0)
     return names, mean / mean.max() if mean.max() > 0 else mean
 
-# %% ../nbs/12_routing.ipynb #336044ff
+# %% ../nbs/12_routing.ipynb #42f25be6
 def best_model(quality, costs, trade_off):
     "Index (n,) of the model with the largest quality (n, m) - trade_off * costs (m,); ties go to the cheapest model. Raises on a negative trade-off."
     if not (np.isfinite(trade_off) and trade_off >= 0): raise RoutingInputError(f"trade_off = {trade_off}: it must be a finite number >= 0.")
@@ -185,7 +186,7 @@ def best_model(quality, costs, trade_off):
     order = np.argsort(np.nan_to_num(costs), kind="stable")
     return order[np.argmax(utility[:, order], axis=1)]
 
-# %% ../nbs/12_routing.ipynb #0f9631ff
+# %% ../nbs/12_routing.ipynb #c34d6ca2
 class Router(BaseEstimator):
     """Base of all routers. Subclasses give `_fit(X, scores, validation)` and `_predict(X) -> (n, n_models)`; both receive checked input.
 
@@ -212,7 +213,7 @@ class Router(BaseEstimator):
     def _finish(self, X, scores): pass
     def _shape(self): return self.feature_shape_ if FEATURE_NDIM[self.feature_kind] and hasattr(self, "feature_shape_") else None
 
-# %% ../nbs/12_routing.ipynb #88845d0b
+# %% ../nbs/12_routing.ipynb #f080ef68
 @patch
 def predict_quality(self: Router, X):
     "Predicted score (n, n_models), in the outcome's own unit [0, 1]."
@@ -243,7 +244,7 @@ def cost_of(self: Router, choice, outcomes, *, axis="params_b", own=False):
     if not own: return paid
     return paid + self.own_cost.get(axis, 0.) + (self.runs_small * (np.asarray(choice) != 0) * cost[:, 0])
 
-# %% ../nbs/12_routing.ipynb #c251905c
+# %% ../nbs/12_routing.ipynb #81fa2eec
 def platt(score, y):
     """(slope, intercept) of P(y=1) = sigmoid(slope * score + intercept) by Platt's method (smoothed targets, logistic regression).
 
@@ -260,7 +261,7 @@ def platt(score, y):
     slope = fit.coef_[0, 0] / scale
     return np.array([slope, fit.intercept_[0] - slope * centre]) if slope > 0 else np.array([0., base])
 
-# %% ../nbs/12_routing.ipynb #16e8abb6
+# %% ../nbs/12_routing.ipynb #bbcde102
 class BinaryRouter(Router):
     """Base of two-model routers. Subclasses give `_fit(X, y, validation)` (y = 1: send to the large model) and `_score(X) -> (n,)`, high = large.
 
@@ -274,12 +275,17 @@ class BinaryRouter(Router):
     def _finish(self, X, scores):
         y = routing_labels(scores)
         self.quality_given_label_ = np.stack([scores[y == label].mean(0) for label in (0, 1)])
-        self.platt_ = np.array([1., 0.]) if self.score_is_logit else platt(self._score(X), y)
+        self.platt_ = np.array([1., 0.]) if self.score_is_logit else platt(self._scores(X), y)
+
+    def _scores(self, X):
+        score = np.asarray(self._score(X), dtype=np.float64)
+        if score.shape != (n_rows(X),): raise WidthError(f"{type(self).__name__}._score must give one score per query, got shape {score.shape}.")
+        return score
 
     def decision_function(self, X):
         "Score (n,) float64: high = send to the large model."
         if not self.training_free: self._need("feature_shape_")
-        return np.asarray(self._score(check_features(X, self.feature_kind, shape=self._shape(), needs=self.needs)), dtype=np.float64)
+        return self._scores(check_features(X, self.feature_kind, shape=self._shape(), needs=self.needs))
 
     def predict_proba(self, X):
         "Probabilities (n, 2): column 0 that the small model suffices, column 1 that the query needs the large one."
@@ -291,7 +297,7 @@ class BinaryRouter(Router):
         "Expected score (n, 2) of the small and the large model: total expectation over the label."
         return self.predict_proba(X) @ self.quality_given_label_
 
-# %% ../nbs/12_routing.ipynb #7114a7ca
+# %% ../nbs/12_routing.ipynb #bc54b804
 def threshold_for(score, scores, *, call_rate=None, target=None):
     """(threshold, call rate, performance) on validation data: `score` (n,) high = large, `scores` (n, 2) of small and large model.
 
@@ -310,7 +316,7 @@ def threshold_for(score, scores, *, call_rate=None, target=None):
     between = [np.inf, *((s[ends[1:-1] - 1] + s[ends[1:-1]]) / 2), -np.inf]
     return float(between[k]), float(ends[k] / len(s)), float(performance[k])
 
-# %% ../nbs/12_routing.ipynb #54ff9a65
+# %% ../nbs/12_routing.ipynb #a83d6690
 @patch
 def choose_threshold(self: BinaryRouter, X_val, outcomes_val, *, call_rate=None, target=None, query_ids=None):
     "Choose `threshold_` on VALIDATION data for a `call_rate` or a `target` share of the large model's gain (`threshold_for`). Returns self."
@@ -335,40 +341,27 @@ def calibrate(self: BinaryRouter, X_val, outcomes_val, *, query_ids=None):
     self.platt_ = platt(self.decision_function(X_val), routing_labels(scores))
     return self
 
-# %% ../nbs/12_routing.ipynb #5f949480
-def reliability_bins(p, y, bins=10):
-    """Bins of equal count by predicted probability: dict of arrays `predicted` (mean p), `observed` (mean y), `count`; never more bins than queries.
-
-    Queries with equal p always share a bin, so that the order of the queries changes nothing.
-    """
-    p, y = np.asarray(p, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    values, index, counts = np.unique(p, return_inverse=True, return_counts=True)
-    which = np.minimum((np.cumsum(counts) - counts / 2) / len(p) * bins, bins - 1).astype(int)[index]
-    count = np.bincount(which, minlength=bins)
-    keep = count > 0
-    mean = lambda x: np.bincount(which, x, minlength=bins)[keep] / count[keep]
-    return {"predicted": mean(p), "observed": mean(y), "count": count[keep]}
-
-
+# %% ../nbs/12_routing.ipynb #45cb7405
 @patch
 def reliability(self: BinaryRouter, X, outcomes, *, bins=10):
-    "`reliability_bins` of P(needs the large model) on held-out queries."
+    "`metrics.reliability_curve` of P(needs the large model) on held-out queries: arrays probability, frequency, count (bins,) of equal width."
     X, scores = check_pair(X, outcomes, self.feature_kind, n_models=2, needs=self.needs, shape=self._shape())
-    return reliability_bins(self.predict_proba(X)[:, 1], routing_labels(scores), bins)
+    return metrics.reliability_curve(self.predict_proba(X)[:, 1], routing_labels(scores), bins)
 
-# %% ../nbs/12_routing.ipynb #2711c7a2
+# %% ../nbs/12_routing.ipynb #a1592dd1
 ROUTERS, ENTRY_POINT_GROUP = {}, "routercompanion.routers"
 
 
 def register_router(cls):
     "Class decorator: make a router known by its class name. Defining the same class again replaces it; another class of that name raises."
     known = ROUTERS.get(cls.__name__)
-    if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__) and "__main__" not in (cls.__module__, known.__module__):
+    where = lambda c: (c.__module__, c.__qualname__)
+    if known is not None and where(known) != where(cls) and "__main__" not in (cls.__module__, known.__module__):
         raise RoutingInputError(f"A router {cls.__name__!r} exists already in {known.__module__}; rename the one in {cls.__module__}.")
     ROUTERS[cls.__name__] = cls
     return cls
 
-
+# %% ../nbs/12_routing.ipynb #e9ab5048
 def load_entry_points():
     "Import and register every router that installed packages declare; a broken one is named in a warning and left out. Returns `ROUTERS`."
     for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
@@ -382,7 +375,7 @@ def get_router(name):
     "The router class called `name`, from the registry or the entry points; an unknown name raises and lists the known ones."
     return ROUTERS[name] if name in ROUTERS else lookup(load_entry_points(), name, "router")
 
-# %% ../nbs/12_routing.ipynb #916ca057
+# %% ../nbs/12_routing.ipynb #55f1ad3e
 SAVE_FORMAT = 1
 
 
@@ -401,7 +394,7 @@ def _decode(value):
     if "tuple" in value: return tuple(_decode(v) for v in value["tuple"])
     return {_decode(k): _decode(v) for k, v in value["dict"]}
 
-# %% ../nbs/12_routing.ipynb #14a32d29
+# %% ../nbs/12_routing.ipynb #3902f64a
 def router_state(router):
     "(arrays, values): the fitted attributes (ending in one underscore), numeric NumPy arrays and scalars apart from everything else."
     fitted = {k: v for k, v in vars(router).items() if k.endswith("_") and not k.endswith("__") and not k.startswith("_")}
@@ -413,7 +406,7 @@ def router_state(router):
 
 def _array_dict(v): return isinstance(v, Mapping) and bool(v) and all(isinstance(a, np.ndarray) for a in v.values())
 
-# %% ../nbs/12_routing.ipynb #945b3aed
+# %% ../nbs/12_routing.ipynb #e7ab07d9
 def save_router(router, folder, *, overwrite=False):
     """Write router.json and arrays.safetensors into `folder`, which appears whole or not at all; returns its path.
 
@@ -434,7 +427,7 @@ def save_router(router, folder, *, overwrite=False):
     finally: shutil.rmtree(tmp, ignore_errors=True)
     return folder
 
-# %% ../nbs/12_routing.ipynb #ea7b678e
+# %% ../nbs/12_routing.ipynb #3ed5ef16
 def load_router(folder):
     "The router that `save_router` wrote. Missing, truncated or altered files, other versions and unknown classes raise a named error; no code is imported."
     folder = Path(folder)
@@ -460,7 +453,7 @@ def _set_array(router, key, value):
     if not dot: setattr(router, name, value if value.ndim else value[()])
     else: vars(router).setdefault(name, {})[inner] = value
 
-# %% ../nbs/12_routing.ipynb #2a1b8069
+# %% ../nbs/12_routing.ipynb #bef184c8
 def toy_routing_data(kind, *, n=96, n_models=2, seed=0):
     """(X, outcomes) of a synthetic problem with a planted signal for routers of feature `kind`: harder queries have a higher difficulty in X.
 
@@ -472,7 +465,8 @@ def toy_routing_data(kind, *, n=96, n_models=2, seed=0):
     small = (hard + rng.normal(0, .3, n) < np.median(hard)).astype(np.float32)
     score = np.stack([small, *(rng.random((n_models - 1, n)) < .85)], axis=1).astype(np.float32)
     cost = np.tile(2. ** np.arange(n_models), (n, 1))
-    outcomes = SimpleNamespace(score=score, cost={"params_b": cost}, query_ids=np.array([f"q{i}" for i in range(n)]), models=[f"m{j}" for j in range(n_models)])
+    ids, models = np.array([f"q{i}" for i in range(n)]), [f"m{j}" for j in range(n_models)]
+    outcomes = SimpleNamespace(score=score, cost={"params_b": cost}, query_ids=ids, models=models)
     return _toy_feature(kind, hard, task, score, rng), outcomes
 
 
@@ -480,17 +474,17 @@ def _toy_feature(kind, hard, task, score, rng):
     n = len(hard)
     if kind in ("hidden_mean", "hidden_last"): return (rng.normal(0, .5, (n, 5, 8)) + hard[:, None, None] * np.linspace(.2, 1, 5)[:, None]).astype(np.float16)
     if kind == "embedding": return (rng.normal(0, .5, (n, 8)) + hard[:, None] * np.linspace(-1, 1, 8)).astype(np.float32)
-    if kind == "logits": return {"entropy": np.exp(hard / 3), "margin": expit(-hard), "max_logit": 20 - hard, "max_prob": expit(1 - hard), "logsumexp": 21 - hard}
+    if kind == "logits": return {"entropy": np.exp(hard / 3), "margin": expit(-hard), "max_logit": 20 - hard, "max_prob": expit(1 - hard)}
     if kind == "text": return np.array(["word " * int(12 + 4 * h) for h in hard])
     if kind == "task": return np.array([f"task{t}" for t in task])
     return score if kind == "outcomes" else np.array([f"q{i}" for i in range(n)])
 
-
+# %% ../nbs/12_routing.ipynb #40faa4ee
 def take(X, rows):
     "Rows of a feature, whatever its kind (array, list, or dict of arrays)."
     return {k: np.asarray(v)[rows] for k, v in X.items()} if isinstance(X, Mapping) else X[rows] if hasattr(X, "shape") else np.asarray(X)[rows]
 
-# %% ../nbs/12_routing.ipynb #e5f2407c
+# %% ../nbs/12_routing.ipynb #dd51aca6
 def _rule(holds, router, text):
     if not holds: raise AssertionError(f"check_router: {type(router).__name__} breaks the rule: {text}")
 
@@ -503,7 +497,7 @@ def _frozen(X): return {k: np.array(v) for k, v in X.items()} if isinstance(X, M
 
 def _same(a, b): return all(np.array_equal(a[k], b[k]) for k in a) if isinstance(a, Mapping) else np.array_equal(a, b)
 
-
+# %% ../nbs/12_routing.ipynb #a9ca4724
 def _check_fit(router, X, outcomes):
     rule, n, params = lambda holds, text: _rule(holds, router, text), n_rows(X), router.get_params()
     X_before, score_before = _frozen(X), np.array(score_matrix(outcomes))
@@ -517,7 +511,7 @@ def _check_fit(router, X, outcomes):
     rule(quality.shape == (n, m) and np.isfinite(quality).all(), f"predict_quality has shape (n_queries, n_models), finite; got {quality.shape}")
     return out
 
-# %% ../nbs/12_routing.ipynb #2bcf0529
+# %% ../nbs/12_routing.ipynb #96f02048
 def _check_behaviour(router, X, outcomes, out):
     rule, rows = lambda holds, text: _rule(holds, router, text), make_rng(7).permutation(n_rows(X))
     twin = clone(router)
@@ -535,7 +529,7 @@ def _check_behaviour(router, X, outcomes, out):
         rule(np.array_equal(_output(again, X), out), "a saved and loaded router gives the same bytes")
         rule(again.get_params() == router.get_params(), "saving keeps the parameters")
 
-# %% ../nbs/12_routing.ipynb #cf39a054
+# %% ../nbs/12_routing.ipynb #f6416100
 def _check_binary(router, X, outcomes, out):
     rule, labels = lambda holds, text: _rule(holds, router, text), routing_labels(score_matrix(outcomes))
     rule(roc_auc_score(labels, out) >= .4, "a high score means: send to the large model (AUROC on its own training data is below .4)")
@@ -555,14 +549,15 @@ def _expects(router, error, text, action):
     except Exception as e: _rule(False, router, f"{text} raises {error.__name__}, not {type(e).__name__}: {e}")
     _rule(False, router, f"{text} raises {error.__name__}; nothing was raised")
 
-# %% ../nbs/12_routing.ipynb #d725dbd3
+# %% ../nbs/12_routing.ipynb #f458ad9f
 def _check_errors(router, X, outcomes):
     score, n, fresh = np.array(score_matrix(outcomes)), n_rows(X), lambda: clone(router)
     expects = lambda error, text, action: _expects(router, error, text, action)
     broken = score.copy(); broken[2, 0] = np.nan
     expects(NotFiniteError, "a NaN score", lambda: fresh().fit(X, broken))
     expects(MisalignedError, "one outcome too few", lambda: fresh().fit(X, score[:-1]))
-    expects(MisalignedError, "other query ids", lambda: fresh().fit(X, SimpleNamespace(score=score, query_ids=[f"a{i}" for i in range(n)]), query_ids=np.arange(n)))
+    other = SimpleNamespace(score=score, query_ids=[f"a{i}" for i in range(n)])
+    expects(MisalignedError, "other query ids", lambda: fresh().fit(X, other, query_ids=np.arange(n)))
     expects(EmptyInputError, "no query", lambda: fresh().fit(take(X, slice(0, 0)), score[:0]))
     expects(NotFittedRouterError, "predict_quality before fit", lambda: fresh().predict_quality(X))
     expects(RoutingInputError, "a negative trade-off", lambda: router.route(X, -.1))
@@ -576,7 +571,7 @@ def _check_errors(router, X, outcomes):
         expects(NotFiniteError, "a NaN feature in use", lambda: _output(router, bad))
         expects(WidthError, "features of another width", lambda: _output(router, np.array(X)[..., :-1]))
 
-# %% ../nbs/12_routing.ipynb #c76753c0
+# %% ../nbs/12_routing.ipynb #2935ef40
 def check_router(router, X=None, outcomes=None):
     """Check that a router keeps the contract; raise `AssertionError` naming the broken rule, else return the router's clone, fitted.
 

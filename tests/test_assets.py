@@ -220,6 +220,22 @@ def test_what_pip_says_becomes_a_named_error(tiny, said, error):
     assert type(e) is error and "'tiny'" in str(e) and tiny["filename"] in str(e) and "is ignored" not in str(e)
 
 
+def test_progress_survives_folders_that_vanish(tmp_path):
+    stop = threading.Event()
+
+    def churn():
+        while not stop.is_set():
+            (tmp_path / "x" / "y").mkdir(parents=True)
+            (tmp_path / "x" / "y" / "f").write_bytes(b"1")
+            assets.shutil.rmtree(tmp_path / "x")
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try: sizes = {assets._folder_size(tmp_path) for _ in range(3000)}
+    finally: stop.set(), thread.join()
+    assert sizes <= {0, 1}
+
+
 def test_pattern_without_members_is_named(tiny):
     with pytest.raises(AssetError, match="no member matches 'tiny/nothing"): get_asset("tiny", lock=lock_of(tiny=wheel_entry({**tiny, "member": "tiny/nothing/*"})))
     assert nothing_left("tiny")

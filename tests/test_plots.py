@@ -66,19 +66,17 @@ FIGURES = {
 
 
 def visible_texts(fig):
-    "(text, box in pixels) of all texts that are drawn."
+    "(text, box in pixels) of all texts that are drawn: titles, axis labels, ticks inside the limits, labels, legends."
     fig.canvas.draw()
-    boxes = []
-    for t in fig.findobj(Text):
-        shown = t.get_visible() and t.get_text().strip() and (t.axes is None or t.axes.get_visible())
-        ticks = [lab for a in fig.axes for axis in (a.xaxis, a.yaxis) for tick in axis.get_major_ticks() for lab in (tick.label1, tick.label2)]
-        if shown and t in ticks:
-            axis = t.axes
-            tick = next(k for x in (axis.xaxis, axis.yaxis) for k in x.get_major_ticks() if t in (k.label1, k.label2))
-            low, high = sorted(axis.get_xlim() if tick in axis.xaxis.get_major_ticks() else axis.get_ylim())
-            shown = (tick.label1 is t and tick.label1.get_visible()) and low - 1e-9 <= tick.get_loc() <= high + 1e-9
-        if shown: boxes.append((t, t.get_window_extent()))
-    return boxes
+    ticks = {}
+    for ax in fig.axes:
+        for axis, limits in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
+            for tick in axis.get_major_ticks():
+                inside = ax.get_visible() and ax.axison and min(limits) - 1e-9 <= tick.get_loc() <= max(limits) + 1e-9
+                ticks[tick.label1], ticks[tick.label2] = inside, False
+    hidden = [ax for ax in fig.axes if not ax.get_visible()]
+    shown = [t for t in fig.findobj(Text) if t.get_visible() and t.get_text().strip() and ticks.get(t, True)]
+    return [(t, t.get_window_extent()) for t in shown if t.axes not in hidden]
 
 
 @pytest.mark.parametrize("name", FIGURES)

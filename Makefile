@@ -1,0 +1,54 @@
+# Two commands do everything:   make reproduce   and   make test
+# Both build the environment first: .venv/ from data/environment.lock, with Python 3.11 and a package index and nothing else.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+PY     := $(VENV)/bin/python
+LOCK   := data/environment.lock
+TESTS  ?= tests
+export PYTHONHASHSEED = 0
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help env reproduce test notebooks readme export clean
+
+help:
+	@echo "make reproduce   environment, models and data, every notebook, figures/embedded/ and the book _book/index.html"
+	@echo "make test        environment, tests"
+	@echo "make notebooks   run the notebooks again and store their outputs in nbs/; writes README.md"
+	@echo "make export      regenerate routercompanion/ from nbs/"
+	@echo "make env         just the environment .venv/"
+	@echo "make clean       remove results of runs that are not committed (not .venv/, not the cache of models)"
+
+# The environment is current when its stamp holds the hash of the lock and of pyproject.toml. The stamp is written last, so an
+# installation that was interrupted is done again. (.venv is made in place: an environment cannot be moved.)
+env:
+	@test -n "$(PYTHON)" || { echo "Error: no python3.11 found. Install Python 3.11, or say: make PYTHON=/path/to/python3.11"; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo "Error: $(PYTHON) is not Python 3.11, for which the lock is made. Say: make PYTHON=/path/to/python3.11"; exit 1; }
+	@want=$$(cat $(LOCK) pyproject.toml | "$(PYTHON)" -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())'); \
+	if [ -x $(PY) ] && [ "$$(cat $(VENV)/.stamp 2>/dev/null)" = "$$want" ]; then exit 0; fi; \
+	set -e; rm -f $(VENV)/.stamp; \
+	echo "Building the environment $(VENV)/ from $(LOCK) (some minutes; about 2 GB)"; \
+	[ -x $(PY) ] && $(PY) -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV); "$(PYTHON)" -m venv $(VENV); }; \
+	$(PY) -m pip install --no-deps --progress-bar on -r $(LOCK); \
+	$(PY) -m pip install --quiet --no-deps --no-build-isolation -e .; \
+	echo "$$want" > $(VENV)/.stamp.tmp; mv $(VENV)/.stamp.tmp $(VENV)/.stamp
+
+reproduce: env
+	$(VENV)/bin/routercompanion reproduce $(ARGS)
+
+test: env
+	$(PY) -m pytest $(TESTS) $(ARGS)
+
+notebooks: env
+	$(VENV)/bin/routercompanion notebooks $(ARGS)
+
+readme: env
+	$(VENV)/bin/routercompanion readme
+
+export: env
+	$(VENV)/bin/nbdev-export
+
+clean:
+	rm -rf .routercompanion _book _proc _docs .pytest_cache .hypothesis .benchmarks build

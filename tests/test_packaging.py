@@ -1,0 +1,171 @@
+"The repository itself: exports, settings, executed notebooks, README, lock, and the library notebooks as tests."
+import configparser
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from routercompanion import pipeline
+from routercompanion.cli import read_lock
+from routercompanion.core import project_root
+
+ROOT = project_root(Path(__file__).parent)
+NOTEBOOKS = sorted(p for p in ROOT.glob("nbs/**/*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+LIBRARY = [p for p in NOTEBOOKS if p.parent.name == "nbs"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LOCK = ROOT / "data/environment.lock"
+name_of = lambda p: p.relative_to(ROOT / "nbs").with_suffix("").as_posix()
+
+
+def test_export_reproduces_the_library_byte_for_byte(tmp_path):
+    shutil.copytree(ROOT / "nbs", tmp_path / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    for name in ("pyproject.toml", "settings.ini"): shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "routercompanion").mkdir()
+    shutil.copy(ROOT / "routercompanion/__init__.py", tmp_path / "routercompanion/__init__.py")
+    done = subprocess.run([Path(sys.executable).with_name("nbdev-export")], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    files = lambda root: {p.name: p.read_text() for p in sorted((root / "routercompanion").glob("*.py"))}
+    fresh, committed = files(tmp_path), files(ROOT)
+    assert sorted(fresh) == sorted(committed)
+    assert [n for n in fresh if fresh[n] != committed[n]] == [], "run `make export`, and never edit routercompanion/ by hand"
+
+
+def test_settings_and_pyproject_agree():
+    parser = configparser.ConfigParser(delimiters=["="])
+    parser.read(ROOT / "settings.ini")
+    settings, project, nbdev = parser["DEFAULT"], PYPROJECT["project"], PYPROJECT["tool"]["nbdev"]
+    assert settings["version"] == project["version"] and settings["description"] == project["description"]
+    assert settings["lib_name"] == project["name"] and project["requires-python"] == f">={settings['min_python']}"
+    assert sorted(settings["keywords"].split()) == sorted(project["keywords"]) and settings["author"] == project["authors"][0]["name"]
+    assert re.sub(r"\W|20", "", settings["license"]).startswith(re.sub(r"\W|20", "", project["license"]).lower()[:6])
+    shared = set(settings) & set(nbdev)
+    assert {"lib_name", "lib_path", "nbs_path", "doc_path", "recursive", "tst_flags", "branch", "put_version_in_init", "title", "copyright"} <= shared
+    plain = lambda v: str(v).lower() if isinstance(v, bool) else str(v)
+    differ = {k: (settings[k], nbdev[k]) for k in shared if settings[k].lower() != plain(nbdev[k]).lower()}
+    assert differ == {}
+    from routercompanion import __version__
+    assert __version__ == project["version"] and nbdev["allowed_cell_metadata_keys"] == ["tags"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+def test_notebook_is_committed_executed_and_clean(path):
+    nb = pipeline.read_notebook(path)
+    code = [c for c in nb.cells if c.cell_type == "code" and c.source.strip()]
+    assert [c.execution_count for c in code] == list(range(1, len(code) + 1)), "run `make notebooks`: this one was not executed top to bottom"
+    assert not [o.ename for c in code for o in c.outputs if o.output_type == "error"]
+    assert all(set(c.metadata) <= {"tags"} for c in nb.cells) and set(nb.metadata) <= {"kernelspec"}
+    text = path.read_text()
+    assert "injected-parameters" not in text and not re.search(r"/tmp/|/root/|/home/|\.routercompanion/", "".join(str(c.outputs) for c in code)), "paths of one machine"
+
+
+@pytest.mark.parametrize("step", [s for s in pipeline.project_steps(ROOT)], ids=lambda s: s.name)
+def test_every_step_passes_its_preflight(step): pipeline.preflight(step, ROOT, step.parameters)
+
+
+@pytest.mark.parametrize("path", [p for p in LIBRARY if p.stem != "index"], ids=name_of)
+def test_library_notebook_is_a_lesson(path):
+    cells = pipeline.read_notebook(path).cells
+    first, last = cells[0].source, "\n".join(c.source for c in cells[-4:] if c.cell_type == "markdown")
+    assert first.startswith("# ") and re.search(r"^> ", first, re.M), "an H1, then a > subtitle"
+    assert "## Exercises" in last and "<details><summary>Solutions</summary>" in last
+    assert all(len(line) <= 200 for c in cells if c.cell_type == "code" for line in c.source.splitlines())
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=name_of)
+def test_library_notebook_runs(path, tmp_path):
+    "The library notebooks are tests: each runs alone, in a fresh kernel, in its own small default profile."
+    pipeline.execute(path, tmp_path / "out.ipynb", {}, root=ROOT, state=tmp_path / "state")
+
+
+def test_readme_is_the_index_notebook(): assert (ROOT / "README.md").read_text(encoding="utf-8") == pipeline.make_readme(ROOT), "run `make readme`"
+
+
+def test_no_relative_imports_and_no_pickle():
+    "Notebooks import by full name (nbdev-export makes that relative in the library), and nothing reads or writes a pickle."
+    for path in NOTEBOOKS:
+        code = "\n".join(pipeline.code_sources(path))
+        assert not re.search(r"^\s*from \.", code, re.M), path
+        assert not re.search(r"^\s*(import|from) (pickle|cloudpickle|dill)\b|\b(pd\.read_pickle|torch\.load|joblib\.load)\(|allow_pickle=True", code, re.M), path
+
+
+LAYERS = {p.stem.split("_", 1)[1]: int(p.stem[:2]) for p in LIBRARY if p.stem[:2].isdigit()}
+
+
+@pytest.mark.parametrize("module", sorted(LAYERS))
+def test_imports_point_down(module):
+    text = (ROOT / "routercompanion" / f"{module}.py").read_text()
+    assert [m for m in pipeline.imported_modules(text) & set(LAYERS) if LAYERS[m] >= LAYERS[module]] == []
+
+
+def text_files():
+    folders = ("nbs", "routercompanion", "tests", "data", ".ci")
+    files = [p for f in folders for p in (ROOT / f).rglob("*") if p.is_file() and "__pycache__" not in p.parts] + [p for p in ROOT.iterdir() if p.is_file()]
+    return [p for p in files if p.suffix in {".ipynb", ".py", ".md", ".csv", ".toml", ".ini", ".json", ".lock", ".cff", ""}]
+
+
+def test_no_package_registry_is_named():
+    "Whoever installs this has an index of their own: no file names one."
+    hosts = [".".join(h) for h in (("pypi", "org"), ("pythonhosted", "org"), ("anaconda", "org"), ("npmjs", "com"), ("crates", "io"))]
+    found = {(p.relative_to(ROOT).as_posix(), h) for p in text_files() for h in hosts if h in p.read_text(encoding="utf-8", errors="ignore")}
+    assert found == set()
+
+
+# ---------------------------------------------------------------- the environment lock
+
+canonical = lambda name: re.sub(r"[-_.]+", "-", name).lower()
+NOT_LOCKED = {"pycosat", "routercompanion"}   # pycosat needs a C compiler; the bank module stands in for it
+
+
+def pins(): return {canonical(k): v for k, v in read_lock(LOCK).items()}
+
+
+def test_lock_satisfies_the_ranges_of_pyproject():
+    wanted = PYPROJECT["project"]["dependencies"] + PYPROJECT["project"]["optional-dependencies"]["test"] + PYPROJECT["build-system"]["requires"]
+    locked = pins()
+    for r in map(Requirement, wanted):
+        assert canonical(r.name) in locked, f"{r.name} is not in the lock"
+        assert r.specifier.contains(Version(locked[canonical(r.name)]).public, prereleases=True), f"{r} but {locked[canonical(r.name)]}"
+
+
+def test_lock_is_closed_under_requirements():
+    "Whatever a locked package requires on this platform is locked too, in a version that it accepts."
+    locked, problems = pins(), []
+    extras = {canonical(r.name): r.extras for r in map(Requirement, PYPROJECT["project"]["dependencies"])}
+    for name in locked:
+        for r in map(Requirement, importlib.metadata.requires(name) or []):
+            if r.marker and not any(r.marker.evaluate({"extra": e}) for e in ("", *extras.get(name, ()))): continue
+            if canonical(r.name) in NOT_LOCKED: continue
+            if canonical(r.name) not in locked: problems.append(f"{name} needs {r}, which is not locked")
+            elif not r.specifier.contains(Version(locked[canonical(r.name)]).public, prereleases=True): problems.append(f"{name} needs {r}, locked {locked[canonical(r.name)]}")
+    assert problems == []
+
+
+def test_installed_packages_are_those_of_the_lock():
+    differ = {n: importlib.metadata.version(n) for n, v in pins().items() if Version(importlib.metadata.version(n)).public != Version(v).public}
+    assert differ == {}
+
+
+def test_make_refuses_another_python(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path / "Makefile")
+    done = subprocess.run(["make", "env", "PYTHON=false"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0 and "is not Python 3.11" in done.stdout and not (tmp_path / ".venv").exists()
+
+
+def test_interrupted_installation_is_done_again(tmp_path):
+    "The stamp is written last: with a pip that fails there is no stamp, and the next `make env` starts over."
+    shutil.copy(ROOT / "Makefile", tmp_path / "Makefile")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/environment.lock").write_text("no-such-package-of-ours==0\n")
+    (tmp_path / "pyproject.toml").write_text("")
+    env = {**os.environ, "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    for _ in range(2):
+        done = subprocess.run(["make", "env", f"PYTHON={sys.executable}"], cwd=tmp_path, capture_output=True, text=True, env=env)
+        assert done.returncode != 0 and "no-such-package-of-ours" in done.stdout + done.stderr and not (tmp_path / ".venv/.stamp").exists()

@@ -1,0 +1,397 @@
+"The runner: order, keys, preflight, errors, atomic publication, and resuming after SIGKILL at any moment."
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from routercompanion import pipeline as P
+from routercompanion.core import CompanionError
+
+PAPER = {"out": "{out}", "profile": "{profile}", "inputs": "{inputs}"}
+
+
+def write_notebook(path, *code, parameters='profile = "smoke"\nout = "."\ninputs = {}'):
+    nb = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}})
+    if parameters: nb.cells.append(nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}, id="parameters"))
+    nb.cells += [nbformat.v4.new_code_cell(c, id=f"cell-{i}") for i, c in enumerate(code)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nb, path)
+
+
+def make_project(root):
+    "Three notebooks; the second needs the first, the third needs both."
+    (root / "data").mkdir(parents=True)
+    (root / "data/start.txt").write_text("12")
+    (root / "pyproject.toml").write_text("")
+    write_notebook(root / "nbs/one.ipynb", "from pathlib import Path\nn = int(Path('data/start.txt').read_text())",
+                   "for name in ('count.csv', 'count.md', 'wide_count.csv'): Path(out, name).write_text(f'n\\n{n}\\n' * 4000)")
+    write_notebook(root / "nbs/two.ipynb", "from pathlib import Path\nn = int(Path(inputs['one'], 'count.csv').read_text().split()[1])",
+                   "Path(out, 'square.csv').write_text(f'n2\\n{n * n}\\n')\nPath(out, 'square.svg').write_text('<svg/>')")
+    write_notebook(root / "nbs/three.ipynb", "from pathlib import Path\nimport json",
+                   "parts = {k: Path(v, f).read_text().split()[1] for (k, v), f in zip(sorted(inputs.items()), ('count.csv', 'square.csv'))}",
+                   "Path(out, 'report.md').write_text(json.dumps(parts) + profile + '\\n')\n"
+                   "Path(out, 'provenance.json').write_text(json.dumps({'inputs': {'outcomes': 'recorded'}}))")
+    return make_steps()
+
+
+def make_steps():
+    return [P.Step("three", "nbs/three.ipynb", needs=("one", "two"), parameters=PAPER, outputs=("report.md",)),
+            P.Step("one", "nbs/one.ipynb", parameters=PAPER, data=("data",)), P.Step("two", "nbs/two.ipynb", needs=("one",), parameters=PAPER)]
+
+
+def run(root, steps=None, **kwargs):
+    return [r.status for r in P.run_pipeline(steps or make_steps(), root, profile="smoke", quiet=True, **kwargs)]
+
+
+def published(root): return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted((root / "figures").rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    "An undisturbed run: the project folder and every published byte."
+    root = tmp_path_factory.mktemp("finished")
+    assert run(root, make_project(root)) == ["ran"] * 3
+    return root, published(root)
+
+
+@pytest.fixture
+def project(finished, tmp_path):
+    "A private copy of the finished project."
+    return Path(shutil.copytree(finished[0], tmp_path / "project"))
+
+
+# ---------------------------------------------------------------- order, keys, promises
+
+def test_results_and_manifest(finished):
+    root, files = finished
+    assert json.loads(files["figures/smoke/report.md"].decode().replace("smoke\n", "")) == {"one": "12", "two": "144"}
+    manifest = json.loads(files["figures/smoke/manifest.json"])
+    assert set(manifest["steps"]) == {"one", "two", "three"} and set(manifest["items"]) == {"count", "wide_count", "square", "report"}
+    assert set(manifest["items"]["square"]["files"]) == {"square.csv", "square.svg"}
+    assert manifest["items"]["report"]["inputs"] == {"outcomes": "recorded"} and manifest["profile"] == "smoke"
+    assert "provenance.json" not in {Path(f).name for f in files}, "the note to the runner is not a result"
+    text = files["figures/smoke/manifest.json"].decode()
+    assert "seconds" not in text and str(root) not in text, "no timings, no folders of this machine"
+
+
+def test_executed_copies_hold_no_dust(finished):
+    for name in ("one", "two", "three"):
+        text = (finished[0] / f".routercompanion/smoke/steps/{name}/executed.ipynb").read_text()
+        assert "papermill" not in text and str(finished[0]) not in text and "execution_count" in text
+
+
+def test_second_run_is_cached(project): assert run(project) == ["cached"] * 3
+
+
+def test_moved_project_is_still_cached(finished, tmp_path):
+    assert run(Path(shutil.copytree(finished[0], tmp_path / "elsewhere"))) == ["cached"] * 3
+
+
+def test_fresh_clone_believes_nothing(project, finished):
+    shutil.rmtree(project / ".routercompanion")
+    assert run(project) == ["ran"] * 3 and published(project) == finished[1]
+
+
+def test_only_what_changed_runs(project):
+    (project / "data/start.txt").write_text("13")
+    assert run(project) == ["ran"] * 3 and b"169" in published(project)["figures/smoke/square.csv"]
+    nb = nbformat.read(project / "nbs/two.ipynb", 4)
+    nb.cells[1].source += "  # a comment"
+    nbformat.write(nb, project / "nbs/two.ipynb")
+    assert run(project) == ["cached", "ran", "cached"], "same output: what depends on it stays"
+
+
+def test_markdown_is_not_code(project):
+    nb = nbformat.read(project / "nbs/one.ipynb", 4)
+    nb.cells.insert(0, nbformat.v4.new_markdown_cell("a better sentence"))
+    nbformat.write(nb, project / "nbs/one.ipynb")
+    assert run(project) == ["cached"] * 3
+
+
+@pytest.mark.parametrize("file", ["count.csv", "report.md", "manifest.json"])
+@pytest.mark.parametrize("damage", [lambda p: p.write_bytes(p.read_bytes()[:-1]), lambda p: p.unlink()])
+def test_edited_publication_is_put_right(project, finished, file, damage):
+    damage(project / "figures/smoke" / file)
+    assert "restored" in run(project) and published(project) == finished[1]
+
+
+@pytest.mark.parametrize("file", ["out/count.csv", "executed.ipynb", "record.json"])
+def test_damaged_record_runs_again(project, finished, file):
+    path = project / ".routercompanion/smoke/steps/one" / file
+    path.write_bytes(path.read_bytes()[:-3])
+    assert run(project) == ["ran", "cached", "cached"] and published(project) == finished[1]
+
+
+def test_kept_file_belongs_to_the_result(tmp_path):
+    big = tmp_path / "cache/features.bin"
+    write_notebook(tmp_path / "nbs/one.ipynb", "import json\nfrom pathlib import Path",
+                   f"big = Path({str(big)!r})\nbig.parent.mkdir(exist_ok=True)\nbig.write_text('features')",
+                   "Path(out, 'provenance.json').write_text(json.dumps({'kept': [str(big)]}))")
+    steps = [P.Step("one", "nbs/one.ipynb", parameters=PAPER)]
+    assert run(tmp_path, steps) == ["ran"] and run(tmp_path, steps) == ["cached"]
+    big.unlink()
+    assert run(tmp_path, steps) == ["ran"] and big.exists()
+
+
+def test_renamed_output_leaves_no_orphan(project):
+    nb = nbformat.read(project / "nbs/two.ipynb", 4)
+    nb.cells[2].source = nb.cells[2].source.replace("square.svg", "drawing.svg")
+    nbformat.write(nb, project / "nbs/two.ipynb")
+    run(project)
+    files = {Path(f).name for f in published(project)}
+    assert "drawing.svg" in files and "square.svg" not in files
+
+
+def test_two_steps_may_not_write_one_file(project):
+    write_notebook(project / "nbs/four.ipynb", "from pathlib import Path\nPath(out, 'square.csv').write_text('mine')")
+    with pytest.raises(P.StepError, match="'two' both write square.csv"): run(project, make_steps() + [P.Step("four", "nbs/four.ipynb", parameters=PAPER)])
+
+
+def test_again_runs_everything_and_gives_the_same_bytes(project, finished):
+    assert run(project, again=True) == ["ran"] * 3 and published(project) == finished[1]
+    assert run(project) == ["cached"] * 3
+
+
+def test_only_runs_the_step_and_what_it_needs(tmp_path):
+    steps = make_project(tmp_path)
+    assert run(tmp_path, steps, only=["two"]) == ["ran", "ran"] and run(tmp_path, steps) == ["cached", "cached", "ran"]
+
+
+# ---------------------------------------------------------------- bad input
+
+def test_parameter_that_the_notebook_does_not_declare(project):
+    with pytest.raises(P.StepError, match="does not declare the parameter sample"):
+        run(project, [P.Step("one", "nbs/one.ipynb", parameters=PAPER | {"sample": 3})])
+
+
+def test_notebook_without_parameters_cell(project):
+    write_notebook(project / "nbs/bare.ipynb", "profile = 'smoke'", parameters=None)
+    with pytest.raises(P.StepError, match="bare.ipynb has no cell tagged 'parameters'"): run(project, [P.Step("bare", "nbs/bare.ipynb", parameters=PAPER)])
+
+
+def test_missing_and_broken_notebook(project):
+    with pytest.raises(P.StepError, match="no such notebook"): run(project, [P.Step("x", "nbs/nowhere.ipynb", parameters=PAPER)])
+    (project / "nbs/half.ipynb").write_text((project / "nbs/one.ipynb").read_text()[:200])
+    with pytest.raises(P.StepError, match="not a readable notebook"): run(project, [P.Step("x", "nbs/half.ipynb")])
+
+
+def test_unknown_profile(project):
+    with pytest.raises(CompanionError, match="Unknown profile 'huge'. Known: bench"): P.run_pipeline(make_steps(), project, profile="huge", quiet=True)
+
+
+def test_failing_cell_is_named_and_kept_and_nothing_is_published(project, finished):
+    nb = nbformat.read(project / "nbs/two.ipynb", 4)
+    nb.cells[2].source += "\n1 / 0"
+    nbformat.write(nb, project / "nbs/two.ipynb")
+    with pytest.raises(P.StepError, match=r"two.ipynb: cell In \[\d+\].* raised ZeroDivisionError: division by zero") as e: run(project)
+    kept = project / ".routercompanion/smoke/failed/two.ipynb"
+    assert str(kept) in str(e.value) and "ZeroDivisionError" in kept.read_text()
+    assert published(project) == finished[1], "the old results stay as they were"
+
+
+def test_dying_kernel_is_named(project):
+    write_notebook(project / "nbs/dies.ipynb", "import os\nos._exit(9)")
+    with pytest.raises(P.StepError, match="dies.ipynb: the kernel stopped"): run(project, [P.Step("dies", "nbs/dies.ipynb", parameters=PAPER)])
+
+
+def test_second_run_at_the_same_time_is_refused(project):
+    with P.Workspace(project, "smoke").lock(), pytest.raises(CompanionError, match="Another run holds"): run(project)
+
+
+def test_kernel_ignores_the_user(tmp_path, monkeypatch):
+    "A start-up file, a registered kernel and a matplotlib setting of the user change nothing; HOME may be empty."
+    home = tmp_path / "home"
+    (home / ".ipython/profile_default/startup").mkdir(parents=True)
+    (home / ".ipython/profile_default/startup/a.py").write_text("intruder = 1")
+    kernel = home / ".local/share/jupyter/kernels/python3"
+    kernel.mkdir(parents=True)
+    (kernel / "kernel.json").write_text(json.dumps({"argv": ["/bin/false"], "display_name": "x", "language": "python"}))
+    monkeypatch.setenv("HOME", str(home))
+    write_notebook(tmp_path / "nbs/one.ipynb", "import os, sys\nassert 'intruder' not in globals()", "assert os.environ['PYTHONHASHSEED'] == '0'\n"
+                   f"assert sys.executable == {sys.executable!r} and os.getcwd() == {str(tmp_path)!r}")
+    assert run(tmp_path, [P.Step("one", "nbs/one.ipynb", parameters=PAPER)]) == ["ran"]
+
+
+# ---------------------------------------------------------------- SIGKILL at any moment
+
+def killing_replace(number, when):
+    "An os.replace that kills this process, as `kill -9` would, before or after call number `number`."
+    real, calls = os.replace, [0]
+
+    def replace(*args, **kwargs):
+        calls[0] += 1
+        if when == "before" and calls[0] == number: os.kill(os.getpid(), signal.SIGKILL)
+        real(*args, **kwargs)
+        if when == "after" and calls[0] == number: os.kill(os.getpid(), signal.SIGKILL)
+    return replace
+
+
+def killed_in_child(root, number, when):
+    "Run the pipeline in a forked child that kills itself; return whether it was killed (False: it ended first)."
+    child = os.fork()
+    if child == 0:
+        os.replace = killing_replace(number, when)
+        try: run(root)
+        finally: os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_at_every_moment_of_publication(finished, tmp_path, when):
+    number, killed = 0, True
+    while killed:
+        number += 1
+        root = Path(shutil.copytree(finished[0], tmp_path / f"at{number}", ignore=shutil.ignore_patterns("figures")))
+        killed = killed_in_child(root, number, when)
+        assert set(run(root)) <= {"restored", "cached"} and published(root) == finished[1], f"killed {when} move {number}"
+    assert number > 8, "there are at least three manifests and six files to move"
+
+
+SCRIPT = textwrap.dedent("""
+    import os, sys
+    sys.path.insert(0, {tests!r})
+    import test_pipeline as t
+    root, number, when = t.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    if number: os.replace = t.killing_replace(number, when)
+    t.run(root)
+""")
+
+
+def start(root, number=0, when="never"):
+    return subprocess.Popen([sys.executable, "-c", SCRIPT.format(tests=str(Path(__file__).parent)), str(root), str(number), when],
+                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def test_killed_again_and_again_between_moves(finished, tmp_path):
+    "One cold run, killed at its 1st, 3rd, 5th ... move after each resumption, until one gets through."
+    make_project(tmp_path)
+    kills = [start(tmp_path, n, ("before", "after")[n // 2 % 2]).wait() for n in (1, 3, 5, 7)]
+    assert kills[:3] == [-signal.SIGKILL] * 3
+    assert start(tmp_path).wait() == 0 and published(tmp_path) == finished[1]
+
+
+def test_killed_at_random_times(finished, tmp_path):
+    make_project(tmp_path)
+    rng, kills = random.Random(42), 0
+    for _ in range(4):
+        process = start(tmp_path)
+        time.sleep(rng.uniform(2, 6))
+        if process.poll() is None: process.kill(); kills += 1
+        process.wait()
+    assert start(tmp_path).wait() == 0 and published(tmp_path) == finished[1] and kills > 0
+
+
+# ---------------------------------------------------------------- the book
+
+def test_book_opens_from_disk_and_is_rebuilt_only_when_needed(project):
+    ws, steps = P.Workspace(project, "smoke"), make_steps()
+    nb = nbformat.read(project / "nbs/one.ipynb", 4)
+    nb.cells.insert(0, nbformat.v4.new_markdown_cell("# One\n\nInline $\\rho^2$ and\n\n$$\\operatorname{route}(q) = \\arg\\max_m \\hat Q_m(q) - \\lambda c_m$$"))
+    nbformat.write(nb, project / "nbs/one.ipynb")
+    shutil.rmtree(project / ".routercompanion/smoke/steps/one")
+    run(project)
+    index = P.build_book(ws, steps, quiet=True)
+    pages = {p.relative_to(project / "_book").as_posix(): p.read_text() for p in (project / "_book").rglob("*.html")}
+    assert index == project / "_book/index.html" and {"results.html", "library/one.html"} <= set(pages)
+    assert "<msup>" in pages["library/one.html"] and "math-source" not in pages["library/one.html"] and "MathJax" not in pages["library/one.html"]
+    for file in ("count.csv", "square.svg"):
+        assert f'figures/{file}"' in pages["results.html"] and (project / "_book/figures" / file).is_file()
+    assert P.external_requests(project / "_book") == []
+    stamp = index.stat().st_mtime_ns
+    P.build_book(ws, steps, quiet=True)
+    assert index.stat().st_mtime_ns == stamp
+    assert not (ws.state / "work/book").exists()
+
+
+@pytest.mark.parametrize("notebook", sorted(Path(__file__).parents[1].glob("nbs/**/*.ipynb")), ids=lambda p: p.stem)
+def test_every_formula_can_be_shown(notebook):
+    import re
+    text = "\n".join(c.source for c in P.read_notebook(notebook).cells if c.cell_type == "markdown")
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.S)
+    formulas = [(m[0], True) for m in re.finditer(r"(?<=\$\$).+?(?=\$\$)", text, re.S)][::2]
+    formulas += [(m[1], False) for m in re.finditer(r"(?<![\\$\w])\$([^$\n]+?)\$(?![\w$])", re.sub(r"\$\$.+?\$\$", "", text, flags=re.S))]
+    assert [f for f, block in formulas if "math-source" in P.to_mathml(f, block)] == []
+
+
+# ---------------------------------------------------------------- this project's own table
+
+def test_project_steps_are_a_graph_with_unique_names():
+    steps = P.project_steps()
+    assert [s.name for s in P.sort_steps(steps, ["papers/xbench"])] == ["papers/outcomes", "papers/features", "papers/xbench"]
+    assert {"00_core", "90_pipeline", "91_cli"} <= {s.name for s in steps}
+
+
+def test_items_become_stale_when_edited(project):
+    (project / "data/paper").mkdir()
+    (project / "data/paper/items.csv").write_text("paper,item,title,status,notebook,note\ncount,md,c,analogue,two,\nsquare,x,s,planned,five,later\n")
+    manifest = json.loads((project / "figures/smoke/manifest.json").read_text())
+    assert P.item_files(manifest, "square") and not P.item_files(manifest, "squ")
+    ws = P.Workspace(project, "smoke")
+    assert P.item_state(ws, P.item_files(manifest, "square")) == "present" and P.item_state(ws, {}) == "missing"
+    (ws.figures / "square.csv").write_text("n2\n145\n")
+    assert P.item_state(ws, P.item_files(manifest, "square")) == "stale"
+    table = P.list_items(project, "smoke")
+    assert P.steps_for("count_md", make_steps(), table) == ["two"]
+    with pytest.raises(CompanionError, match="has no notebook yet: planned"): P.steps_for("square_x", make_steps(), table)
+    with pytest.raises(CompanionError, match="Unknown item or step 'table9'"): P.steps_for("table9", make_steps(), table)
+
+
+def test_key_follows_imports_through_the_library():
+    package = P.project_root() / "routercompanion"
+    found = P.library_hashes(["from routercompanion.probes import DirichletProbe"], package)
+    assert {"probes", "routing", "core"} <= set(found) and not {"pipeline", "cli", "plots"} & set(found)
+
+
+# ---------------------------------------------------------------- one command, and the committed notebooks
+
+@pytest.fixture
+def small_repository(tmp_path, monkeypatch):
+    "A project with a front page, a library notebook and a paper notebook."
+    (tmp_path / "pyproject.toml").write_text("")
+    write_notebook(tmp_path / "nbs/index.ipynb", "1 + 1", parameters=None)
+    write_notebook(tmp_path / "nbs/00_a.ipynb", "import os\nprint(os.environ['ROUTERCOMPANION_QUIET'], object())", "2 + 2", parameters=None)
+    write_notebook(tmp_path / "nbs/papers/x.ipynb", "from pathlib import Path\nPath(out or '.', 'x_table1.csv').write_text(f'a\\n{profile}\\n')\nprofile",
+                   parameters='profile = "smoke"\nout = ""\nfrom_scratch = False')
+    (tmp_path / "data/paper").mkdir(parents=True)
+    (tmp_path / "data/paper/items.csv").write_text("paper,item,title,status,notebook,note\nx,Table 1,A table,analogue,papers/x,\n")
+    monkeypatch.setattr(P, "PAPERS", (P.Step("papers/x", "nbs/papers/x.ipynb", parameters=P.SCALE | P.SCRATCH),))
+    return tmp_path
+
+
+def test_reproduce_runs_everything_and_builds_the_book(small_repository, capsys):
+    results = P.reproduce(small_repository, profile="smoke")
+    assert [(r.name, r.status) for r in results] == [("00_a", "ran"), ("index", "ran"), ("papers/x", "ran")]
+    assert "papers/x" in capsys.readouterr().out and (small_repository / "figures/smoke/x_table1.csv").read_text() == "a\nsmoke\n"
+    results = (small_repository / "_book/results.html").read_text()
+    assert "A table" in results and "analogue" in results and (small_repository / "_book/papers/x.html").exists()
+    assert [r.status for r in P.reproduce(small_repository, profile="smoke", only="x_table1", quiet=True)] == ["cached"]
+    again = P.reproduce(small_repository, profile="smoke", quiet=True, from_scratch=True, book=False)
+    assert {r.status for r in again} == {"ran"}
+    with pytest.raises(CompanionError, match="Unknown item"): P.reproduce(small_repository, profile="smoke", only="y_table1", quiet=True)
+
+
+def test_committed_notebooks_are_executed_clean_and_stable(small_repository):
+    names = P.commit_notebooks(small_repository, profile="smoke", quiet=True)
+    assert set(names) == {"nbs/index.ipynb", "nbs/00_a.ipynb", "nbs/papers/x.ipynb"}
+    first = {n: (small_repository / n).read_bytes() for n in names}
+    nb = P.read_notebook(small_repository / "nbs/papers/x.ipynb")
+    assert P.tagged(nb, "parameters") == 0 and P.tagged(nb, "injected-parameters") == -1 and [c.execution_count for c in nb.cells] == [1, 2]
+    assert nb.cells[1].outputs[0].data["text/plain"] == "'smoke'"
+    assert "0x" not in first["nbs/00_a.ipynb"].decode() and "<object object>" in first["nbs/00_a.ipynb"].decode()
+    P.commit_notebooks(small_repository, profile="smoke", quiet=True)
+    assert {n: (small_repository / n).read_bytes() for n in names} == first, "a second run changes no byte"
+    assert {r.status for r in P.reproduce(small_repository, profile="smoke", quiet=True, book=False)} == {"cached"}
+
+
+def test_outputs_of_another_profile_than_the_stated_one_are_refused(small_repository):
+    with pytest.raises(P.StepError, match="says profile = 'smoke', but its outputs are from 'embedded'"):
+        P.commit_notebooks(small_repository, profile="embedded", quiet=True)
