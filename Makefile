@@ -5,6 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 PY     := $(VENV)/bin/python
 LOCK   := data/environment.lock
+PIP_ARGS ?=
 TESTS  ?= tests
 export PYTHONHASHSEED = 0
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -31,7 +32,7 @@ env:
 	set -e; rm -f $(VENV)/.stamp; \
 	echo "Building the environment $(VENV)/ from $(LOCK) (some minutes; about 2 GB)"; \
 	[ -x $(PY) ] && $(PY) -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV); "$(PYTHON)" -m venv $(VENV); }; \
-	$(PY) -m pip install --no-deps --progress-bar on -r $(LOCK); \
+	$(PY) -m pip install --no-deps --progress-bar on $(PIP_ARGS) -r $(LOCK); \
 	$(PY) -m pip install --quiet --no-deps --no-build-isolation -e .; \
 	echo "$$want" > $(VENV)/.stamp.tmp; mv $(VENV)/.stamp.tmp $(VENV)/.stamp
 

@@ -10,8 +10,9 @@ __all__ = ['app', 'PROFILE', 'GOOD', 'about', 'main', 'fail', 'console', 'print_
            'bf16_state', 'memory_gb', 'check_writable', 'check_assets', 'check_index', 'examine', 'doctor_command',
            'notebooks_command', 'readme_command']
 
-# %% ../nbs/91_cli.ipynb #9de709e9
+# %% ../nbs/91_cli.ipynb #1185800d
 import csv
+import errno
 import importlib.metadata
 import io
 import os
@@ -36,7 +37,7 @@ from rich.text import Text
 from .core import PROFILES, CompanionError, cache_dir, project_root, write_text
 from .pipeline import StepError, Workspace, commit_notebooks, list_items, make_readme, project_steps, reproduce
 
-# %% ../nbs/91_cli.ipynb #248b256f
+# %% ../nbs/91_cli.ipynb #8a19fc93
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 PROFILE = typer.Option(None, "--profile", "-p", help=f"Scale of the run: {', '.join(PROFILES)}. Default: embedded.")
 
@@ -50,6 +51,9 @@ def main(args=None):
     try: return app(args, standalone_mode=True)
     except StepError as e: fail(e, 1)
     except CompanionError as e: fail(e, 2)
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT): raise
+        fail(f"The disk is full ({e.filename or e.strerror}). Free some space and run the command again: it resumes.", 1)
 
 
 def fail(error, status):
@@ -59,7 +63,7 @@ def fail(error, status):
 
 def console(): return Console(width=None if sys.stdout.isatty() else 150, highlight=False, markup=False)
 
-# %% ../nbs/91_cli.ipynb #e0abc2cf
+# %% ../nbs/91_cli.ipynb #9c77c3d2
 def print_table(frame, columns=None, title=None):
     "Print a data frame as a table of text."
     table = Table(title=title, title_justify="left", header_style="bold", show_edge=False, pad_edge=False)
@@ -67,7 +71,7 @@ def print_table(frame, columns=None, title=None):
     for row in frame[list(columns or frame.columns)].itertuples(index=False): table.add_row(*(Text(str(v)) for v in row))
     console().print(table)
 
-# %% ../nbs/91_cli.ipynb #ad1a5c1c
+# %% ../nbs/91_cli.ipynb #98b1dcdf
 @app.command("reproduce")
 def reproduce_command(profile: str = PROFILE,
                       only: str = typer.Option(None, "--only", help="An item (xbench_table1), a paper (xbench) or a step, and what it needs."),
@@ -79,7 +83,7 @@ def reproduce_command(profile: str = PROFILE,
     counts = {s: sum(r.status == s for r in results) for s in ("ran", "restored", "cached")}
     if not quiet: typer.echo(", ".join(f"{n} {s}" for s, n in counts.items() if n) + f"; results in {Workspace(profile=profile).figures}")
 
-# %% ../nbs/91_cli.ipynb #5045cd2c
+# %% ../nbs/91_cli.ipynb #a8161f2a
 @app.command("items")
 def items_command(profile: str = PROFILE, paper: str = typer.Option(None, "--paper", help="Only this paper."),
                   as_csv: bool = typer.Option(False, "--csv", help="Print CSV with all columns.")):
@@ -93,7 +97,7 @@ def items_command(profile: str = PROFILE, paper: str = typer.Option(None, "--pap
         counts = "; ".join(f"{n} {s}" for s, n in table["status"].value_counts().items())
         typer.echo(f"{counts}. Present: {(table.state == 'present').sum()} of {len(table)}.")
 
-# %% ../nbs/91_cli.ipynb #dac15c73
+# %% ../nbs/91_cli.ipynb #15fcad3c
 @app.command("assets")
 def assets_command(action: str = typer.Argument("list", help="list, fetch or verify"),
                    names: list[str] = typer.Argument(None, help="Names of assets; without names, what the default profile needs.")):
@@ -107,13 +111,13 @@ def assets_command(action: str = typer.Argument("list", help="list, fetch or ver
         for name in names or list(status.name[status.cached]): verify_asset(name); typer.echo(f"{name}: ok")
     else: raise CompanionError(f"Unknown action {action!r}. Known: fetch, list, verify.")
 
-# %% ../nbs/91_cli.ipynb #186031f2
+# %% ../nbs/91_cli.ipynb #7da18c77
 def interval_columns(frame):
     "Triples (estimate, low, high) of column names: `value, low, high` of a long table, and every X with X_low and X_high."
     triples = [(c, f"{c}_low", f"{c}_high") for c in frame.columns if {f"{c}_low", f"{c}_high"} <= set(frame.columns)]
     return triples + ([("value", "low", "high")] if {"value", "low", "high"} <= set(frame.columns) else [])
 
-# %% ../nbs/91_cli.ipynb #b2b22951
+# %% ../nbs/91_cli.ipynb #c00cb3c2
 def compare_tables(old, new):
     """Compare two CSV files cell by cell; return {verdict, cells, different, apart, largest}.
 
@@ -135,7 +139,7 @@ def compare_tables(old, new):
     different, largest = int(differs.to_numpy().sum() + words), float(np.nanmax(np.abs(x - y), initial=0))
     return dict(verdict=verdict, cells=int(a.size), different=different, apart=apart, largest=largest)
 
-# %% ../nbs/91_cli.ipynb #4b8ac2dc
+# %% ../nbs/91_cli.ipynb #12e46a8d
 def interval_gaps(a, b, differs):
     "Number of cells whose two intervals do not overlap, and number of differing cells that have an interval or belong to one."
     apart = covered = 0
@@ -145,7 +149,7 @@ def interval_gaps(a, b, differs):
         covered += int(differs.loc[known, [c for c in (estimate, low, high) if c in differs]].to_numpy().sum())
     return apart, covered
 
-# %% ../nbs/91_cli.ipynb #932744f3
+# %% ../nbs/91_cli.ipynb #3fc9028d
 def committed_figures(root, profile, target, revision="HEAD"):
     "Write figures/`profile` as it is in git's `revision` into the folder `target` and return that folder. Errors: `CompanionError`."
     name = f"figures/{profile}"
@@ -166,7 +170,7 @@ def compare_figures(old, new):
         rows.append({"table": name, **found})
     return pd.DataFrame(rows, columns=["table", "verdict", "cells", "different", "apart", "largest"])
 
-# %% ../nbs/91_cli.ipynb #e834a4a9
+# %% ../nbs/91_cli.ipynb #6469a00c
 def flip_rate(folder):
     "One line on the label-flip rate that the run in `folder` measured, or why there is none."
     path = Path(folder) / "bank_recheck.csv"
@@ -174,7 +178,7 @@ def flip_rate(folder):
     row = pd.read_csv(path).iloc[0]
     return f"Label-flip rate here: {row['rate']:.2%} [{row['rate_low']:.2%}, {row['rate_high']:.2%}] of {int(row['n'])} re-answered queries."
 
-# %% ../nbs/91_cli.ipynb #c5da21d5
+# %% ../nbs/91_cli.ipynb #0cdc6da8
 GOOD = ("identical", "equal", "overlap", "added")
 
 
@@ -195,7 +199,7 @@ def verify_command(profile: str = PROFILE,
     typer.echo("All tables agree." if not len(bad) else f"{len(bad)} of {len(table)} tables differ: {', '.join(bad.table)}.")
     raise typer.Exit(int(len(bad) > 0))
 
-# %% ../nbs/91_cli.ipynb #2afa7ea8
+# %% ../nbs/91_cli.ipynb #c3fb2696
 def read_prompts(path):
     "A table with the column `prompt` (and perhaps `task`) from a CSV file, a text file (a prompt a line) or standard input (\"-\")."
     if path == "-": text, name = sys.stdin.read(), "standard input"
@@ -221,7 +225,7 @@ def check_rows(rows, name):
     if len(empty := table.index[table.prompt.str.strip() == ""]): raise CompanionError(f"{name}: the prompt of data row {empty[0] + 1} is empty.")
     return table
 
-# %% ../nbs/91_cli.ipynb #19d4223b
+# %% ../nbs/91_cli.ipynb #95e4600e
 def prompt_features(table, kind, folder, small="smollm2-135m-instruct", encoder="minilm-l6-v2"):
     "What a router of feature `kind` wants to see of the prompts in `table`; hidden states and logits go through `folder`."
     if kind in ("text", "none"): return table["prompt"].to_numpy()
@@ -242,7 +246,7 @@ def prompt_bank(table):
     return QueryBank(pd.DataFrame({"query_id": ids, "prompt": table["prompt"], "references": [[]] * len(table), "choices": None, "task": "own",
                                    "domain": "own", "source": "own", "split": "test"}), {}, "own")
 
-# %% ../nbs/91_cli.ipynb #51888321
+# %% ../nbs/91_cli.ipynb #f7094599
 def route_prompts(router, table):
     "The `table` of prompts with two more columns: `score` (high = the large model) and `decision` (small or large)."
     with tempfile.TemporaryDirectory() as folder:
@@ -252,7 +256,7 @@ def route_prompts(router, table):
         raise CompanionError("This router has no threshold. Call choose_threshold on validation data and save it again.")
     return table.assign(score=score, decision=np.where(score >= router.threshold_, "large", "small"))
 
-# %% ../nbs/91_cli.ipynb #bffb0417
+# %% ../nbs/91_cli.ipynb #69599709
 def load_registered(folder):
     "Load a saved router after importing the modules whose routers register themselves."
     from importlib import import_module
@@ -272,7 +276,7 @@ def route_command(prompts: str = typer.Argument(..., help="A CSV with a column '
     table = read_prompts(prompts)
     typer.echo(route_prompts(load_registered(folder), table).to_csv(index=False), nl=False)
 
-# %% ../nbs/91_cli.ipynb #a903809c
+# %% ../nbs/91_cli.ipynb #41e7d576
 def read_lock(path):
     "The pinned versions {package: version} of an environment lock (lines `name==version`)."
     pins = (line.split("#")[0].strip() for line in Path(path).read_text().splitlines())
@@ -298,7 +302,7 @@ def bf16_state():
     fast = re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags)
     return ("ok", f"fast bfloat16 ({fast.group(1)})", "") if fast else ("note", "no fast bfloat16: models run 3-6 times slower, with the same code", "none needed")
 
-# %% ../nbs/91_cli.ipynb #1913ca0e
+# %% ../nbs/91_cli.ipynb #f6bc263b
 def memory_gb():
     try: return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     except (ValueError, OSError, AttributeError): return float("nan")
@@ -319,7 +323,7 @@ def check_assets():
     if absent: return "note", f"not yet in the cache: {', '.join(absent)}", "`routercompanion assets fetch` (or let reproduce do it)"
     return "ok", f"the {len(default)} default assets are in the cache", ""
 
-# %% ../nbs/91_cli.ipynb #da524a3d
+# %% ../nbs/91_cli.ipynb #6d7b0067
 def check_index():
     "Ask pip's configured package index for one small package, without installing anything."
     ask = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", tempfile.mkdtemp(prefix="doctor-"), "packaging"]
@@ -329,7 +333,7 @@ def check_index():
     if done.returncode: return "problem", "the package index cannot be reached", "check the network and pip's configuration (`pip config list`)"
     return "ok", "the package index answers", ""
 
-# %% ../nbs/91_cli.ipynb #6e16912e
+# %% ../nbs/91_cli.ipynb #bcbecb9b
 def examine(root=None, network=False):
     "All checks as a table: check, state (ok, note, problem), finding, remedy."
     root, cache = Path(root or project_root()), Path(os.environ.get("ROUTERCOMPANION_CACHE") or Path.home() / ".cache/routercompanion")
@@ -354,13 +358,13 @@ def doctor_command(network: bool = typer.Option(False, "--network", help="Also a
     print_table(table)
     raise typer.Exit(int((table.state == "problem").any()))
 
-# %% ../nbs/91_cli.ipynb #5e13b91f
+# %% ../nbs/91_cli.ipynb #5a731ca4
 @app.command("notebooks")
 def notebooks_command(only: str = typer.Option(None, "--only", help="A step, an item or a paper, and what it needs."), profile: str = PROFILE,
                       cached: bool = typer.Option(False, "--cached", help="Take executed copies that are up to date instead of running again.")):
     "Run the notebooks in fresh kernels, store their tidy outputs in nbs/, and write README.md."
     for name in commit_notebooks(profile=profile, only=only, again=not cached): typer.echo(name)
-    readme_command()
+    readme_command(check=False)
 
 
 @app.command("readme")

@@ -6,19 +6,19 @@
 __all__ = ['METRICS', 'GAP_METRICS', 'Signals', 'bank_signals', 'fit_router', 'router_scores', 'Draws', 'column_draws', 'limits',
            'average_draws', 'evaluation_table', 'compare', 'leave_one_task_out']
 
-# %% ../nbs/23_evaluation.ipynb #280bf5f1
+# %% ../nbs/23_evaluation.ipynb #94984361
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
-from .core import CompanionError, lookup, make_rng, progress
+from .core import content_hash, lookup, make_rng, progress
 from .metrics import weighted_auroc, weighted_hcr, weighted_lpm, weighted_mpm, within_task_auroc
 from .routing import BinaryRouter, get_router, take
 from .significance import resample_counts
 
-# %% ../nbs/23_evaluation.ipynb #4881566d
+# %% ../nbs/23_evaluation.ipynb #d59982e7
 @dataclass
 class Signals:
     """What the routers may look at, for n queries in one order: `kinds` maps a feature kind to its array or dict of arrays;
@@ -53,7 +53,7 @@ def bank_signals(bank, store, embeddings, outcomes, pair):
                  text=bank.table.prompt.to_numpy(str), task=bank.table.task.to_numpy(str), none=np.arange(len(bank)), outcomes=scores)
     return Signals(kinds, scores, bank.table.task.to_numpy(str), bank.table.domain.to_numpy(str), bank.table.split.to_numpy(str), bank.query_ids)
 
-# %% ../nbs/23_evaluation.ipynb #d66d197c
+# %% ../nbs/23_evaluation.ipynb #fa9896be
 def fit_router(router, signals, rows):
     "A clone of `router` fitted on the rows; the given router stays as it is."
     return clone(router).fit(signals.of(router, rows), signals.outcomes[rows])
@@ -64,7 +64,7 @@ def router_scores(routers, signals, train, rows):
     fitted = {name: fit_router(r, signals, train) for name, r in progress(routers.items(), "fitting routers")}
     return {name: r.decision_function(signals.of(r, rows)) for name, r in fitted.items()}, fitted
 
-# %% ../nbs/23_evaluation.ipynb #a866a00e
+# %% ../nbs/23_evaluation.ipynb #11d7f5df
 METRICS = {
     "within-task AUROC": lambda s, y, task, w, copies: within_task_auroc(s, y[:, 0], task, weights=w, copies=copies),
     "pooled AUROC": lambda s, y, task, w, copies: weighted_auroc(s, y[:, 0], w),
@@ -87,13 +87,15 @@ class Draws:
     tasks: dict
     n: int
 
-# %% ../nbs/23_evaluation.ipynb #480f4e14
+# %% ../nbs/23_evaluation.ipynb #184bcfa9
 def column_draws(scores, outcomes, task, *, metrics=("within-task AUROC", "pooled AUROC"), n_resamples=10_000, task_resamples=2_000, rng=42):
     """Estimates and paired resamples of `metrics` for all routers on one column: `Draws`.
 
-    scores: dict name -> (n,); outcomes (n, 2); task (n,). Memory: one block of weights and a (B,) vector per router and metric.
+    scores: dict name -> (n,); outcomes (n, 2); task (n,). A seed `rng` is joined with the names of the tasks, so that two columns with equally many
+    tasks do not draw the same ones; a generator is used as it is. Memory: one block of weights and a (B,) vector per router and metric.
     """
     out, n = Draws({}, {}, {}, len(outcomes)), len(outcomes)
+    if not isinstance(rng, np.random.Generator): rng = np.random.default_rng([rng, int(content_hash(np.unique(task).tolist())[:8], 16)])
     value = lambda s, m, w, copies="rows": METRICS[m](s, outcomes, task, w, copies)
     for name, s in scores.items():
         for m in metrics: out.estimate[name, m] = float(value(s, m, np.ones((1, n)))[0])
@@ -105,7 +107,7 @@ def column_draws(scores, outcomes, task, *, metrics=("within-task AUROC", "poole
         kind.update({key: np.concatenate(v) if v else np.full(task_resamples, np.nan) for key, v in parts.items()})
     return out
 
-# %% ../nbs/23_evaluation.ipynb #67e6603a
+# %% ../nbs/23_evaluation.ipynb #a1785da1
 def limits(values, level=.95):
     "Percentile limits of the finite values, or (nan, nan) when there is none."
     values = values[np.isfinite(values)]
@@ -133,20 +135,20 @@ def evaluation_table(columns, averages=None, *, level=.95):
     table.loc[table.value.isna(), ["low", "high", "task_low", "task_high"]] = np.nan
     return table
 
-# %% ../nbs/23_evaluation.ipynb #af7118b1
+# %% ../nbs/23_evaluation.ipynb #831e76de
 def compare(columns, first, second, metric, *, level=.95):
     """Paired difference first - second of a metric, averaged over `columns` (dict name -> Draws), as a dict: difference, its interval over
-    queries and over tasks, and the two-sided bootstrap p-value over queries."""
+    queries and over tasks, and the two-sided bootstrap p-value over queries (all NaN where the difference is undefined; undefined resamples are left out)."""
     d = average_draws(columns)
     difference = d.estimate[first, metric] - d.estimate[second, metric]
     draws, tasks = d.queries[first, metric] - d.queries[second, metric], d.tasks[first, metric] - d.tasks[second, metric]
-    low, high = limits(draws, level)
-    task_low, task_high = limits(tasks, level)
-    tail = min(1 + (draws <= 0).sum(), 1 + (draws >= 0).sum())
+    if np.isnan(difference): draws, tasks = draws[:0], tasks[:0]
+    (low, high), (task_low, task_high), draws = limits(draws, level), limits(tasks, level), draws[np.isfinite(draws)]
+    tail = min(1 + (draws <= 0).sum(), 1 + (draws >= 0).sum()) if len(draws) else np.nan
     return dict(first=first, second=second, metric=metric, difference=difference, difference_low=low, difference_high=high,
-                task_low=task_low, task_high=task_high, p_value=min(1., 2 * tail / (len(draws) + 1)), n=d.n)
+                task_low=task_low, task_high=task_high, p_value=float(np.minimum(1, 2 * tail / (len(draws) + 1))), n=d.n)
 
-# %% ../nbs/23_evaluation.ipynb #5dfbd780
+# %% ../nbs/23_evaluation.ipynb #41f2a55f
 def leave_one_task_out(router, signals, train, rows):
     "Scores (len(rows),) in which each task's queries were scored by a router that was fitted without that task."
     scores = np.full(len(rows), np.nan)

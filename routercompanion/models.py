@@ -8,7 +8,7 @@ __all__ = ['SAFETENSORS_DTYPES', 'Generations', 'STATISTICS', 'PromptTooLongErro
            'create_tensor', 'FeatureStore', 'CausalLM', 'load_causal_lm', 'open_partial', 'write_batch',
            'publish_store', 'Encoder', 'load_encoder']
 
-# %% ../nbs/03_models.ipynb #757d32ac
+# %% ../nbs/03_models.ipynb #b7510ecb
 import os
 import time
 from collections import namedtuple
@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from .assets import Lock, get_asset
 from .core import CompanionError, atomic_path, content_hash, file_hash, progress, write_json
 
-# %% ../nbs/03_models.ipynb #e2f8bbbf
+# %% ../nbs/03_models.ipynb #5aefcafa
 class PromptTooLongError(CompanionError):
     "A prompt does not fit the model's context window; the message names the row, its length and the window."
 
@@ -52,7 +52,7 @@ def resolve_model(name):
         raise CompanionError(f"{name!r} is no folder, no asset of data/assets.lock.json and no model in the local hub cache. "
                              f"Fetch it first: huggingface-cli download {name}") from e
 
-# %% ../nbs/03_models.ipynb #da3dd4d5
+# %% ../nbs/03_models.ipynb #e6bfb730
 def plan_batches(lengths, tasks, query_ids, *, batch_tokens=4096, largest=96):
     """Lists of row positions, one per batch: one task a batch, sorted by length (ties by id), `rows x longest <= batch_tokens`.
 
@@ -67,7 +67,7 @@ def plan_batches(lengths, tasks, query_ids, *, batch_tokens=4096, largest=96):
         else: batches.append([i])
     return batches
 
-# %% ../nbs/03_models.ipynb #2b83f842
+# %% ../nbs/03_models.ipynb #e060f135
 def logit_summaries(logits, top=20):
     """Statistics of next-token logits (n, V): dict of `entropy` (nats), `margin` (p1 - p2), `max_logit`, `max_prob`,
     `log_normaliser`, each (n,) float32, and `top_logits` (n, top), `top_tokens` (n, top)."""
@@ -80,7 +80,7 @@ def logit_summaries(logits, top=20):
                log_normaliser=logits.logsumexp(-1), top_logits=best.values, top_tokens=best.indices.int())
     return {k: v.numpy() for k, v in out.items()}
 
-# %% ../nbs/03_models.ipynb #482ddd6e
+# %% ../nbs/03_models.ipynb #7a065847
 class PooledStates:
     """Context manager: while it is open, each forward pass of `model` leaves its pooled states in `mean` and `last`, (B, L, D) float32.
 
@@ -111,7 +111,7 @@ class PooledStates:
         weights = self.mask.to(states.dtype)[:, None, :]
         self.mean[:, layer] = (torch.bmm(weights.float(), states.float())[:, 0] / self.lengths[:, None]).cpu()
 
-# %% ../nbs/03_models.ipynb #e696fd10
+# %% ../nbs/03_models.ipynb #611925ab
 SAFETENSORS_DTYPES = {"F16": np.float16, "F32": np.float32, "I32": np.int32}
 
 
@@ -150,11 +150,11 @@ def create_tensor(path, name, shape, dtype="F16"):
         f.truncate(8 + len(head) + n_bytes)
     return open_tensor(path, name, "r+")
 
-# %% ../nbs/03_models.ipynb #f7d3ff10
+# %% ../nbs/03_models.ipynb #f7b7c4b9
 class FeatureStore:
     """Features of one model on one bank, read through memory maps.
 
-    `mean` and `last` are (n, L, D) float16 arrays (or float32 if the states left the range of float16), `logits` a dict of (n,) or
+    `mean` and `last` are (n, L, D) float16 arrays, `logits` a dict of (n,) or
     (n, k) arrays (`logit_summaries`), `lengths` (n,) the numbers of the query's own tokens, `query_ids` (n,) strings.
     """
     def __init__(self, folder):
@@ -162,7 +162,8 @@ class FeatureStore:
         self.folder = Path(folder)
         if not (self.folder / "manifest.json").is_file():
             raise FeatureFileError(f"{self.folder}: no complete feature store here (manifest.json is missing); compute the features again.")
-        self.manifest = json.loads((self.folder / "manifest.json").read_text())
+        try: self.manifest = json.loads((self.folder / "manifest.json").read_text())
+        except ValueError as e: raise FeatureFileError(f"{self.folder / 'manifest.json'}: not valid JSON ({e}); delete its folder and compute the features again.") from e
         self.query_ids = np.array(self.manifest["query_ids"])
 
     @cached_property
@@ -172,12 +173,18 @@ class FeatureStore:
     def last(self): return open_tensor(self.folder / "last.safetensors", "last")
 
     @cached_property
-    def logits(self):
-        with safe_open(self.folder / "logits.safetensors", "np") as f: return {k: f.get_tensor(k) for k in f.keys() if k != "lengths"}
+    def _small(self):
+        path = self.folder / "logits.safetensors"
+        try:
+            with safe_open(path, "np") as f: return {k: f.get_tensor(k) for k in f.keys()}
+        except Exception as e:
+            raise FeatureFileError(f"{path}: cannot be read ({e}). The file is missing or truncated: delete its folder and compute the features again.") from e
 
-    @cached_property
-    def lengths(self):
-        with safe_open(self.folder / "logits.safetensors", "np") as f: return f.get_tensor("lengths")
+    @property
+    def logits(self): return {k: v for k, v in self._small.items() if k != "lengths"}
+
+    @property
+    def lengths(self): return self._small["lengths"]
 
     def rows(self, query_ids):
         "Positions of `query_ids` in this store; an id that is not here raises an error that names it."
@@ -186,7 +193,7 @@ class FeatureStore:
         if missing: raise CompanionError(f"{self.folder}: {len(missing)} of {len(query_ids)} query ids have no features, the first is {missing[0]}.")
         return np.array([where[q] for q in query_ids], int)
 
-# %% ../nbs/03_models.ipynb #c2ef9c40
+# %% ../nbs/03_models.ipynb #44fd974b
 Generations = namedtuple("Generations", "text tokens_in tokens_out seconds")
 Generations.__doc__ = "Answers: `text` list of str; `tokens_in`, `tokens_out` (n,) int32; `seconds` (n,) float32, the batch's wall time shared equally."
 
@@ -223,7 +230,7 @@ def load_causal_lm(name, *, dtype=None, device=None):
     "Load a causal LM by asset name, folder or cached hub id (`resolve_model`) as `CausalLM`; `dtype` defaults to `best_dtype()`."
     return CausalLM(resolve_model(name), dtype=dtype, device=device, name=str(name))
 
-# %% ../nbs/03_models.ipynb #a4bc2dba
+# %% ../nbs/03_models.ipynb #9f44de14
 from fastcore.basics import patch
 
 
@@ -263,7 +270,7 @@ def forward_batch(self: CausalLM, ids, shots, pool=None):
     logits = self.model.lm_head(states[torch.arange(rows), lengths - 1])
     return logits, (cache, mask, n_shot + lengths.to(self.device))
 
-# %% ../nbs/03_models.ipynb #49900414
+# %% ../nbs/03_models.ipynb #aff561ed
 @patch
 def check_window(self: CausalLM, bank, extra=0):
     "Token ids of the bank's prompts and shots; a prompt that does not fit the window with `extra` new tokens raises `PromptTooLongError`."
@@ -300,7 +307,7 @@ def features(self: CausalLM, bank, folder, *, poolings=("mean", "last"), batch_t
             write_json(partial / "done.json", sorted(done))
     return publish_store(partial, folder, arrays, about)
 
-# %% ../nbs/03_models.ipynb #69569222
+# %% ../nbs/03_models.ipynb #4ec41a9a
 STATISTICS = ("entropy", "margin", "max_logit", "max_prob", "log_normaliser", "lengths")
 
 
@@ -321,8 +328,9 @@ def write_batch(arrays, batch, pool, logits, lengths):
     for name in ("mean", "last"):
         if name not in arrays: continue
         states = getattr(pool, name).numpy()
-        if not np.isfinite(states.astype(np.float16)).all():
-            raise FeatureFileError(f"row {batch[0]}: a hidden state is not finite in float16 (largest {np.abs(states).max():.3g}). This model's states "
+        with np.errstate(over="ignore"): fits = np.isfinite(states.astype(np.float16)).all((1, 2))
+        if not fits.all():
+            raise FeatureFileError(f"row {batch[int(fits.argmin())]}: a hidden state is not finite in float16 (largest {np.abs(states).max():.3g}). This model's states "
                                    "leave that range; compute its generations only, or normalise the states first.")
         arrays[name][batch] = states
     found = logit_summaries(logits.cpu())
@@ -344,7 +352,7 @@ def publish_store(partial, folder, arrays, about):
     os.replace(partial, folder)
     return FeatureStore(folder)
 
-# %% ../nbs/03_models.ipynb #13da5895
+# %% ../nbs/03_models.ipynb #f07db305
 @patch
 @torch.inference_mode()
 def continue_batch(self: CausalLM, logits, state, max_new_tokens):
@@ -382,7 +390,7 @@ def generate(self: CausalLM, bank, *, max_new_tokens=16, batch_tokens=4096):
         for i, tokens in zip(batch, answers): out.text[i], out.tokens_in[i], out.tokens_out[i] = self.tokenizer.decode(tokens), shots[1][1] + len(ids[i]), len(tokens)
     return out
 
-# %% ../nbs/03_models.ipynb #329f8c77
+# %% ../nbs/03_models.ipynb #dc6b13a7
 class Encoder:
     "A sentence encoder; `encode(texts)` returns (n, D) float32 vectors of length 1."
     def __init__(self, folder, *, name=None, device="cpu"):

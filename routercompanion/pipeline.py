@@ -11,9 +11,9 @@ __all__ = ['SCALE', 'SCRATCH', 'PAPERS', 'StepError', 'Step', 'sort_steps', 'rea
            'run_pipeline', 'say', 'log_result', 'project_steps', 'is_paper', 'item_id', 'item_files', 'list_items',
            'item_state', 'steps_for', 'to_mathml', 'setup', 'book_config', 'book_toc', 'page_name', 'results_page',
            'item_body', 'write_book_sources', 'external_requests', 'build_book', 'run_jupyter_book', 'reproduce',
-           'check_default_profile', 'commit_notebooks', 'make_readme']
+           'check_default_profile', 'drop_injected', 'commit_notebooks', 'make_readme']
 
-# %% ../nbs/90_pipeline.ipynb #1a6ecc50
+# %% ../nbs/90_pipeline.ipynb #a3dde658
 import ast
 import contextlib
 import datetime
@@ -39,7 +39,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from .core import CompanionError, atomic_path, content_hash, file_hash, get_profile, lookup, project_root, write_json, write_text
 
-# %% ../nbs/90_pipeline.ipynb #a92d8149
+# %% ../nbs/90_pipeline.ipynb #4c537dae
 class StepError(CompanionError):
     "A notebook could not be run, or did not keep its promise. The message names the notebook, the cell and the remedy."
 
@@ -60,7 +60,7 @@ class Step:
     data: tuple = ()
     inputs: dict = field(default_factory=dict)
 
-# %% ../nbs/90_pipeline.ipynb #fc860889
+# %% ../nbs/90_pipeline.ipynb #c8b9e81c
 def sort_steps(steps, only=None):
     """The steps in an order that respects `needs`; ties keep the order of `steps`. With `only` (names), those and all they need.
 
@@ -83,7 +83,7 @@ def sort_steps(steps, only=None):
         sorter.done(*ready)
     return [table[n] for n in order]
 
-# %% ../nbs/90_pipeline.ipynb #e43a18cb
+# %% ../nbs/90_pipeline.ipynb #53e325db
 def read_notebook(path):
     "Read a notebook (format 4). A missing or broken file raises `StepError` with its name."
     try: return nbformat.read(path, as_version=4)
@@ -110,7 +110,7 @@ def imported_modules(source, package="routercompanion"):
             elif module.startswith(package + "."): names.add(module.split(".")[1])
     return names
 
-# %% ../nbs/90_pipeline.ipynb #10afd50d
+# %% ../nbs/90_pipeline.ipynb #7195e3d5
 def library_hashes(sources, package):
     "SHA-256 of each module in the folder `package` that the texts `sources` can import, directly or through one another: {name: hash}."
     package, found = Path(package), {}
@@ -124,7 +124,7 @@ def library_hashes(sources, package):
             todo.append(text)
     return found
 
-# %% ../nbs/90_pipeline.ipynb #2d0ed66e
+# %% ../nbs/90_pipeline.ipynb #c1572e9d
 def tree_hashes(root, names):
     "SHA-256 of every file under the paths `names` (files or folders relative to `root`): {relative path: hash}; a missing path maps to None."
     root, found = Path(root), {}
@@ -149,7 +149,7 @@ def step_key(step, root, *, profile, upstream=None, from_scratch=False, package=
         "parameters": fill_parameters(step.parameters, {"profile": profile, "from_scratch": from_scratch}), "promises": step.outputs,
         "upstream": upstream or {}, "data": tree_hashes(root, step.data)})
 
-# %% ../nbs/90_pipeline.ipynb #3bb59d58
+# %% ../nbs/90_pipeline.ipynb #4c1fbc32
 def preflight(step, root, parameters):
     "Raise `StepError` unless the step's notebook can be read and declares every name in `parameters` in its cell tagged `parameters`."
     path = Path(root) / step.notebook
@@ -163,7 +163,7 @@ def preflight(step, root, parameters):
     if unknown := sorted(set(parameters) - known):
         raise StepError(f"{step.notebook} does not declare the parameter {', '.join(unknown)}. Its parameters cell declares: {', '.join(sorted(known))}.")
 
-# %% ../nbs/90_pipeline.ipynb #75ad0004
+# %% ../nbs/90_pipeline.ipynb #88cdc7cb
 def kernel_variables(root, state):
     "Environment variables of every kernel that the pipeline starts, as {name: value}; `state` holds the kernel's own folders."
     threads, jupyter = os.environ.get("ROUTERCOMPANION_THREADS", "2"), Path(state) / "jupyter"
@@ -187,7 +187,7 @@ def kernel_environment(root, state):
         os.environ.clear()
         os.environ.update(old)
 
-# %% ../nbs/90_pipeline.ipynb #7325a8c6
+# %% ../nbs/90_pipeline.ipynb #cab69758
 def tidy_output(output):
     "One cell output without memory addresses; its text and data stay."
     text = json.dumps(output)
@@ -210,7 +210,7 @@ def tidy(nb, parameters=None):
     nb.metadata = nbformat.from_dict({"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}})
     return nb
 
-# %% ../nbs/90_pipeline.ipynb #e09f93eb
+# %% ../nbs/90_pipeline.ipynb #1df85f4d
 def save_notebook(nb, path):
     "Write a notebook atomically, in the form in which nbdev and Jupyter write it (one-space indent, final newline)."
     nb = nbformat.from_dict(nb)
@@ -218,7 +218,7 @@ def save_notebook(nb, path):
     nbformat.validate(nb)
     write_text(path, json.dumps(json.loads(nbformat.writes(nb)), indent=1, ensure_ascii=False, sort_keys=True) + "\n")
 
-# %% ../nbs/90_pipeline.ipynb #f589e145
+# %% ../nbs/90_pipeline.ipynb #e3e9062d
 def execute(notebook, output, parameters, *, root, state, keep=None, quiet=True):
     """Run `notebook` in a fresh kernel, write the tidy result to `output` and return it.
 
@@ -237,7 +237,7 @@ def execute(notebook, output, parameters, *, root, state, keep=None, quiet=True)
     partial.unlink()
     return nb
 
-# %% ../nbs/90_pipeline.ipynb #26e46cd9
+# %% ../nbs/90_pipeline.ipynb #28ad3a72
 def failure_message(notebook, error, keep):
     "What to tell a reader about an `error` that stopped `notebook`: the cell, the exception and where to look."
     where = "the kernel stopped (out of memory?)"
@@ -247,7 +247,7 @@ def failure_message(notebook, error, keep):
     else: where += f": {type(error).__name__}: {error}"
     return f"{notebook}: {where}\n" + (f"The notebook as far as it ran: {keep}" if keep else "")
 
-# %% ../nbs/90_pipeline.ipynb #0e673d55
+# %% ../nbs/90_pipeline.ipynb #213f918a
 class Workspace:
     "The folders of one profile of one project: see the table above. `profile` is checked; folders are made when first written."
 
@@ -273,10 +273,10 @@ class Workspace:
             except BlockingIOError: raise CompanionError(f"Another run holds {self.state}. Wait for it to end, or stop it.") from None
             yield self
 
-# %% ../nbs/90_pipeline.ipynb #791c5564
+# %% ../nbs/90_pipeline.ipynb #3e1fc25f
 def slug(name): return re.sub(r"[^\w.-]+", "__", name)
 
-# %% ../nbs/90_pipeline.ipynb #9fd0d92e
+# %% ../nbs/90_pipeline.ipynb #aae2f257
 def make_record(step, folder, key):
     "Describe the finished step in `folder` (out/ and executed.ipynb): key, file hashes, kept files, inputs. A broken promise raises `StepError`."
     out = Path(folder) / "out"
@@ -300,12 +300,12 @@ def load_record(ws, step, key=None):
         return record if all(file_hash(p) == h for p, h in stored.items()) else None
     except (OSError, ValueError, KeyError): return None
 
-# %% ../nbs/90_pipeline.ipynb #16ef176f
+# %% ../nbs/90_pipeline.ipynb #b2a866ae
 def output_hashes(record):
     "What downstream keys see of a step: {file name: hash} of its published and kept files, without the folders of this machine."
     return {**record["files"], **{Path(p).name: h for p, h in record["kept"].items()}}
 
-# %% ../nbs/90_pipeline.ipynb #985963fa
+# %% ../nbs/90_pipeline.ipynb #6b6e0b8f
 def manifest_entry(record): return {k: record[k] for k in ("notebook", "key", "files", "inputs")}
 
 
@@ -321,7 +321,7 @@ def build_manifest(entries, profile):
     manifest = {"profile": profile, "library_version": __version__, "steps": entries, "items": items}
     return json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
-# %% ../nbs/90_pipeline.ipynb #87cc8ae0
+# %% ../nbs/90_pipeline.ipynb #3e64db38
 def publish(ws, step, record, known):
     """Copy a finished step's files into figures/, remove those that it no longer makes, then write the manifest; all atomic.
 
@@ -345,7 +345,7 @@ def is_published(ws, step, record):
     if (ws.figures / "manifest.json").read_text() != build_manifest(entries, ws.profile): return False
     return all((ws.figures / f).is_file() and file_hash(ws.figures / f) == h for f, h in record["files"].items())
 
-# %% ../nbs/90_pipeline.ipynb #5db8107b
+# %% ../nbs/90_pipeline.ipynb #b5d27548
 @dataclass(frozen=True)
 class StepResult:
     "What became of a step: `status` is \"ran\", \"restored\" or \"cached\"; wall-clock `seconds`; the result's `key`."
@@ -367,7 +367,7 @@ def run_step(ws, step, known, *, from_scratch=False, quiet=True):
         status = "ran" if status == "ran" else "restored"
     return StepResult(step.name, status, time.monotonic() - start, key)
 
-# %% ../nbs/90_pipeline.ipynb #c287368f
+# %% ../nbs/90_pipeline.ipynb #f74fa780
 def compute_step(ws, step, key, known, *, from_scratch, quiet):
     "Execute the step in a folder of its own and move that folder, whole, to its place; return the record."
     work, final = Path(tempfile.mkdtemp(dir=ws.state / "work", prefix=slug(step.name) + "-")), ws.folder(step)
@@ -384,7 +384,7 @@ def compute_step(ws, step, key, known, *, from_scratch, quiet):
     ws.failed(step).unlink(missing_ok=True)
     return record
 
-# %% ../nbs/90_pipeline.ipynb #9b1f779e
+# %% ../nbs/90_pipeline.ipynb #d2915f5e
 def begin(ws, steps, again):
     """Empty work/ and remove the temporary files of a killed publication. For a run that starts anew, forget the records of `steps`
     unless a marker says that this was already done."""
@@ -399,7 +399,7 @@ def begin(ws, steps, again):
         write_text(marker, text)
     elif not again: marker.unlink(missing_ok=True)
 
-# %% ../nbs/90_pipeline.ipynb #d2e47bd4
+# %% ../nbs/90_pipeline.ipynb #dc2e160a
 def run_pipeline(steps, root=None, *, profile=None, only=None, from_scratch=False, again=False, quiet=False):
     """Bring the steps (or just `only`, a list of names, and what they need) up to date, in order; return their `StepResult`s.
 
@@ -424,14 +424,14 @@ def run_pipeline(steps, root=None, *, profile=None, only=None, from_scratch=Fals
 def say(line, quiet, end="\n"):
     if not quiet: print(line, end=end, flush=True)
 
-# %% ../nbs/90_pipeline.ipynb #cb86b65e
+# %% ../nbs/90_pipeline.ipynb #322954e4
 def log_result(ws, result):
     "Append one line to the private run log: this is where dates and timings go."
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     with open(ws.state / "run.jsonl", "a") as f:
         f.write(json.dumps({"at": now, "step": result.name, "status": result.status, "seconds": round(result.seconds, 2)}) + "\n")
 
-# %% ../nbs/90_pipeline.ipynb #d637f157
+# %% ../nbs/90_pipeline.ipynb #dd94ee10
 SCALE, SCRATCH = {"profile": "{profile}", "out": "{out}"}, {"from_scratch": "{from_scratch}"}
 PAPERS = (
     Step("papers/outcomes", "nbs/papers/outcomes.ipynb", parameters=SCALE | SCRATCH, data=("data/outcomes", "data/assets.lock.json")),
@@ -451,7 +451,7 @@ def project_steps(root=None):
 
 def is_paper(step): return step.name.startswith("papers/")
 
-# %% ../nbs/90_pipeline.ipynb #aab006bd
+# %% ../nbs/90_pipeline.ipynb #d1c7c677
 def item_id(paper, item): return f"{paper}_{item}".lower().replace("-", "_").replace(" ", "")
 
 
@@ -475,7 +475,7 @@ def item_state(ws, files):
     if not files: return "missing"
     return "present" if all((ws.figures / f).is_file() and file_hash(ws.figures / f) == h for f, h in files.items()) else "stale"
 
-# %% ../nbs/90_pipeline.ipynb #6a6b4ac6
+# %% ../nbs/90_pipeline.ipynb #6a1de65e
 def steps_for(item, steps, table):
     "Names of the steps that make `item`: an item's id, a paper's name, or a step's own name. Errors: `UnknownNameError`, or `CompanionError` if planned."
     names = {s.name for s in steps}
@@ -486,7 +486,7 @@ def steps_for(item, steps, table):
         raise CompanionError(f"{item} has no notebook yet: {rows.status.iloc[0]} ({rows.note.iloc[0]}).")
     return made
 
-# %% ../nbs/90_pipeline.ipynb #57723c4e
+# %% ../nbs/90_pipeline.ipynb #8696ebc8
 def to_mathml(latex, block=False):
     "MathML of a LaTeX formula (`block`: displayed). A formula that cannot be read comes back as its source in <code>, with class math-source."
     from latex2mathml.converter import convert
@@ -506,7 +506,7 @@ def setup(app):
     app.add_html_math_renderer("mathml", (functools.partial(visit, block=False), None), (functools.partial(visit, block=True), None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
-# %% ../nbs/90_pipeline.ipynb #22086188
+# %% ../nbs/90_pipeline.ipynb #d085f44b
 def book_config(title):
     "The jupyter-book configuration: no execution, no network, MathML formulas."
     return {"title": title, "author": "The routercompanion authors", "copyright": "2026", "only_build_toc_files": True,
@@ -528,7 +528,7 @@ def book_toc(steps):
 
 def page_name(step): return step.name if is_paper(step) else step.name if step.name == "index" else f"library/{step.name}"
 
-# %% ../nbs/90_pipeline.ipynb #075bfa6b
+# %% ../nbs/90_pipeline.ipynb #7db2aa71
 def results_page(ws, items=None):
     "Markdown of the page that shows and links every published file of `ws`; `items` is the table of `list_items`, if there is one."
     manifest, lines = ws.manifest(), [f"# Results ({ws.profile})", "", "Every table and figure of this run, with the notebook that made it."]
@@ -550,7 +550,7 @@ def item_body(ws, files):
         text = (ws.figures / file).read_text(encoding="utf-8")
         yield from (re.sub(r"(?m)^#+ (.*)$", r"**\1**", text), "")
 
-# %% ../nbs/90_pipeline.ipynb #c7b936b0
+# %% ../nbs/90_pipeline.ipynb #4476656e
 def write_book_sources(ws, steps, folder, items=None, title="routercompanion"):
     "Write everything that jupyter-book reads into the new folder `folder`: configuration, contents, executed notebooks, results, figures."
     folder = Path(folder)
@@ -573,7 +573,7 @@ def external_requests(html_folder):
     return sorted({(p.relative_to(html_folder).as_posix(), u) for p in Path(html_folder).rglob("*.html")
                    for m in asks.finditer(p.read_text(encoding="utf-8")) if (u := m.group(1)) and 'rel="canonical"' not in m.group(0)})
 
-# %% ../nbs/90_pipeline.ipynb #84abdba0
+# %% ../nbs/90_pipeline.ipynb #a35ed816
 def build_book(ws, steps, *, items=None, title="routercompanion", quiet=False):
     "Build the HTML book of the executed `steps` as `_book/index.html` and return that path; a current book is left alone. Errors: `StepError`."
     work, final = ws.state / "work" / "book", ws.root / "_book"
@@ -592,7 +592,7 @@ def build_book(ws, steps, *, items=None, title="routercompanion", quiet=False):
     shutil.rmtree(work)
     return final / "index.html"
 
-# %% ../nbs/90_pipeline.ipynb #d4e9b165
+# %% ../nbs/90_pipeline.ipynb #530a4b7c
 def run_jupyter_book(source, ws):
     "Call jupyter-book on the folder `source` and return the folder of pages; the log is kept in the workspace."
     log = ws.state / "book.log"
@@ -606,7 +606,7 @@ def run_jupyter_book(source, ws):
         raise StepError("jupyter-book failed:\n" + "\n".join(done.stdout.splitlines()[-8:]) + f"\nThe whole log: {log}")
     return html
 
-# %% ../nbs/90_pipeline.ipynb #f6ccd407
+# %% ../nbs/90_pipeline.ipynb #a84a7038
 def reproduce(root=None, *, profile=None, only=None, from_scratch=False, book=True, quiet=False):
     "Run the project's graph in `profile` (with `only`: an item, a paper or a step and what it needs), then build the book. Return the `StepResult`s."
     ws = Workspace(root, profile)
@@ -627,7 +627,16 @@ def check_default_profile(nb, name, profile):
     if stated and stated.group(2) != profile:
         raise StepError(f"{name}: its parameters cell says profile = {stated.group(2)!r}, but its outputs are from {profile!r}. Change the default.")
 
-# %% ../nbs/90_pipeline.ipynb #ff4e6ce0
+# %% ../nbs/90_pipeline.ipynb #da8cbc53
+def drop_injected(nb):
+    "Remove the cell of injected parameters, in place, and close the gap in the execution numbers."
+    if (i := tagged(nb, "injected-parameters")) >= 0: del nb.cells[i]
+    for number, cell in enumerate((c for c in nb.cells if c.get("execution_count")), 1):
+        cell.execution_count = number
+        for output in cell.outputs:
+            if "execution_count" in output: output.execution_count = number
+
+
 def commit_notebooks(root=None, *, profile="embedded", only=None, again=True, quiet=False):
     "Run the notebooks (`again`: even those that are up to date) and write the tidy executed copies back into nbs/. Return the names written."
     ws, written = Workspace(root, profile), []
@@ -637,12 +646,12 @@ def commit_notebooks(root=None, *, profile="embedded", only=None, again=True, qu
     for step in sort_steps(steps, chosen):
         nb = read_notebook(ws.executed(step))
         check_default_profile(nb, step.notebook, ws.profile)
-        if (i := tagged(nb, "injected-parameters")) >= 0: del nb.cells[i]
+        drop_injected(nb)
         save_notebook(nb, ws.root / step.notebook)
         written.append(step.notebook)
     return written
 
-# %% ../nbs/90_pipeline.ipynb #65d35cfd
+# %% ../nbs/90_pipeline.ipynb #7db5ef04
 def make_readme(root=None):
     "The text of README.md, from nbs/index.ipynb: cells tagged `hide` or `remove-cell` left out. Pictures must be links, not outputs."
     from nbconvert import MarkdownExporter

@@ -196,3 +196,22 @@ def test_unwritable_folder_is_a_problem(monkeypatch, tmp_path):
     monkeypatch.setattr(cli.tempfile, "TemporaryFile", refuse)
     state, text, remedy = cli.check_writable(tmp_path / "not/yet")
     assert state == "problem" and "Permission denied" in text and "ROUTERCOMPANION_CACHE" in remedy
+
+
+# ---------------------------------------------------------------- notebooks and readme, a full disk
+
+def test_notebooks_writes_the_readme_and_readme_checks_it(results, monkeypatch):
+    import nbformat
+    cells = [nbformat.v4.new_markdown_cell("# Front page"), nbformat.v4.new_code_cell("secret = 1", metadata={"tags": ["hide"]})]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), results / "nbs/index.ipynb")
+    monkeypatch.setattr(cli, "commit_notebooks", lambda **_: ["nbs/index.ipynb"])
+    assert call("readme", "--check").exit_code == 1 and not (results / "README.md").exists()
+    assert call("notebooks").exit_code == 0 and (results / "README.md").read_text() == "# Front page\n"
+    assert call("readme", "--check").exit_code == 0
+
+
+def test_full_disk_is_said_in_one_line(monkeypatch, capsys):
+    def full(**_): raise OSError(28, "No space left on device", "/x/y")
+    monkeypatch.setattr(cli, "reproduce", full)
+    with pytest.raises(SystemExit) as e: cli.main(["reproduce"])
+    assert e.value.code == 1 and "disk is full (/x/y)" in capsys.readouterr().err

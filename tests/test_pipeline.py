@@ -395,3 +395,13 @@ def test_committed_notebooks_are_executed_clean_and_stable(small_repository):
 def test_outputs_of_another_profile_than_the_stated_one_are_refused(small_repository):
     with pytest.raises(P.StepError, match="says profile = 'smoke', but its outputs are from 'embedded'"):
         P.commit_notebooks(small_repository, profile="embedded", quiet=True)
+
+
+def test_interrupted_new_start_resumes(project, finished):
+    "`again` forgets once: after a failure in the third step, the first two are not run a third time."
+    good = (project / "nbs/three.ipynb").read_text()
+    (project / "nbs/three.ipynb").write_text(good.replace("import json", "import json; 1 / 0"))
+    with pytest.raises(P.StepError): run(project, again=True)
+    (project / "nbs/three.ipynb").write_text(good)
+    assert run(project, again=True) == ["cached", "cached", "ran"] and published(project) == finished[1]
+    assert run(project, again=True) == ["ran"] * 3

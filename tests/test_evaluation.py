@@ -1,0 +1,248 @@
+"""Evaluation: shared resamples, averages, paired differences, leaving a task out. Every number is stated a second way."""
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from routercompanion.core import UnknownNameError
+from routercompanion.evaluation import (GAP_METRICS, METRICS, Draws, Signals, average_draws, bank_signals, column_draws, compare, evaluation_table, fit_router,
+                                        leave_one_task_out, limits, router_scores)
+from routercompanion.metrics import weighted_auroc, weighted_hcr, weighted_lpm, within_task_auroc
+from routercompanion.routers import LabelOracle, RandomRouter, TaskMean
+from routercompanion.routing import BinaryRouter
+from routercompanion.significance import bootstrap_ci, paired_bootstrap
+
+N = 160
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch): monkeypatch.setenv("ROUTERCOMPANION_QUIET", "1")
+
+
+@pytest.fixture(scope="module")
+def column():
+    rng = np.random.default_rng(3)
+    task = np.array(["easy", "hard", "odd", "even"])[rng.integers(0, 4, N)]
+    hard = rng.normal(size=N) + (task == "hard")
+    y = np.stack([hard + rng.normal(size=N) < .2, hard + rng.normal(size=N) < 1.5], 1).astype(np.float32)
+    return {"good": hard + .5 * rng.normal(size=N), "poor": hard + 3 * rng.normal(size=N), "coarse": np.round(hard)}, y, task
+
+
+def signals_of(column, split=None):
+    scores, y, task = column
+    return Signals(dict(task=task, none=np.arange(N), outcomes=y, embedding=np.stack(list(scores.values()), 1).astype(np.float32)), y, task, np.repeat("c", N),
+                   np.where(np.arange(N) % 2, "train", "test") if split is None else split, np.arange(N).astype(str))
+
+
+# ---------- resamples ----------
+
+STATEMENTS = {
+    "pooled AUROC": lambda s, y, t, weights: weighted_auroc(s, y[:, 0], weights),
+    "within-task AUROC": lambda s, y, t, weights: within_task_auroc(s, y[:, 0], t, weights=weights),
+    "HCR": lambda s, y, t, weights: weighted_hcr(s, y[:, 0], y[:, 1], weights),
+    "LPM": lambda s, y, t, weights: weighted_lpm(s, y[:, 0], y[:, 1], weights, d0=.25)}
+
+
+@pytest.mark.parametrize("metric", STATEMENTS)
+def test_intervals_are_those_of_the_bootstrap(column, metric):
+    scores, y, task = column
+    draws = {"c": column_draws(scores, y, task, metrics=(metric,), n_resamples=300, task_resamples=50, rng=np.random.default_rng(5))}
+    table = evaluation_table(draws).set_index("row")
+    for name, s in scores.items():
+        plain = bootstrap_ci(STATEMENTS[metric], s, y, task, n_resamples=300, rng=np.random.default_rng(5))
+        assert np.allclose(table.loc[name, ["value", "low", "high"]].to_numpy(float), [plain.estimate, plain.low, plain.high], atol=1e-12)
+    ours = compare(draws, "good", "poor", metric)
+    paired = paired_bootstrap(STATEMENTS[metric], scores["good"], scores["poor"], y, task, n_resamples=300, rng=np.random.default_rng(5))
+    assert np.allclose([ours["difference"], ours["difference_low"], ours["difference_high"], ours["p_value"]],
+                       [paired.difference, paired.low, paired.high, paired.p_value], atol=1e-12)
+
+
+def test_task_intervals_are_those_of_the_clustered_bootstrap(column):
+    scores, y, task = column
+    rng = np.random.default_rng(5)
+    list_of = lambda: column_draws({"good": scores["good"]}, y, task, metrics=("pooled AUROC",), n_resamples=40, task_resamples=200, rng=np.random.default_rng(5))
+    bootstrap_ci(STATEMENTS["pooled AUROC"], scores["good"], y, task, n_resamples=40, rng=rng)   # the queries come first from the same stream
+    plain = bootstrap_ci(STATEMENTS["pooled AUROC"], scores["good"], y, task, n_resamples=200, rng=rng, clusters=task)
+    row = evaluation_table({"c": list_of()}).iloc[0]
+    assert np.allclose([row.task_low, row.task_high], [plain.low, plain.high], atol=1e-12) and row.task_low < row.value < row.task_high
+
+
+def test_a_task_drawn_twice_counts_twice_and_not_four_times(column):
+    scores, y, task = column
+    draws = column_draws(scores, y, task, n_resamples=10, task_resamples=400)
+    pairs, won = {}, {}
+    for t in np.unique(task):
+        here = task == t
+        fail, s = y[here, 0] == 0, scores["good"][here]
+        pairs[t] = fail.sum() * (~fail).sum()
+        won[t] = pairs[t] * roc_auc_score(fail, s)
+    names = np.unique(task)
+    possible = {round(sum(c * won[t] for c, t in zip(counts, names)) / sum(c * pairs[t] for c, t in zip(counts, names)), 9)
+                for counts in np.ndindex(5, 5, 5, 5) if sum(counts) == 4}
+    assert {round(v, 9) for v in draws.tasks["good", "within-task AUROC"]} <= possible
+
+
+def test_estimates_agree_with_scikit_learn_and_every_metric_has_a_value(column):
+    scores, y, task = column
+    draws = column_draws(scores, y, task, metrics=tuple(METRICS), n_resamples=20, task_resamples=20)
+    for name, s in scores.items(): assert np.isclose(draws.estimate[name, "pooled AUROC"], roc_auc_score(1 - y[:, 0], s))
+    assert all(np.isfinite(v) and 0 <= v <= 1 for v in draws.estimate.values()) and len(draws.estimate) == 3 * len(METRICS) and draws.n == N
+    assert set(GAP_METRICS) == {m for m in METRICS if "AUROC" not in m}
+
+
+def test_a_router_s_resamples_do_not_depend_on_its_neighbours(column):
+    scores, y, task = column
+    alone, together = (column_draws({k: scores[k] for k in keys}, y, task, n_resamples=50, task_resamples=20) for keys in (["poor"], ["coarse", "poor", "good"]))
+    for key in alone.estimate: assert np.array_equal(alone.queries[key], together.queries[key]) and np.array_equal(alone.tasks[key], together.tasks[key])
+    again, other = (column_draws({"poor": scores["poor"]}, y, task, n_resamples=50, task_resamples=20, rng=r) for r in (42, 43))
+    key = "poor", "pooled AUROC"
+    assert np.array_equal(again.queries[key], alone.queries[key]) and not np.array_equal(other.queries[key], alone.queries[key])
+
+
+def test_two_columns_do_not_draw_the_same_tasks(column):
+    scores, y, task = column
+    draws = {c: column_draws({"good": scores["good"]}, y, np.char.add(c, task), metrics=("pooled AUROC",), n_resamples=600, task_resamples=600) for c in "ab"}
+    key = "good", "pooled AUROC"
+    for kind in ("queries", "tasks"):
+        a, b = (getattr(draws[c], kind)[key] for c in "ab")
+        assert abs(np.corrcoef(a, b)[0, 1]) < .2   # 600 independent pairs: five standard errors
+        assert np.var(getattr(average_draws(draws), kind)[key]) < .65 * np.var(np.r_[a, b])   # one half when they are independent, 1 when they are the same
+
+
+def test_one_task_has_no_interval_over_tasks(column):
+    scores, y, _ = column
+    row = evaluation_table({"c": column_draws({"good": scores["good"]}, y, np.repeat("only", N), metrics=("pooled AUROC",), n_resamples=50, task_resamples=30)}).iloc[0]
+    assert np.isnan(row.task_low) and np.isnan(row.task_high) and row.low < row.value < row.high
+
+
+# ---------- averages and differences ----------
+
+def test_an_average_is_the_plain_mean_of_the_columns(column):
+    scores, y, task = column
+    columns = {c: column_draws({k: s[rows] for k, s in scores.items()}, y[rows], task[rows], n_resamples=80, task_resamples=40)
+               for c, rows in dict(first=np.arange(0, 60), second=np.arange(60, N)).items()}
+    table = evaluation_table(columns, {"AVG": ["first", "second"], "ONE": ["second"]}).set_index(["column", "row", "metric"])
+    for key in columns["first"].estimate:
+        mean = np.mean([columns[c].estimate[key] for c in columns])
+        drawn = (columns["first"].queries[key] + columns["second"].queries[key]) / 2
+        assert np.allclose(table.loc[("AVG", *key), ["value", "low", "high"]].to_numpy(float), [mean, *np.quantile(drawn, [.025, .975])])
+        assert table.loc[("ONE", *key), "value"] == columns["second"].estimate[key]
+    assert set(table.loc["AVG"].n) == {N} and len(table) == 4 * 3 * 2
+
+
+def test_a_difference_changes_its_sign_with_the_order(column):
+    scores, y, task = column
+    columns = {"c": column_draws(scores, y, task, n_resamples=200, task_resamples=60)}
+    for metric in ("within-task AUROC", "pooled AUROC"):
+        a, b = compare(columns, "good", "poor", metric), compare(columns, "poor", "good", metric)
+        assert a["difference"] == -b["difference"] and a["p_value"] == b["p_value"] <= 1 and a["n"] == N
+        assert np.allclose([a["difference_low"], a["difference_high"], a["task_low"], a["task_high"]],
+                           [-b["difference_high"], -b["difference_low"], -b["task_high"], -b["task_low"]])
+        same = compare(columns, "good", "good", metric)
+        assert same["difference"] == same["difference_low"] == same["difference_high"] == 0 and same["p_value"] == 1
+
+
+def test_a_clear_difference_has_the_smallest_p_value_and_a_wider_level_a_wider_interval(column):
+    _, y, task = column
+    columns = {"c": column_draws({"oracle": -y[:, 0], "worst": y[:, 0]}, y, task, metrics=("pooled AUROC",), n_resamples=99, task_resamples=20)}
+    found = compare(columns, "oracle", "worst", "pooled AUROC")
+    assert found["difference"] == 1 and np.isclose(found["p_value"], 2 / 100)
+    wide, narrow = (compare({"c": column_draws(column[0], y, task, n_resamples=200, task_resamples=20)}, "good", "poor", "pooled AUROC", level=v) for v in (.99, .5))
+    assert wide["difference_low"] < narrow["difference_low"] < narrow["difference_high"] < wide["difference_high"]
+
+
+# ---------- what is undefined ----------
+
+def test_gap_metrics_are_undefined_when_the_large_model_is_no_better(column):
+    scores, y, task = column
+    level = np.stack([y[:, 0], y[:, 0]], 1)
+    draws = {"level": column_draws(scores, level, task, metrics=("pooled AUROC", "HCR", "MPM"), n_resamples=50, task_resamples=20),
+             "gap": column_draws(scores, y, task, metrics=("pooled AUROC", "HCR", "MPM"), n_resamples=50, task_resamples=20)}
+    table = evaluation_table(draws, {"AVG": ["level", "gap"]}).set_index(["column", "metric", "row"])
+    for metric in ("HCR", "MPM"):
+        for c in ("level", "AVG"): assert table.loc[(c, metric, "good"), ["value", "low", "high", "task_low", "task_high"]].isna().all()
+        assert np.isfinite(table.loc[("gap", metric, "good"), ["value", "low", "high"]].to_numpy(float)).all()
+        found = compare(draws, "good", "poor", metric)
+        assert all(np.isnan(found[k]) for k in ("difference", "difference_low", "difference_high", "task_low", "task_high", "p_value"))
+    assert table.loc[("AVG", "pooled AUROC", "good"), "value"] > .5
+
+
+def test_undefined_resamples_are_left_out_of_a_p_value():
+    values = np.array([.2, np.nan, .1, np.nan, .3])
+    columns = {"c": Draws({("a", "m"): .2, ("b", "m"): 0.}, {("a", "m"): values, ("b", "m"): np.zeros(5)}, {("a", "m"): values, ("b", "m"): np.zeros(5)}, 9)}
+    found = compare(columns, "a", "b", "m")
+    assert found["p_value"] == 2 * 1 / (3 + 1) and np.isclose(found["difference_low"], np.quantile([.1, .2, .3], .025))
+    assert np.isnan(limits(np.full(3, np.nan))).all() and limits(np.array([np.nan, 2.])) == (2, 2)
+
+
+# ---------- routers ----------
+
+class Spy(BinaryRouter):
+    "Remembers (in a list given from outside) the tasks it was fitted on and asked about; its score is a number of the training set."
+    feature_kind, log = "task", []
+
+    def _fit(self, X, y, validation):
+        self.seen_ = np.unique(X)
+        Spy.log.append(set(self.seen_))
+
+    def _score(self, X): return np.array([float(len(self.seen_)) if x not in self.seen_ else -1. for x in X])
+
+
+def test_the_left_out_task_is_really_left_out(column):
+    signals = signals_of(column)
+    train, test = signals.rows(split="train"), signals.rows(split="test")
+    Spy.log.clear()
+    scores = leave_one_task_out(Spy(), signals, train, test)
+    everything = set(np.unique(signals.task))
+    assert [everything - seen for seen in Spy.log] == [{t} for t in sorted(everything)]
+    assert (scores == len(everything) - 1).all() and scores.shape == (len(test),)   # no query was scored by a router that had seen its task
+
+
+def test_left_out_scores_stand_in_the_order_of_the_rows(column):
+    signals = signals_of(column)
+    train, rows = signals.rows(split="train"), np.random.default_rng(0).permutation(signals.rows(split="test"))
+    found = leave_one_task_out(TaskMean(), signals, train, rows)
+    for t in np.unique(signals.task):
+        expected = fit_router(TaskMean(), signals, train[signals.task[train] != t]).decision_function(np.array([t]))
+        assert np.allclose(found[signals.task[rows] == t], expected)
+
+
+def test_fitting_leaves_the_given_router_alone_and_uses_the_given_rows(column):
+    signals, router = signals_of(column), TaskMean()
+    train, test = signals.rows(split="train"), signals.rows(split="test")
+    scores, fitted = router_scores({"mean": router, "oracle": LabelOracle(), "random": RandomRouter()}, signals, train, test)
+    assert not [a for a in vars(router) if a.endswith("_")] and fitted["mean"] is not router
+    rate = {t: 1 - signals.outcomes[train][signals.task[train] == t, 0].mean() for t in np.unique(signals.task)}
+    order = lambda v: np.argsort(np.argsort([v[t] for t in sorted(rate)])).tolist()
+    assert order(rate) == order({t: scores["mean"][signals.task[test] == t][0] for t in rate})
+    assert roc_auc_score(1 - signals.outcomes[test, 0], scores["oracle"]) == 1 and all(s.shape == (len(test),) for s in scores.values())
+
+
+def test_signals_hand_out_rows_and_name_an_unknown_kind(column):
+    signals = signals_of(column)
+    assert np.array_equal(signals.of(TaskMean(), [5, 2]), signals.task[[5, 2]]) and len(signals) == N
+    both = signals.rows(split="test", task=["easy", "odd"])
+    assert both.tolist() == [i for i in range(N) if i % 2 == 0 and signals.task[i] in ("easy", "odd")]
+    class Other(TaskMean): feature_kind = "hidden_mean"
+    with pytest.raises(UnknownNameError, match="hidden_mean.*embedding, none, outcomes, task"): signals.of(Other(), [0])
+
+
+def test_bank_signals_are_aligned_by_query_id():
+    from routercompanion.banks import make_bank
+    from routercompanion.outcomes import OutcomeTable
+    bank = make_bank([dict(prompt=f"q{i}", references=["x"], task="ab"[i % 2], domain="d", source="s", split="test") for i in range(6)])
+    order = np.array([3, 0, 5, 1, 4, 2])
+
+    class Store:
+        query_ids = bank.query_ids[order]
+        mean, last = order[:, None, None] + np.zeros((6, 2, 3)), -order[:, None, None] + np.zeros((6, 2, 3))
+        logits = dict(entropy=order / 10, top_logits=np.zeros((6, 20)))
+
+        def rows(self, ids): return np.array([list(self.query_ids).index(q) for q in ids])
+    score = np.stack([order % 2, order % 3 > 0], 1).astype(np.float32)
+    outcomes = OutcomeTable(score, {}, bank.query_ids[order], ["s", "l"])
+    signals = bank_signals(bank, Store(), np.eye(6), outcomes, ("s", "l"))
+    assert signals.kinds["hidden_mean"][:, 0, 0].tolist() == [0, 1, 2, 3, 4, 5] == (-signals.kinds["hidden_last"][:, 1, 2]).tolist()
+    assert np.allclose(signals.kinds["logits"]["entropy"], np.arange(6) / 10) and list(signals.kinds["logits"]) == ["entropy"]
+    assert signals.outcomes.tolist() == [[i % 2, int(i % 3 > 0)] for i in range(6)] and list(signals.query_ids) == list(bank.query_ids)
+    turned = bank_signals(bank, Store(), np.eye(6), outcomes, ("l", "s"))
+    assert np.array_equal(turned.outcomes, signals.outcomes[:, ::-1])
