@@ -11,7 +11,7 @@ __all__ = ['COLUMNS', 'GENERATOR', 'WIKIDATA', 'PEOPLE', 'PLACES', 'RELATIONS', 
            'judge_one', 'judge', 'split_key', 'Task', 'task_rows', 'wikidata_relations', 'fair_quotas', 'ordered',
            'pilot_and_rest', 'pilot_bank', 'embedded_bank', 'side', 'leakage_audit', 'data_card']
 
-# %% ../nbs/02_banks.ipynb #8130c32e
+# %% ../nbs/02_banks.ipynb #03d5969e
 import importlib
 import json
 import logging
@@ -30,7 +30,7 @@ from .assets import get_asset
 from .core import (CompanionError, content_hash, get_profile, hash_fraction, lookup, make_rng, project_root,
                                   read_jsonl, write_jsonl)
 
-# %% ../nbs/02_banks.ipynb #7adf074f
+# %% ../nbs/02_banks.ipynb #20cd600d
 COLUMNS = ["query_id", "prompt", "references", "choices", "task", "domain", "source", "split"]
 
 
@@ -47,7 +47,7 @@ def query_id(task, prompt):
     "16 hex digits that identify a query: the hash of its task and of its normalised prompt."
     return content_hash([task, normalise(prompt)])[:16]
 
-# %% ../nbs/02_banks.ipynb #5fd056a6
+# %% ../nbs/02_banks.ipynb #52f91c3b
 @dataclass
 class QueryBank:
     """Queries with their reference answers.
@@ -85,7 +85,7 @@ class QueryBank:
         for column, value in equal.items(): keep &= self.table[column].isin(value if isinstance(value, (list, tuple, set)) else [value]).to_numpy()
         return self.take(keep)
 
-# %% ../nbs/02_banks.ipynb #847b3d5f
+# %% ../nbs/02_banks.ipynb #e5afdd67
 def make_bank(rows, shots=None, name="bank"):
     "Build a `QueryBank` from dictionaries with `prompt`, `references`, `task`, `domain`, `source` and `split`; ids are added."
     table = pd.DataFrame([{"choices": None, **r, "query_id": query_id(r["task"], r["prompt"])} for r in rows], columns=COLUMNS)
@@ -107,7 +107,7 @@ def load_bank(path):
             raise BankError(f"{path}, row {number}: " + (f"{', '.join(missing)} missing" if isinstance(row, dict) else "not a query") + "; repair or drop this row.")
     return QueryBank(pd.DataFrame(rows, columns=COLUMNS), head["shots"], head["name"])
 
-# %% ../nbs/02_banks.ipynb #dc9dc8a9
+# %% ../nbs/02_banks.ipynb #457b654a
 def format_example(text, task):
     "The prompt of one BIG-bench example: input prefix + text + output prefix, one question on lines of its own, no trailing space."
     before, after = task.get("example_input_prefix"), task.get("example_output_prefix")
@@ -116,7 +116,7 @@ def format_example(text, task):
     prompt = before + text + after
     return prompt.rstrip(" "), " " if prompt.endswith(" ") else ""
 
-# %% ../nbs/02_banks.ipynb #cd08cc1c
+# %% ../nbs/02_banks.ipynb #3c920059
 def targets(example):
     "The accepted answers of a BIG-bench example as a list of strings (empty when it has none)."
     target = example.get("target", [])
@@ -147,7 +147,7 @@ def bigbench_task(name, *, domain, split, folder=None, n_shots=3, longest=450):
                  source="bigbench==1.0.0", split=split) for key, (text, answers) in pairs.items() if key not in chosen]
     return rows, {name: shots}
 
-# %% ../nbs/02_banks.ipynb #bd9ec744
+# %% ../nbs/02_banks.ipynb #6ddde6d8
 def split_relations(rows_of, relations):
     """Group examples by relation: dict relation -> list of (text, answers).
 
@@ -160,7 +160,7 @@ def split_relations(rows_of, relations):
         if (relation := next(fits, None)) is not None: groups[relation].append((text, answers))
     return groups
 
-# %% ../nbs/02_banks.ipynb #3b34003e
+# %% ../nbs/02_banks.ipynb #096dc7b1
 GENERATOR = "reasoning-gym==0.1.25"
 
 
@@ -183,7 +183,7 @@ def generated_item(source):
     dataset = generator(kind, setting)
     return dataset, dataset[int(index)]
 
-# %% ../nbs/02_banks.ipynb #8265a730
+# %% ../nbs/02_banks.ipynb #a03786a2
 def reasoning_gym_task(kind, *, domain, split, size, settings=({},), n_shots=4):
     """Return (rows, shots) of a generated task: `size` problems of each setting without repeats; the first of each setting are the shots.
 
@@ -207,7 +207,7 @@ def normalise_space(text):
     "White space as single blanks, stripped; case kept."
     return re.sub(r"\s+", " ", text).strip()
 
-# %% ../nbs/02_banks.ipynb #41f8138e
+# %% ../nbs/02_banks.ipynb #5da5b5f1
 def clean_answer(text):
     "An answer for exact comparison: first line, normalised, without surrounding quotation marks and final punctuation (kept when nothing else is there)."
     line = normalise(text.strip().split("\n")[0])
@@ -237,14 +237,14 @@ def judge(bank, answers):
     t = bank.table
     return np.array([judge_one(a, r, s) for a, r, s in zip(answers, t.references, t.source)], np.float32)
 
-# %% ../nbs/02_banks.ipynb #6aa5c701
+# %% ../nbs/02_banks.ipynb #012bf84d
 def split_key(prompt, domain):
     "What decides a query's side of the split: its numbers in any order (arithmetic domains), else its normalised words without the fixed frame."
     numbers = re.findall(r"\d+", prompt)
     if domain in ("arithmetic", "other mathematics") and numbers: return "numbers " + " ".join(sorted(numbers))
     return normalise(re.sub(r"^(John thinks|Input:|Today I|This is)\b|\b(, but|Output:)$", "", prompt.strip()))
 
-# %% ../nbs/02_banks.ipynb #3d93d4f9
+# %% ../nbs/02_banks.ipynb #2dcc4769
 @dataclass(frozen=True, eq=False)
 class Task:
     "A candidate task: its bank column (`domain`), whether it is in-domain, the settings of a generated task, and why it was left out (if it was)."
@@ -260,7 +260,7 @@ PEOPLE = ("The country of citizenship of", "The religion of", "The native langua
 PLACES = ("The country of", "The continent of", "The capital of", "The official language of", "... is located in", "... shares a border with", "The original country of")
 RELATIONS = PEOPLE + PLACES
 
-# %% ../nbs/02_banks.ipynb #2449fc99
+# %% ../nbs/02_banks.ipynb #f84499f7
 DIGITS = lambda lo, hi: {"min_digits": lo, "max_digits": hi}
 LEVEL, NEVER, ALWAYS, CHOICE = "the pair is level", "below 15%, or hardly above", "above 85%, or hardly below", "multiple choice: small models guess"
 ICL, LINGUISTIC, INSTRUCTIONS = "unnatural_in_context_learning/", "linguistic_mappings/", "natural_instructions/subtask"
@@ -301,7 +301,7 @@ OUT_OF_DOMAIN = ("data wrangling", "other mathematics", "facts about places", "f
 STANDS_FOR = dict(zip(IN_DOMAIN + OUT_OF_DOMAIN, ("Alpaca", "Big Math", "MMLU", "Magpie", "MATH", "STEM", "Humanities", "Social Sci.", "Others")))
 PILOT_SIZE = 50
 
-# %% ../nbs/02_banks.ipynb #494f11c5
+# %% ../nbs/02_banks.ipynb #7bd7b2d3
 def task_rows(task):
     "All usable queries of a `Task` and its shots: (rows, shots), rows without repeats, with split 'train' (in-domain) or 'ood'."
     split = "train" if task.in_domain else "ood"
@@ -323,9 +323,9 @@ def wikidata_relations():
     task = json.loads((get_asset("bigbench") / WIKIDATA / "task.json").read_text(encoding="utf-8"))
     return split_relations([(e["input"].rstrip(), targets(e)) for e in task["examples"] if targets(e)], RELATIONS)
 
-# %% ../nbs/02_banks.ipynb #318bed27
+# %% ../nbs/02_banks.ipynb #c7910c73
 def fair_quotas(available, total):
-    "Divide `total` among tasks with `available` queries each, equally as far as they last; raises `BankError` when all together hold too few."
+    "Divide `total` among tasks with `available` queries each, equally (to within a query a round) as far as they last; raises `BankError` when all together hold too few."
     if sum(available) < total: raise BankError(f"{sum(available)} queries for a column of {total}: add a task or lower the profile's size.")
     quotas = [0] * len(available)
     while total:
@@ -336,7 +336,7 @@ def fair_quotas(available, total):
             quotas[i] += step; total -= step
     return quotas
 
-# %% ../nbs/02_banks.ipynb #8f297c4c
+# %% ../nbs/02_banks.ipynb #7cbc9791
 def ordered(rows): return sorted(rows, key=lambda r: hash_fraction("order", r["task"], normalise(r["prompt"])))
 
 
@@ -377,7 +377,7 @@ def side(row):
     if row["split"] == "ood": return "ood"
     return "train" if hash_fraction("side", split_key(row["prompt"], row["domain"])) < 1200 / 2200 else "test"
 
-# %% ../nbs/02_banks.ipynb #3b46a6c0
+# %% ../nbs/02_banks.ipynb #c5b96236
 def leakage_audit(bank, *, threshold=.9, block=1000):
     """Similarity of each test and out-of-domain query to its nearest training query.
 
@@ -397,7 +397,7 @@ def leakage_audit(bank, *, threshold=.9, block=1000):
     return pd.DataFrame(dict(query_id=rest.query_id.to_numpy(), task=rest.task.to_numpy(), split=rest.split.to_numpy(), similarity=nearest,
                              same_key=same, leaked=same | ((nearest >= threshold) & ~numeric)))
 
-# %% ../nbs/02_banks.ipynb #aa25f3a4
+# %% ../nbs/02_banks.ipynb #3b37e78e
 def data_card(bank, audit, accuracy=None):
     "A Markdown data card of `bank` with its leakage `audit`; `accuracy` is an optional table of accuracies by task (index) and model (columns)."
     t = bank.table

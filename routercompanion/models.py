@@ -8,7 +8,7 @@ __all__ = ['SAFETENSORS_DTYPES', 'Generations', 'STATISTICS', 'PromptTooLongErro
            'create_tensor', 'FeatureStore', 'CausalLM', 'load_causal_lm', 'open_partial', 'write_batch',
            'publish_store', 'Encoder', 'load_encoder']
 
-# %% ../nbs/03_models.ipynb #b7510ecb
+# %% ../nbs/03_models.ipynb #b7fbcf19
 import os
 import time
 from collections import namedtuple
@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from .assets import Lock, get_asset
 from .core import CompanionError, atomic_path, content_hash, file_hash, progress, write_json
 
-# %% ../nbs/03_models.ipynb #5aefcafa
+# %% ../nbs/03_models.ipynb #a0fb244e
 class PromptTooLongError(CompanionError):
     "A prompt does not fit the model's context window; the message names the row, its length and the window."
 
@@ -52,7 +52,7 @@ def resolve_model(name):
         raise CompanionError(f"{name!r} is no folder, no asset of data/assets.lock.json and no model in the local hub cache. "
                              f"Fetch it first: huggingface-cli download {name}") from e
 
-# %% ../nbs/03_models.ipynb #e6bfb730
+# %% ../nbs/03_models.ipynb #bf0b1cbb
 def plan_batches(lengths, tasks, query_ids, *, batch_tokens=4096, largest=96):
     """Lists of row positions, one per batch: one task a batch, sorted by length (ties by id), `rows x longest <= batch_tokens`.
 
@@ -67,7 +67,7 @@ def plan_batches(lengths, tasks, query_ids, *, batch_tokens=4096, largest=96):
         else: batches.append([i])
     return batches
 
-# %% ../nbs/03_models.ipynb #e060f135
+# %% ../nbs/03_models.ipynb #e6931c56
 def logit_summaries(logits, top=20):
     """Statistics of next-token logits (n, V): dict of `entropy` (nats), `margin` (p1 - p2), `max_logit`, `max_prob`,
     `log_normaliser`, each (n,) float32, and `top_logits` (n, top), `top_tokens` (n, top)."""
@@ -80,7 +80,7 @@ def logit_summaries(logits, top=20):
                log_normaliser=logits.logsumexp(-1), top_logits=best.values, top_tokens=best.indices.int())
     return {k: v.numpy() for k, v in out.items()}
 
-# %% ../nbs/03_models.ipynb #7a065847
+# %% ../nbs/03_models.ipynb #3b40c358
 class PooledStates:
     """Context manager: while it is open, each forward pass of `model` leaves its pooled states in `mean` and `last`, (B, L, D) float32.
 
@@ -111,7 +111,7 @@ class PooledStates:
         weights = self.mask.to(states.dtype)[:, None, :]
         self.mean[:, layer] = (torch.bmm(weights.float(), states.float())[:, 0] / self.lengths[:, None]).cpu()
 
-# %% ../nbs/03_models.ipynb #611925ab
+# %% ../nbs/03_models.ipynb #694ee35e
 SAFETENSORS_DTYPES = {"F16": np.float16, "F32": np.float32, "I32": np.int32}
 
 
@@ -150,7 +150,7 @@ def create_tensor(path, name, shape, dtype="F16"):
         f.truncate(8 + len(head) + n_bytes)
     return open_tensor(path, name, "r+")
 
-# %% ../nbs/03_models.ipynb #f7b7c4b9
+# %% ../nbs/03_models.ipynb #4f5835ec
 class FeatureStore:
     """Features of one model on one bank, read through memory maps.
 
@@ -193,7 +193,7 @@ class FeatureStore:
         if missing: raise CompanionError(f"{self.folder}: {len(missing)} of {len(query_ids)} query ids have no features, the first is {missing[0]}.")
         return np.array([where[q] for q in query_ids], int)
 
-# %% ../nbs/03_models.ipynb #44fd974b
+# %% ../nbs/03_models.ipynb #ad018f19
 Generations = namedtuple("Generations", "text tokens_in tokens_out seconds")
 Generations.__doc__ = "Answers: `text` list of str; `tokens_in`, `tokens_out` (n,) int32; `seconds` (n,) float32, the batch's wall time shared equally."
 
@@ -230,7 +230,7 @@ def load_causal_lm(name, *, dtype=None, device=None):
     "Load a causal LM by asset name, folder or cached hub id (`resolve_model`) as `CausalLM`; `dtype` defaults to `best_dtype()`."
     return CausalLM(resolve_model(name), dtype=dtype, device=device, name=str(name))
 
-# %% ../nbs/03_models.ipynb #9f44de14
+# %% ../nbs/03_models.ipynb #9f8e8f09
 from fastcore.basics import patch
 
 
@@ -270,7 +270,7 @@ def forward_batch(self: CausalLM, ids, shots, pool=None):
     logits = self.model.lm_head(states[torch.arange(rows), lengths - 1])
     return logits, (cache, mask, n_shot + lengths.to(self.device))
 
-# %% ../nbs/03_models.ipynb #aff561ed
+# %% ../nbs/03_models.ipynb #d81beb82
 @patch
 def check_window(self: CausalLM, bank, extra=0):
     "Token ids of the bank's prompts and shots; a prompt that does not fit the window with `extra` new tokens raises `PromptTooLongError`."
@@ -300,14 +300,16 @@ def features(self: CausalLM, bank, folder, *, poolings=("mean", "last"), batch_t
         for number in progress([i for i in range(len(plan)) if i not in done], f"features of {self.name}"):
             batch = plan[number]
             task = bank.table.task[batch[0]]
-            if shots[0] != task: pool.mask, shots = None, (task, self.encode_shots(bank.shots.get(task, "")))
+            if shots[0] != task:
+                pool.mask = None   # the shots' own pass is not pooled
+                shots = task, self.encode_shots(bank.shots.get(task, ""))
             logits, _ = self.forward_batch([ids[i] for i in batch], shots[1], pool)
             write_batch(arrays, batch, pool, logits, [len(ids[i]) for i in batch])
             done.add(number)
             write_json(partial / "done.json", sorted(done))
     return publish_store(partial, folder, arrays, about)
 
-# %% ../nbs/03_models.ipynb #4ec41a9a
+# %% ../nbs/03_models.ipynb #cbb97aae
 STATISTICS = ("entropy", "margin", "max_logit", "max_prob", "log_normaliser", "lengths")
 
 
@@ -352,7 +354,7 @@ def publish_store(partial, folder, arrays, about):
     os.replace(partial, folder)
     return FeatureStore(folder)
 
-# %% ../nbs/03_models.ipynb #f07db305
+# %% ../nbs/03_models.ipynb #bb393b63
 @patch
 @torch.inference_mode()
 def continue_batch(self: CausalLM, logits, state, max_new_tokens):
@@ -390,7 +392,7 @@ def generate(self: CausalLM, bank, *, max_new_tokens=16, batch_tokens=4096):
         for i, tokens in zip(batch, answers): out.text[i], out.tokens_in[i], out.tokens_out[i] = self.tokenizer.decode(tokens), shots[1][1] + len(ids[i]), len(tokens)
     return out
 
-# %% ../nbs/03_models.ipynb #dc6b13a7
+# %% ../nbs/03_models.ipynb #8db0c609
 class Encoder:
     "A sentence encoder; `encode(texts)` returns (n, D) float32 vectors of length 1."
     def __init__(self, folder, *, name=None, device="cpu"):

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SMALL', 'LARGE', 'MODELS', 'ENCODER', 'MAX_NEW_TOKENS', 'answer_bank', 'outcomes_of', 'outcomes_path',
-           'recorded_outcomes', 'record_models', 'recheck', 'pilot_table']
+           'recorded_outcomes', 'record_models', 'recheck', 'bank_features', 'bank_embeddings', 'pilot_table']
 
-# %% ../nbs/05_recording.ipynb #7b4c0b6e
+# %% ../nbs/05_recording.ipynb #53b6813a
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +18,14 @@ from .core import atomic_path, cache_dir, content_hash, make_rng, progress, proj
 from .models import load_causal_lm, load_encoder, open_tensor
 from .outcomes import OutcomeTable, evidence_check, label_flip_rate
 
-# %% ../nbs/05_recording.ipynb #debe2853
+# %% ../nbs/05_recording.ipynb #da8256b3
 SMALL, LARGE = "smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct"
 MODELS = {SMALL: dict(family="SmolLM2", licence="Apache-2.0", tuned="instruct"),
           "gemma-3-270m": dict(family="Gemma 3", licence="Gemma terms", tuned="base"),
           LARGE: dict(family="Qwen2.5-Coder", licence="Apache-2.0", tuned="instruct")}
 ENCODER, MAX_NEW_TOKENS = "minilm-l6-v2", 16
 
-# %% ../nbs/05_recording.ipynb #778e48b0
+# %% ../nbs/05_recording.ipynb #d040231a
 def answer_bank(lm, bank, *, max_new_tokens=MAX_NEW_TOKENS, cache=True):
     "Answers of a model to a bank: DataFrame (one row per query, in bank order) with `text`, `tokens_in`, `tokens_out`, `seconds`, `score`."
     parts = {}
@@ -41,7 +41,7 @@ def answer_bank(lm, bank, *, max_new_tokens=MAX_NEW_TOKENS, cache=True):
         parts[task]["score"] = judge(part, list(parts[task].text))
     return pd.concat(parts.values()).set_index("query_id").loc[bank.query_ids].reset_index()
 
-# %% ../nbs/05_recording.ipynb #0ab9e139
+# %% ../nbs/05_recording.ipynb #c405784a
 def outcomes_of(lm, bank, answers, provenance="computed"):
     "An `OutcomeTable` with the one model `lm` from the frame of `answer_bank`; no text in it."
     column = lambda values: np.asarray(values, np.float32)[:, None]
@@ -51,7 +51,7 @@ def outcomes_of(lm, bank, answers, provenance="computed"):
                         correct_rule="score == 1", provenance=provenance, task=bank.table.task.to_numpy(str),
                         domain=bank.table.domain.to_numpy(str), split=bank.table.split.to_numpy(str))
 
-# %% ../nbs/05_recording.ipynb #ce2ff993
+# %% ../nbs/05_recording.ipynb #735cf878
 def outcomes_path(name="embedded"): return project_root() / "data" / "outcomes" / f"{name}.parquet"
 
 
@@ -71,14 +71,29 @@ def record_models(bank, models=tuple(MODELS), path=None):
     if path: merged.to_parquet(path)
     return merged
 
-# %% ../nbs/05_recording.ipynb #8219e26a
+# %% ../nbs/05_recording.ipynb #2f06830e
 def recheck(lm, bank, recorded, *, fraction=.1, rng=42):
     "Answer a random `fraction` of the bank's queries again and compare: the `FlipRate` of the model's recorded labels."
     chosen = np.sort(make_rng(rng).choice(len(bank), max(1, round(fraction * len(bank))), replace=False))
     part = bank.take(chosen)
     return label_flip_rate(recorded.align(part.query_ids, allow_extra=True).select([lm.name]), outcomes_of(lm, part, answer_bank(lm, part, cache=False)))
 
-# %% ../nbs/05_recording.ipynb #8538721c
+# %% ../nbs/05_recording.ipynb #e3386652
+def bank_features(bank, model=SMALL):
+    "The `FeatureStore` of `model` on `bank`, in the user's cache; computed (resumably) when absent or when anything about it changed."
+    lm = model if hasattr(model, "features") else load_causal_lm(model)
+    return lm.features(bank, cache_dir("features", lm.name) / f"{bank.name}-{content_hash(list(bank.query_ids))[:12]}")
+
+
+def bank_embeddings(bank, encoder=ENCODER):
+    "Unit vectors (n, D) float32 of the bank's prompts (without shots) from a sentence encoder, kept in the user's cache."
+    path = cache_dir("embeddings", encoder) / f"{content_hash([encoder, list(bank.query_ids), list(bank.table.prompt)])[:24]}.safetensors"
+    if not path.is_file():
+        vectors = load_encoder(encoder).encode(bank.table.prompt.str.strip())
+        with atomic_path(path) as tmp: save_file({"embeddings": vectors}, tmp)
+    return np.array(open_tensor(path, "embeddings"))
+
+# %% ../nbs/05_recording.ipynb #469da3a5
 def pilot_table(outcomes, small=SMALL, large=LARGE):
     "One row per candidate task: n, accuracy of every model, the evidence rules' verdicts for the pair, and the reason why it was left out."
     check = evidence_check(outcomes, small, large, by="task")
