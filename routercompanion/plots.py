@@ -262,10 +262,11 @@ def _dots(ax, cells, rows, column, lines):
 
 # %% ../nbs/80_plots.ipynb #d7a19b0b
 @_styled
-def plot_layer_weights(weights, *, bands=None, xlabel="layer (0 = embeddings)", title=None, ax=None):
+def plot_layer_weights(weights, *, bands=None, from_zero=True, xlabel="layer (0 = embeddings)", title=None, ax=None):
     """Layer weights by training data (RouterXBench's Figure 7); return the axes.
 
     `weights`: dict name -> array (L,) of weights that sum to 1. `bands`: dict name -> (low, high), arrays (L,), for example over seeds.
+    `from_zero=False` cuts the axis, for weights that hardly differ: say so in the title.
     """
     weights = {name: np.asarray(w, dtype=float) for name, w in weights.items()}
     for name, w in weights.items():
@@ -281,7 +282,7 @@ def plot_layer_weights(weights, *, bands=None, xlabel="layer (0 = embeddings)", 
             ax.fill_between(np.arange(len(w)), low, high, color=look[name]["color"], alpha=.18, lw=0)
     ax.axhline(100 / layers, color=OKABE_ITO["grey"], lw=.9, ls=DASH, zorder=1)
     ax.set(xlim=(0, layers - 1), xlabel=xlabel, ylabel="weight (%)")
-    ax.set_ylim(0, None)
+    if from_zero: ax.set_ylim(0, None)
     if title: ax.set_title(title, loc="left")
     uniform = ("uniform", 100 / layers, {"color": OKABE_ITO["grey"], "linestyle": DASH})
     label_lines(ax, [(n, 100 * w[-1], look[n]) for n, w in weights.items()] + [uniform])

@@ -18,7 +18,7 @@ def test_the_five_lines_of_the_readme_route_ones_own_csv(tmp_path, monkeypatch, 
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)[1]
     rng = np.random.default_rng(0)
     a, b = rng.integers(2, 99, 160), rng.integers(2, 9, 160)
-    hard = rng.random(160) < .5
+    hard = rng.random(160) < .25
     prompts = [f"What is {x} * {y}?" if h else f"Which letter follows {chr(97 + y)} in {x}?" for x, y, h in zip(a, b, hard)]
     frame = pd.DataFrame(dict(prompt=[f"{p} ({i})" for i, p in enumerate(prompts)], task=np.where(hard, "sums", "letters"),
                               small=(rng.random(160) < np.where(hard, .1, .9)).astype(int), large=(rng.random(160) < .9).astype(int)))
