@@ -536,7 +536,7 @@ def results_page(ws, items=None):
     for stem, entry in sorted(manifest["items"].items()):
         row = next((rows[i] for i in sorted(rows, key=len, reverse=True) if stem == i or stem.startswith(i + "_")), {})
         inputs = ", ".join(f"{k}: {v}" for k, v in sorted(entry["inputs"].items())) or "none declared"
-        links = " · ".join(f'<a href="figures/{f}">{f}</a>' for f in sorted(entry["files"]))
+        links = " · ".join(f'<a href="figures/{ws.profile}/{f}">{f}</a>' for f in sorted(entry["files"]))
         lines += ["", f"## {stem}", "", *([f"{row['title']} — **{row['status']}**", ""] if row else []),
                   f"Made by `{entry['notebook']}`; inputs: {inputs}.", "", links, "", *item_body(ws, entry["files"])]
     return "\n".join(lines) + "\n"
@@ -545,7 +545,7 @@ def results_page(ws, items=None):
 def item_body(ws, files):
     "The picture and the Markdown table of an item, if it has them."
     picture = next((f for end in (".svg", ".png") for f in sorted(files) if f.endswith(end)), None)
-    yield from ([f'<img src="figures/{picture}" alt="{Path(picture).stem}" style="max-width:100%">', ""] if picture else [])
+    yield from ([f'<img src="figures/{ws.profile}/{picture}" alt="{Path(picture).stem}" style="max-width:100%">', ""] if picture else [])
     for file in sorted(f for f in files if f.endswith(".md")):
         text = (ws.figures / file).read_text(encoding="utf-8")
         yield from (re.sub(r"(?m)^#+ (.*)$", r"**\1**", text), "")
@@ -558,9 +558,11 @@ def write_book_sources(ws, steps, folder, items=None, title="routercompanion"):
         target = folder / f"{page_name(step)}.ipynb"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ws.executed(step), target)
+    front = folder / "index.ipynb"   # its links name files of the repository; in the book they name pages
+    if front.exists(): write_text(front, (ws.root / "nbs/index.ipynb").read_text(encoding="utf-8").replace("(nbs/papers/", "(papers/").replace("(nbs/", "(library/"))
     if not (folder / "index.ipynb").exists(): write_text(folder / "index.md", f"# {title}\n\nThe executed notebooks; see the results first.\n")
     write_text(folder / "results.md", results_page(ws, items))
-    shutil.copytree(ws.figures, folder / "extra/figures", ignore=shutil.ignore_patterns(".*"))
+    shutil.copytree(ws.figures, folder / "extra/figures" / ws.profile, ignore=shutil.ignore_patterns(".*"))
     config = book_config(title)
     config["sphinx"]["config"]["html_extra_path"] = ["extra"]
     write_json(folder / "_config.yml", config)   # JSON is YAML

@@ -304,7 +304,7 @@ def test_book_opens_from_disk_and_is_rebuilt_only_when_needed(project):
     assert index == project / "_book/index.html" and {"results.html", "library/one.html"} <= set(pages)
     assert "<msup>" in pages["library/one.html"] and "math-source" not in pages["library/one.html"] and "MathJax" not in pages["library/one.html"]
     for file in ("count.csv", "square.svg"):
-        assert f'figures/{file}"' in pages["results.html"] and (project / "_book/figures" / file).is_file()
+        assert f'figures/smoke/{file}"' in pages["results.html"] and (project / "_book/figures/smoke" / file).is_file()
     assert P.external_requests(project / "_book") == []
     stamp = index.stat().st_mtime_ns
     P.build_book(ws, steps, quiet=True)
