@@ -280,11 +280,14 @@ def test_killed_again_and_again_between_moves(finished, tmp_path):
 
 
 def test_killed_at_random_times(finished, tmp_path):
-    make_project(tmp_path)
-    rng, kills = random.Random(42), 0
+    for name in ("timed", "killed"): (tmp_path / name).mkdir(); make_project(tmp_path / name)
+    begun = time.monotonic()
+    assert start(tmp_path / "timed").wait() == 0
+    whole = time.monotonic() - begun   # moments are shares of an undisturbed run, so that they fall inside it on any machine
+    tmp_path, rng, kills = tmp_path / "killed", random.Random(42), 0
     for _ in range(4):
         process = start(tmp_path)
-        time.sleep(rng.uniform(2, 6))
+        time.sleep(rng.uniform(.2, .6) * whole)
         if process.poll() is None: process.kill(); kills += 1
         process.wait()
     assert start(tmp_path).wait() == 0 and published(tmp_path) == finished[1] and kills > 0
