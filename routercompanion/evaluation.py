@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CURVE_METRICS', 'GAP_METRICS', 'METRICS', 'Signals', 'bank_signals', 'fit_router', 'fan_out', 'router_scores',
            'metric_values', 'Draws', 'column_draws', 'limits', 'average_draws', 'evaluation_table', 'compare',
-           'leave_one_task_out']
+           'leave_one_task_out', 'column_auroc', 'gain_auroc']
 
 # %% ../nbs/23_evaluation.ipynb #c0e97b3d
 import os
@@ -58,9 +58,10 @@ def bank_signals(bank, store, embeddings, outcomes, pair):
     return Signals(kinds, scores, bank.table.task.to_numpy(str), bank.table.domain.to_numpy(str), bank.table.split.to_numpy(str), bank.query_ids)
 
 # %% ../nbs/23_evaluation.ipynb #ff671065
-def fit_router(router, signals, rows):
-    "A clone of `router` fitted on the rows; the given router stays as it is."
-    return clone(router).fit(signals.of(router, rows), signals.outcomes[rows])
+def fit_router(router, signals, rows, random_state=None):
+    "A clone of `router`, with another `random_state` if one is given, fitted on the rows; the given router stays as it is."
+    router = clone(router) if random_state is None else clone(router).set_params(random_state=random_state)
+    return router.fit(signals.of(router, rows), signals.outcomes[rows])
 
 
 def fan_out(function, arguments, description):
@@ -185,3 +186,16 @@ def leave_one_task_out(router, signals, train, rows):
         here = signals.task[rows] == task
         scores[here] = fitted.decision_function(signals.of(router, rows[here]))
     return scores
+
+# %% ../nbs/23_evaluation.ipynb #feb933d4
+def column_auroc(score, signals, rows, columns):
+    "Within-task AUROC of `score` (len(rows),), averaged over `columns` (names); NaN without a column. In [0, 1], high is good."
+    parts = [signals.column[rows] == c for c in columns]
+    each = [within_task_auroc(score[m], signals.outcomes[rows[m], 0], signals.task[rows[m]]) for m in parts]
+    return float(np.mean(each)) if each else np.nan
+
+
+def gain_auroc(score, signals, rows):
+    "Within-task AUROC of `score` (len(rows),) for \"the large model is right\" among the queries that the small model gets wrong. In [0, 1], high is good."
+    wrong = signals.outcomes[rows, 0] == 0
+    return within_task_auroc(score[wrong], 1 - signals.outcomes[rows[wrong], 1], signals.task[rows[wrong]])

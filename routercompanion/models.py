@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['SAFETENSORS_DTYPES', 'Generations', 'STATISTICS', 'PromptTooLongError', 'FeatureFileError', 'best_dtype',
-           'resolve_model', 'plan_batches', 'logit_summaries', 'PooledStates', 'open_tensor', 'json_header',
+           'resolve_model', 'plan_batches', 'token_statistics', 'PooledStates', 'open_tensor', 'json_header',
            'create_tensor', 'FeatureStore', 'CausalLM', 'load_causal_lm', 'open_partial', 'write_batch',
            'publish_store', 'Encoder', 'load_encoder']
 
 # %% ../nbs/03_models.ipynb #b7fbcf19
+import json
 import os
+import shutil
 import time
 from collections import namedtuple
 from dataclasses import dataclass
@@ -68,15 +70,16 @@ def plan_batches(lengths, tasks, query_ids, *, batch_tokens=4096, largest=96):
     return batches
 
 # %% ../nbs/03_models.ipynb #e6931c56
-def logit_summaries(logits, top=20):
+def token_statistics(logits, top=20):
     """Statistics of next-token logits (n, V): dict of `entropy` (nats), `margin` (p1 - p2), `max_logit`, `max_prob`,
-    `log_normaliser`, each (n,) float32, and `top_logits` (n, top), `top_tokens` (n, top)."""
-    logits = torch.as_tensor(logits).float()
+    `log_normaliser`, each (n,), and `top_logits` (n, top), `top_tokens` (n, top); float64 if `logits` are, else float32."""
+    logits = torch.as_tensor(logits)
+    if logits.dtype != torch.float64: logits = logits.float()
     log_p = logits.log_softmax(-1)
     p = log_p.exp()
     best = logits.topk(min(top, logits.shape[-1]), dim=-1)
     two = p.topk(2, dim=-1).values
-    out = dict(entropy=-(p * log_p).sum(-1), margin=two[:, 0] - two[:, 1], max_logit=best.values[:, 0], max_prob=two[:, 0],
+    out = dict(entropy=-(p * log_p).sum(-1).clamp_max(0), margin=two[:, 0] - two[:, 1], max_logit=best.values[:, 0], max_prob=two[:, 0],
                log_normaliser=logits.logsumexp(-1), top_logits=best.values, top_tokens=best.indices.int())
     return {k: v.numpy() for k, v in out.items()}
 
@@ -133,7 +136,6 @@ def open_tensor(path, name, mode="r"):
 
 def json_header(path, size):
     "The JSON header of a safetensors file: tensor name to dtype, shape and offsets."
-    import json
     with open(path, "rb") as f:
         f.seek(8)
         return json.loads(f.read(size))
@@ -141,7 +143,6 @@ def json_header(path, size):
 
 def create_tensor(path, name, shape, dtype="F16"):
     "Create a safetensors file with one zero tensor of `shape` without holding it in memory; return its writable memory map."
-    import json
     n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(SAFETENSORS_DTYPES[dtype]).itemsize
     head = json.dumps({name: {"dtype": dtype, "shape": list(shape), "data_offsets": [0, n_bytes]}}).encode()
     head += b" " * (-len(head) % 8)
@@ -155,10 +156,9 @@ class FeatureStore:
     """Features of one model on one bank, read through memory maps.
 
     `mean` and `last` are (n, L, D) float16 arrays, `logits` a dict of (n,) or
-    (n, k) arrays (`logit_summaries`), `lengths` (n,) the numbers of the query's own tokens, `query_ids` (n,) strings.
+    (n, k) arrays (`token_statistics`), `lengths` (n,) the numbers of the query's own tokens, `query_ids` (n,) strings.
     """
     def __init__(self, folder):
-        import json
         self.folder = Path(folder)
         if not (self.folder / "manifest.json").is_file():
             raise FeatureFileError(f"{self.folder}: no complete feature store here (manifest.json is missing); compute the features again.")
@@ -315,7 +315,6 @@ STATISTICS = ("entropy", "margin", "max_logit", "max_prob", "log_normaliser", "l
 
 def open_partial(folder, poolings, shape):
     "The arrays of a store under construction (created, or reopened with the set of finished batches)."
-    import json
     if not (folder / "done.json").is_file():
         for p in poolings: create_tensor(folder / f"{p}.safetensors", p, shape)
         create_tensor(folder / "statistics.safetensors", "statistics", (shape[0], len(STATISTICS)), "F32")
@@ -335,7 +334,7 @@ def write_batch(arrays, batch, pool, logits, lengths):
             raise FeatureFileError(f"row {batch[int(fits.argmin())]}: a hidden state is not finite in float16 (largest {np.abs(states).max():.3g}). This model's states "
                                    "leave that range; compute its generations only, or normalise the states first.")
         arrays[name][batch] = states
-    found = logit_summaries(logits.cpu())
+    found = token_statistics(logits.cpu())
     arrays["statistics"][batch] = np.stack([*(found[k] for k in STATISTICS[:-1]), np.array(lengths, np.float32)], 1)
     arrays["top"][batch] = np.stack([found["top_logits"], found["top_tokens"].astype(np.float32)], 1)
     for a in arrays.values(): a.flush()
@@ -343,7 +342,6 @@ def write_batch(arrays, batch, pool, logits, lengths):
 
 def publish_store(partial, folder, arrays, about):
     "Give a complete store its real name: small arrays into one file, the manifest, and one rename."
-    import shutil
     numbers, top = np.array(arrays["statistics"]), np.array(arrays["top"])
     small = {k: np.ascontiguousarray(numbers[:, i]) for i, k in enumerate(STATISTICS)}
     small |= dict(lengths=small["lengths"].astype(np.int32), top_logits=np.ascontiguousarray(top[:, 0]), top_tokens=top[:, 1].astype(np.int32))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCALE', 'SCRATCH', 'PAPERS', 'StepError', 'Step', 'sort_steps', 'read_notebook', 'tagged', 'code_sources',
            'imported_modules', 'library_hashes', 'tree_hashes', 'fill_parameters', 'step_key', 'preflight',
-           'kernel_variables', 'kernel_environment', 'tidy_output', 'tidy', 'save_notebook', 'execute',
+           'kernel_variables', 'kernel_environment', 'tidy_output', 'tidy', 'save_notebook', 'carry_outputs', 'execute',
            'failure_message', 'Workspace', 'slug', 'make_record', 'load_record', 'output_hashes', 'manifest_entry',
            'build_manifest', 'publish', 'is_published', 'StepResult', 'run_step', 'compute_step', 'begin',
            'run_pipeline', 'say', 'log_result', 'project_steps', 'is_paper', 'item_id', 'item_files', 'list_items',
@@ -217,6 +217,20 @@ def save_notebook(nb, path):
     nb.nbformat, nb.nbformat_minor = 4, 5
     nbformat.validate(nb)
     write_text(path, json.dumps(json.loads(nbformat.writes(nb)), indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+
+# %% ../nbs/90_pipeline.ipynb #ce63eb66
+def carry_outputs(source, executed):
+    """A copy of the notebook `source` whose code cells have the outputs and numbers of `executed`, matched in order.
+
+    The cell that papermill injected comes along, at its place. None if the code cells differ: then the outputs are of other code.
+    """
+    nb, injected = nbformat.from_dict(source), tagged(executed, "injected-parameters")
+    ran = [c for i, c in enumerate(executed.cells) if c.cell_type == "code" and i != injected]
+    own = [c for c in nb.cells if c.cell_type == "code"]
+    if [c.source for c in own] != [c.source for c in ran]: return None
+    for cell, done in zip(own, ran): cell.outputs, cell.execution_count = done.outputs, done.execution_count
+    if injected >= 0: nb.cells.insert(tagged(nb, "parameters") + 1, executed.cells[injected])
+    return nb
 
 # %% ../nbs/90_pipeline.ipynb #e3e9062d
 def execute(notebook, output, parameters, *, root, state, keep=None, quiet=True):
@@ -557,7 +571,8 @@ def write_book_sources(ws, steps, folder, items=None, title="routercompanion"):
     for step in steps:
         target = folder / f"{page_name(step)}.ipynb"
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ws.executed(step), target)
+        executed = read_notebook(ws.executed(step))
+        save_notebook(carry_outputs(read_notebook(ws.root / step.notebook), executed) or executed, target)
     front = folder / "index.ipynb"   # its links name files of the repository; in the book they name pages
     if front.exists(): write_text(front, (ws.root / "nbs/index.ipynb").read_text(encoding="utf-8").replace("(nbs/papers/", "(papers/").replace("(nbs/", "(library/"))
     if not (folder / "index.ipynb").exists(): write_text(folder / "index.md", f"# {title}\n\nThe executed notebooks; see the results first.\n")
@@ -640,16 +655,17 @@ def drop_injected(nb):
 
 
 def commit_notebooks(root=None, *, profile="embedded", only=None, again=True, quiet=False):
-    "Run the notebooks (`again`: even those that are up to date) and write the tidy executed copies back into nbs/. Return the names written."
+    "Run the notebooks (`again`: even those that are up to date) and write their outputs into the notebooks in nbs/. Return the names written."
     ws, written = Workspace(root, profile), []
     steps = project_steps(ws.root)
     chosen = steps_for(only, steps, list_items(ws.root, ws.profile)) if only else None
     run_pipeline(steps, ws.root, profile=ws.profile, only=chosen, again=again, quiet=quiet)
     for step in sort_steps(steps, chosen):
-        nb = read_notebook(ws.executed(step))
+        nb = carry_outputs(read_notebook(ws.root / step.notebook), read_notebook(ws.executed(step)))
+        if nb is None: raise StepError(f"{step.notebook} was changed while it ran. Run `routercompanion notebooks` again.")
         check_default_profile(nb, step.notebook, ws.profile)
         drop_injected(nb)
-        save_notebook(nb, ws.root / step.notebook)
+        save_notebook(tidy(nb), ws.root / step.notebook)
         written.append(step.notebook)
     return written
 

@@ -7,8 +7,8 @@ __all__ = ['logit_summaries', 'LogitRouter', 'Entropy', 'ConfidenceMargin', 'Max
 
 # %% ../nbs/21_uncertainty.ipynb #ed0a988c
 import numpy as np
-from scipy.special import logsumexp
 
+from .models import token_statistics
 from .routing import BinaryRouter, EmptyInputError, NotFiniteError, WidthError, float32_rows, register_router
 
 # %% ../nbs/21_uncertainty.ipynb #2e0701e8
@@ -17,20 +17,12 @@ def logit_summaries(logits, rows=256):
 
     entropy (nats, 0 to log V), margin = p1 - p2 and max_prob = p1 (in [0, 1]),
     max_logit and log_normaliser = logsumexp (logit units); the names are those of a feature store.
-    Read in pieces of `rows` rows (memory: rows x V fp64). Raises `WidthError`, `EmptyInputError`, `NotFiniteError` (with the row).
+    Computed by `models.token_statistics` in pieces of `rows` rows (memory: three times rows x V fp64). Raises `WidthError`, `EmptyInputError`, `NotFiniteError` (with the row).
     """
     if logits.ndim != 2 or logits.shape[1] < 2: raise WidthError(f"Logits have shape {tuple(logits.shape)}; give (n, vocabulary), one row per query.")
     if not len(logits): raise EmptyInputError("No logits: the array has no row. Check the split or the filter that selected the queries.")
-    parts = [_summaries(piece.astype(np.float64)) for _, piece in float32_rows(logits, rows=rows)]
-    return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
-
-
-def _summaries(x):
-    total = logsumexp(x, axis=1)
-    log_p = x - total[:, None]
-    second, first = np.partition(log_p, -2, axis=1)[:, -2:].T
-    entropy = np.maximum(-(np.exp(log_p) * log_p).sum(1), 0)
-    return {"entropy": entropy, "margin": np.exp(first) - np.exp(second), "max_logit": x.max(1), "max_prob": np.exp(first), "log_normaliser": total}
+    parts = [token_statistics(piece.astype(np.float64), top=1) for _, piece in float32_rows(logits, rows=rows)]
+    return {k: np.concatenate([part[k] for part in parts]) for k, v in parts[0].items() if v.ndim == 1}
 
 # %% ../nbs/21_uncertainty.ipynb #bbafc342
 class LogitRouter(BinaryRouter):

@@ -16,8 +16,8 @@ from safetensors.numpy import load_file
 from routercompanion import models
 from routercompanion.banks import make_bank
 from routercompanion.core import CompanionError, file_hash, project_root
-from routercompanion.models import (FeatureFileError, FeatureStore, PromptTooLongError, create_tensor, load_causal_lm, load_encoder, logit_summaries, open_tensor, plan_batches,
-                                    resolve_model, write_batch)
+from routercompanion.models import (FeatureFileError, FeatureStore, PromptTooLongError, create_tensor, load_causal_lm, load_encoder, open_tensor, plan_batches,
+                                    resolve_model, token_statistics, write_batch)
 
 SMALL = "smollm2-135m-instruct"
 
@@ -62,7 +62,7 @@ def test_logit_statistics_agree_with_float64(seed, vocabulary, scale):
     normaliser = x.max(1) + np.log(np.exp(x - x.max(1, keepdims=True)).sum(1))
     p = np.exp(x - normaliser[:, None])
     ranked, best = np.sort(p, 1)[:, ::-1], np.argsort(-x, 1)
-    found = logit_summaries(logits, top=5)
+    found = token_statistics(logits, top=5)
     expected = dict(entropy=-(p * np.where(p > 0, x - normaliser[:, None], 0)).sum(1), margin=ranked[:, 0] - ranked[:, 1], max_logit=x.max(1), max_prob=ranked[:, 0], log_normaliser=normaliser)
     for name, value in expected.items(): assert np.allclose(found[name], value, rtol=2e-5, atol=2e-5) and found[name].shape == (4,), name
     k = min(5, vocabulary)

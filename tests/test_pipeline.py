@@ -400,6 +400,25 @@ def test_outputs_of_another_profile_than_the_stated_one_are_refused(small_reposi
         P.commit_notebooks(small_repository, profile="embedded", quiet=True)
 
 
+def test_edited_prose_reaches_notebooks_and_book_without_a_run(small_repository):
+    P.commit_notebooks(small_repository, profile="smoke", quiet=True)
+    steps, ws, path = P.project_steps(small_repository), P.Workspace(small_repository, "smoke"), small_repository / "nbs/papers/x.ipynb"
+    nb = P.read_notebook(path)
+    nb.cells.insert(0, nbformat.v4.new_markdown_cell("# A mended sentence"))
+    P.save_notebook(nb, path)
+    assert {r.status for r in P.reproduce(small_repository, profile="smoke", quiet=True, book=False)} == {"cached"}
+    P.write_book_sources(ws, steps, small_repository / "book")
+    page = P.read_notebook(small_repository / "book/papers/x.ipynb")
+    assert page.cells[0].source == "# A mended sentence" and P.tagged(page, "injected-parameters") == 2
+    before = path.read_bytes()
+    P.commit_notebooks(small_repository, profile="smoke", again=False, quiet=True)
+    assert path.read_bytes() == before, "the mended sentence stays, and the outputs with it"
+    nb.cells[-1].source += "\n1 / 1"
+    P.save_notebook(nb, path)   # other code than the record's: the book shows what really ran
+    P.write_book_sources(ws, steps, small_repository / "book2")
+    assert P.read_notebook(small_repository / "book2/papers/x.ipynb").cells[-1].source.endswith("\nprofile")
+
+
 def test_interrupted_new_start_resumes(project, finished):
     "`again` forgets once: after a failure in the third step, the first two are not run a third time."
     good = (project / "nbs/three.ipynb").read_text()

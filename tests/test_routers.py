@@ -145,7 +145,7 @@ def test_logit_router_signs_and_published_slip():
 def test_names_and_values_are_those_of_the_feature_store():
     from routercompanion import models
     x = np.random.default_rng(0).normal(0, 3, (6, 50)).astype(np.float32)
-    ours, stored = uncertainty.logit_summaries(x), models.logit_summaries(torch.tensor(x))
+    ours, stored = uncertainty.logit_summaries(x), models.token_statistics(torch.tensor(x))
     for k, v in ours.items(): assert np.allclose(stored[k], v, atol=1e-4), k
 
 

@@ -1,4 +1,4 @@
-"""Feature extraction beside a bare forward pass over the same batches, and its peak memory for n and for 4n queries. Ratios within one run.
+"""Feature extraction beside a bare forward pass over the same batches, and its peak memory for n and for 16n queries. Ratios within one run.
 
 Speed: no shots on either side, the same length-sorted batches. The bare pass is `model(**batch)`; a pass without the vocabulary's logits is
 given as well. With shots, ours reads them once per task, the bare pass with every query: that ratio is printed, not asserted.
@@ -98,9 +98,10 @@ def test_peak_memory_does_not_grow_with_the_number_of_queries(benchmark):
         out = subprocess.run([sys.executable, "-c", MEMORY, str(n)], capture_output=True, text=True, cwd=project_root(), env={**os.environ, "ROUTERCOMPANION_QUIET": "1"})
         assert out.returncode == 0, out.stderr[-2000:]
         return json.loads(out.stdout)
-    n = 200
-    few, many = measure(n), benchmark.pedantic(measure, (4 * n,), rounds=1)
-    report(benchmark, queries=n, **{f"{k}_MiB_{m}": v[k] for m, v in (("n", few), ("4n", many)) for k in ("anonymous", "growth", "mapped", "whole", "file")},
+    n, times = 200, 16
+    few, many = measure(n), benchmark.pedantic(measure, (times * n,), rounds=1)
+    report(benchmark, queries=n, **{f"{k}_MiB_{m}": v[k] for m, v in (("n", few), ("16n", many)) for k in ("anonymous", "growth", "mapped", "whole", "file")},
            anonymous_ratio=many["anonymous"] / few["anonymous"], whole_ratio=many["whole"] / few["whole"])
-    # the features of 600 more queries are 41 MiB; the process' own memory may grow by a quarter of that (tables of the bank, noise of the allocator)
-    assert many["anonymous"] - few["anonymous"] < (many["file"] - few["file"]) / 4
+    # The features of 3,000 more queries are 205 MiB; the process' own memory may differ by a tenth of that. Between runs of one n the allocator
+    # alone makes some 12 MiB of difference, so a smaller bank would measure that.
+    assert many["anonymous"] - few["anonymous"] < (many["file"] - few["file"]) / 10
