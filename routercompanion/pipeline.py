@@ -168,7 +168,8 @@ def kernel_variables(root, state):
     "Environment variables of every kernel that the pipeline starts, as {name: value}; `state` holds the kernel's own folders."
     threads, jupyter = os.environ.get("ROUTERCOMPANION_THREADS", "2"), Path(state) / "jupyter"
     return {"PYTHONHASHSEED": "0", "SOURCE_DATE_EPOCH": "1577836800", "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-            "ROUTERCOMPANION_QUIET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "ROUTERCOMPANION_ROOT": str(root), "ROUTERCOMPANION_THREADS": threads,
+            "ROUTERCOMPANION_QUIET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "PYTHONWARNINGS": "ignore:IProgress not found", "ROUTERCOMPANION_ROOT": str(root), "ROUTERCOMPANION_THREADS": threads,
             **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads), "TOKENIZERS_PARALLELISM": "false",
             "PYDEVD_DISABLE_FILE_VALIDATION": "1", "IPYTHONDIR": str(jupyter / "ipython"), "MPLCONFIGDIR": str(jupyter / "matplotlib"),
             "JUPYTER_PATH": str(jupyter), "JUPYTER_CONFIG_DIR": str(jupyter / "config"), "JUPYTER_RUNTIME_DIR": str(jupyter / "runtime")}
