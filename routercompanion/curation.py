@@ -9,7 +9,7 @@ __all__ = ['EPS', 'CurationError', 'EmptyCategoryError', 'DuplicateQueryError', 
            'agreement', 'agreement_by', 'pseudo_specialist', 'specialist_targets', 'jaccard_similarity', 'Pruning',
            'pruning_path', 'prune_models', 'hold_out', 'CardStep', 'DataCard', 'Remastered', 'remaster']
 
-# %% ../nbs/30_curation.ipynb #f753cf5d
+# %% ../nbs/30_curation.ipynb #9007c724
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -25,7 +25,7 @@ from scipy.stats import rankdata
 from .core import CompanionError, hash_fraction, lookup, make_rng
 from .outcomes import OutcomeTable
 
-# %% ../nbs/30_curation.ipynb #20302da3
+# %% ../nbs/30_curation.ipynb #8321d3ef
 class CurationError(CompanionError): "An argument is empty, misaligned or outside its range; the message names the array, the row (from 0) and the remedy."
 class EmptyCategoryError(CurationError): "A task or category has no query, or no outcome of any model: nothing can be said about it."
 class DuplicateQueryError(CurationError): "A query id stands twice, so that rows cannot be told apart."
@@ -33,7 +33,7 @@ class DuplicateQueryError(CurationError): "A query id stands twice, so that rows
 
 EPS = 1e-9  # cosines and scores closer than this are equal
 
-# %% ../nbs/30_curation.ipynb #f1ac5bd8
+# %% ../nbs/30_curation.ipynb #5dbd5b12
 def _accuracy(accuracy, *, fractions=True):
     "`accuracy` as float64 (n_tasks, n_models), NaN = missing. A task without any value raises `EmptyCategoryError`."
     a = np.asarray(accuracy, dtype=np.float64)
@@ -52,7 +52,7 @@ def _mean(values, axis):
     count = (~np.isnan(values)).sum(axis)
     return np.divide(np.nansum(values, axis), count, out=np.full(count.shape, np.nan), where=count > 0)
 
-# %% ../nbs/30_curation.ipynb #694914c1
+# %% ../nbs/30_curation.ipynb #378934a8
 def specialist_score(accuracy, *, costs=None, generalist=None, budgets=None):
     """How far the best other model beats the generalist on each task: (n_tasks,) in [-1, 1], higher = more need of a specialist.
 
@@ -85,7 +85,7 @@ def _budgets(costs, budgets, n_models):
     if not budgets.size or np.isnan(budgets).any(): raise CurationError("budgets is empty or holds NaN: give at least one cap on the cost.")
     return cost, budgets
 
-# %% ../nbs/30_curation.ipynb #6e62cd46
+# %% ../nbs/30_curation.ipynb #b6a3c304
 def specialist_bands(scores, *, clear=.05):
     """Number of tasks whose score is negative (the generalist is enough), marginal [0, clear), clear (>= `clear`) or undefined (NaN).
     The bands of who-routes, section 4.5."""
@@ -98,7 +98,7 @@ def model_costs(outcomes, cost):
     "Mean cost of each model (n_models,) over the queries where it is known; `cost` as in `outcomes.COSTS`."
     return _mean(lookup(outcomes.cost, cost, "cost of this table"), 0).astype(float)
 
-# %% ../nbs/30_curation.ipynb #993475c2
+# %% ../nbs/30_curation.ipynb #4c65a787
 def _unit(embeddings):
     "Rows of unit length (n, d), float64; an empty matrix, NaN, infinity or a row of zeros raises `CurationError`."
     e = np.asarray(embeddings, dtype=np.float64)
@@ -115,7 +115,7 @@ def _labels(values, n, name):
     if values.shape != (n,): raise CurationError(f"{name} has shape {values.shape}, there are {n} queries: give one name per query.")
     return values
 
-# %% ../nbs/30_curation.ipynb #400dc1fd
+# %% ../nbs/30_curation.ipynb #79552dfb
 def category_similarity(embeddings, categories, *, names=None):
     """Cosine of the mean query embeddings of each pair of categories: a DataFrame (k, k) in [-1, 1], 1 on the diagonal.
 
@@ -140,7 +140,7 @@ def ordered_by_similarity(similarity):
     order = leaves_list(linkage(distance, "average", optimal_ordering=True))
     return similarity.iloc[order, order]
 
-# %% ../nbs/30_curation.ipynb #ac2f832c
+# %% ../nbs/30_curation.ipynb #ea75ab81
 def redundant_categories(similarity, threshold, *, sizes=None):
     """Categories that another one stands for: dict dropped -> kept. From the largest category (`sizes` by name; else in the given order) down,
     a category at least as similar as `threshold` to a kept one is dropped, in favour of the most similar kept one."""
@@ -153,7 +153,7 @@ def redundant_categories(similarity, threshold, *, sizes=None):
         else: kept.append(name)
     return dropped
 
-# %% ../nbs/30_curation.ipynb #07fa3008
+# %% ../nbs/30_curation.ipynb #3ddc69b3
 def _compressed(unit, width):
     "(n, width + 1) float32: coordinates along the `width` strongest directions, then the length of the rest. Inner products bound cosines."
     unit = unit.astype(np.float32)
@@ -166,7 +166,7 @@ def _cosines(unit, i, j, step=1 << 14):
     "Exact cosines of the pairs (i, j), in float64, `step` at a time."
     return np.concatenate([np.einsum("ij,ij->i", unit[i[s:s + step]], unit[j[s:s + step]]) for s in range(0, len(i), step)] or [np.zeros(0)])
 
-# %% ../nbs/30_curation.ipynb #7d581dd0
+# %% ../nbs/30_curation.ipynb #a401105e
 def similar_pairs(embeddings, threshold, *, width=64, rows=512, columns=4096):
     """Yield (i, j, cosine) arrays of all pairs i < j of rows of `embeddings` (n, d) with cosine >= `threshold` (to within 1e-9), tile by tile.
 
@@ -188,7 +188,7 @@ def similar_pairs(embeddings, threshold, *, width=64, rows=512, columns=4096):
             found = cosine >= threshold - EPS
             if found.any(): yield i[found], j[found], cosine[found]
 
-# %% ../nbs/30_curation.ipynb #b6825842
+# %% ../nbs/30_curation.ipynb #a735d943
 @dataclass(frozen=True, eq=False)
 class DuplicateGroups:
     """Connected components of "cosine >= threshold". label: (n,) row of the first member of each query's component (its own row if alone);
@@ -231,7 +231,7 @@ def _joined(label, i, j):
     component = connected_components(coo_array((np.ones(len(a), bool), (a, b)), shape=(len(label),) * 2), directed=False)[1]
     return np.unique(component, return_index=True)[1][component][label]
 
-# %% ../nbs/30_curation.ipynb #4b2bc157
+# %% ../nbs/30_curation.ipynb #48daae46
 @dataclass(frozen=True, eq=False)
 class Disagreement:
     """Labels inside duplicate groups. contradicts: (n_groups, n_models) 1 = the model has both labels, NaN = fewer than two known labels.
@@ -248,7 +248,7 @@ class Disagreement:
 
 def _ratio(a, b): return np.divide(a, b, out=np.full(np.shape(a), np.nan), where=np.asarray(b) > 0)
 
-# %% ../nbs/30_curation.ipynb #3408fd3c
+# %% ../nbs/30_curation.ipynb #593c6e41
 def label_disagreement(groups, correct):
     """`Disagreement` of the labels `correct` (n_queries, n_models; 0, 1, or NaN = missing and left out) inside `groups` (`DuplicateGroups`).
 
@@ -281,7 +281,7 @@ def _right(correct):
         raise CurationError(f"correct, row {i}, column {j}, is {c[i, j]:g}: give 0, 1 or NaN (OutcomeTable.correct applies the table's rule).")
     return right, None if known.all() else known
 
-# %% ../nbs/30_curation.ipynb #bfeebe68
+# %% ../nbs/30_curation.ipynb #f4c0a080
 def deduplicate(groups, query_ids, *, among=None, salt="keep"):
     """Which queries to keep: bool (n,), in each group the one whose hashed id is smallest. `among`: bool (n,) rows that may be removed, default all.
     An id that stands twice raises `DuplicateQueryError`."""
@@ -303,7 +303,7 @@ def _ids(query_ids):
         seen[q] = row
     return ids
 
-# %% ../nbs/30_curation.ipynb #f9c0afaa
+# %% ../nbs/30_curation.ipynb #620d9dbc
 def average_rank(accuracy):
     """Mean rank of each model over tasks: (n_models,), 1 = best, ties averaged; a low value means dominance.
 
@@ -320,7 +320,7 @@ def _ranked(row):
     out[known] = rankdata(-row[known])
     return out
 
-# %% ../nbs/30_curation.ipynb #c94882d6
+# %% ../nbs/30_curation.ipynb #30680d91
 def agreement(route_a, route_b):
     """Share of queries sent to the same model: a number in [0, 1]. Routes are model indices or names (n_queries,), or (n_budgets, n_queries).
 
@@ -345,7 +345,7 @@ def agreement_by(route_a, route_b, groups):
     groups = _labels(groups, a.shape[-1], "groups")
     return pd.Series({"Overall": agreement(a, b), **{g: agreement(a[..., groups == g], b[..., groups == g]) for g in np.unique(groups).tolist()}})
 
-# %% ../nbs/30_curation.ipynb #3bfce1fa
+# %% ../nbs/30_curation.ipynb #4040e998
 def pseudo_specialist(outcomes, task, accuracy, rng, *, name=None, by="task"):
     """The `OutcomeTable` with one simulated model more, right on `task` with probability `accuracy` and elsewhere with the pool's average there.
 
@@ -369,7 +369,7 @@ def pseudo_specialist(outcomes, task, accuracy, rng, *, name=None, by="task"):
     origin = f"{origin[:-1]}, {name})" if mark in origin else f"{origin}{mark}{name})"
     return replace(outcomes, score=score, cost=cost, models=[*outcomes.models, name], metadata=meta, provenance=origin)
 
-# %% ../nbs/30_curation.ipynb #e77a873c
+# %% ../nbs/30_curation.ipynb #6cc27074
 def specialist_targets(outcomes, *, by="task", boost=.25, min_share=.01):
     """Candidates for a pseudo-specialist, hardest first: DataFrame by task with share of the queries, mean, best, gap = best - mean and the
     proposed pseudo accuracy min(1, best + `boost`). Fractions; tasks under `min_share` of the queries are left out. Source: who-routes, Table 3."""
@@ -379,7 +379,7 @@ def specialist_targets(outcomes, *, by="task", boost=.25, min_share=.01):
     out["gap"], out["pseudo"] = out["best"] - out["mean"], np.minimum(1, out["best"] + boost)
     return out[out["share"] >= min_share].sort_values("mean", kind="stable")
 
-# %% ../nbs/30_curation.ipynb #28fbff96
+# %% ../nbs/30_curation.ipynb #3244cf76
 def jaccard_similarity(correct):
     """Overlap of what each pair of models answers rightly: (n_models, n_models) in [0, 1], 1 on the diagonal.
 
@@ -397,7 +397,7 @@ def jaccard_similarity(correct):
     either = either + either.T - both
     return _ratio(both, either)
 
-# %% ../nbs/30_curation.ipynb #97c717a0
+# %% ../nbs/30_curation.ipynb #bbf617ad
 @dataclass(frozen=True, eq=False)
 class Pruning:
     "kept: columns that stay, ascending. removed: columns in the order of removal, each with its `score` when it went (the lowest of its round)."
@@ -434,12 +434,13 @@ def prune_models(correct, keep, lam):
     "The columns (`keep`,), ascending, that greedy pruning leaves; see `pruning_path` for the rule and the errors. Source: who-routes, appendix H."
     return pruning_path(correct, keep, lam).kept
 
-# %% ../nbs/30_curation.ipynb #34f27aac
+# %% ../nbs/30_curation.ipynb #d2abeee8
 def hold_out(categories, held):
     """Rows of the categories to hold out of training: bool (n_queries,). `held`: a name or pattern (`mmlu_*`), or a list of them.
     One that matches no query raises `EmptyCategoryError`; holding out everything raises `CurationError`. Source: who-routes, section 4.4."""
     categories = np.asarray(categories).astype(str)
     names, mask = np.unique(categories), np.zeros(len(categories), bool)
+    if not len(held): raise CurationError("held is empty: name at least one category to hold out.")
     for pattern in [held] if isinstance(held, str) else held:
         match = [pattern] if pattern in names else [c for c in names if fnmatchcase(c, pattern)]
         if not match: raise EmptyCategoryError(f"no category fits {pattern!r}: nothing would be held out. Known: {', '.join(names[:10])}.")
@@ -447,7 +448,7 @@ def hold_out(categories, held):
     if mask.all(): raise CurationError("every query would be held out: nothing is left to train on.")
     return mask
 
-# %% ../nbs/30_curation.ipynb #f68f4ccb
+# %% ../nbs/30_curation.ipynb #f91c2121
 @dataclass(frozen=True)
 class CardStep:
     "One step of a remaster. queries, models, tasks: numbers (before, after). removed, added: names of tasks or models (of queries the number is enough)."
@@ -483,7 +484,7 @@ class DataCard:
                 if getattr(s, what): lines += ["", f"{s.action}: {what} " + ", ".join(f"`{x}`" for x in getattr(s, what)) + "."]
         return "\n".join(lines) + "\n"
 
-# %% ../nbs/30_curation.ipynb #d3fa1641
+# %% ../nbs/30_curation.ipynb #225b9e53
 @dataclass(frozen=True, eq=False)
 class Remastered:
     "A new benchmark: outcomes, embeddings (or None) and `rows`, the rows of the old table that it kept, all in one order; and its `card`."
@@ -509,7 +510,7 @@ def _step(action, why, before, after, by):
     a, b = _shape(before, by), _shape(after, by)
     return CardStep(action, why, *zip(a, b), minus(*names), minus(*names[::-1]))
 
-# %% ../nbs/30_curation.ipynb #4d045655
+# %% ../nbs/30_curation.ipynb #a2402c6b
 def _without_duplicates(t, embeddings, threshold):
     "Step 1: (rows to keep, words)."
     if embeddings is None or threshold is None: return np.ones(len(t), bool), "not checked: no embeddings were given"
@@ -535,7 +536,7 @@ def _pruned(t, keep, lam):
     path = pruning_path(np.where(np.isnan(part.score), np.nan, part.correct(missing=False)), keep, lam)
     return [t.models[j] for j in path.kept], f"lowest {lam:g} x accuracy - {1 - lam:g} x mean Jaccard similarity, one at a time"
 
-# %% ../nbs/30_curation.ipynb #3d75c59d
+# %% ../nbs/30_curation.ipynb #e714cb39
 def remaster(outcomes, embeddings=None, *, by="task", duplicates=.999, tasks=None, cost=None, keep_models=None, lam=.5, specialists=None,
              held_out=(), name="remastered", rng=42):
     """A new benchmark from an old one, with a data card: `Remastered`.
@@ -560,9 +561,10 @@ def remaster(outcomes, embeddings=None, *, by="task", duplicates=.999, tasks=Non
     for task, accuracy in (specialists or {}).items():
         t = record("add a pseudo-specialist", f"right on `{task}` with probability {accuracy:g}, elsewhere the pool's average; simulated",
                    pseudo_specialist(t, task, accuracy, rng, by=by))
-    ood = hold_out(getattr(t, by), held_out) if len(held_out) else np.zeros(len(t), bool)
+    held = [held_out] if isinstance(held_out, str) else list(held_out)
+    ood = hold_out(getattr(t, by), held) if held else np.zeros(len(t), bool)
     split = t.split if t.split is not None else np.where([hash_fraction("split", q) < .8 for q in t.query_ids], "train", "test")
-    t = record("hold categories out of training", f"{ood.sum():,} queries of {', '.join(held_out) or 'none'}", replace(t, split=np.where(ood, "ood", split)))
+    t = record("hold categories out of training", f"{ood.sum():,} queries of {', '.join(held) or 'no category'}", replace(t, split=np.where(ood, "ood", split)))
     count = dict(zip(*(x.tolist() for x in np.unique(t.split, return_counts=True))))
     card = DataCard(name, t.provenance, t.correct_rule, _chosen_on(outcomes)[1], steps, int(np.isnan(t.score).sum()), count)
     return Remastered(t, None if embeddings is None else np.asarray(embeddings)[rows], rows, card)

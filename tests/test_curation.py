@@ -124,6 +124,14 @@ def test_specialist_score_edges():
     assert c.specialist_bands([-.1, 0, .049, .05, nan]) == {"negative": 1, "marginal": 2, "clear": 1, "undefined": 1}
 
 
+def test_model_costs_are_means_of_what_is_known():
+    t = outcomes(n=6)
+    t.cost["usd"][:3, 0], t.cost["usd"][:, 1] = nan, nan
+    got = c.model_costs(t, "usd")
+    assert np.isclose(got[0], np.mean([float(x) for x in t.cost["usd"][3:, 0]])) and np.isnan(got[1]) and c.model_costs(t, "params_b").tolist() == [1, 2, 4, 8]
+    with pytest.raises(UnknownNameError, match="tokens"): c.model_costs(t, "tokens")
+
+
 @pytest.mark.parametrize("call, message", [
     (lambda: c.specialist_score([[.5, 1.5]]), r"row 0, column 1, is 1.5"), (lambda: c.specialist_score([.5, .5]), "shape"),
     (lambda: c.average_rank(np.zeros((0, 3))), "shape"), (lambda: c.average_rank([[np.inf, 1]]), "row 0, column 0"),
@@ -459,6 +467,7 @@ def test_hold_out():
     assert c.hold_out(["a[1]", "a1"], "a[1]").tolist() == [True, False], "a name is a name before it is a pattern"
     with pytest.raises(c.EmptyCategoryError, match="'piqa'"): c.hold_out(cat, ["gsm8k", "piqa"])
     with pytest.raises(c.CurationError, match="nothing is left"): c.hold_out(cat, "*")
+    with pytest.raises(c.CurationError, match="held is empty"): c.hold_out(cat, [])
 
 
 @pytest.fixture
@@ -500,6 +509,7 @@ def test_remaster_is_repeatable_and_does_nothing_unasked(everything):
     t, e, new = everything
     again = c.remaster(t, e, tasks=4, cost="params_b", keep_models=3, lam=.4, specialists={"t0": .9}, held_out=["t2"], rng=7)
     assert again.outcomes.equals(new.outcomes) and again.card == new.card
+    assert np.array_equal(c.remaster(t, held_out="t2").outcomes.split == "ood", t.task == "t2"), "one name need not be a list"
     plain = c.remaster(t)
     assert np.array_equal(plain.outcomes.score, t.score, equal_nan=True) and plain.embeddings is None and "not checked" in plain.card.to_markdown()
     assert t.split is None and t.models == [f"m{j}" for j in range(4)], "the old table is as it was"
