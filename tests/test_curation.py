@@ -185,6 +185,29 @@ def test_similar_categories_stand_side_by_side_and_one_stands_for_them():
     assert c.redundant_categories(similarity, 1.1) == {}
 
 
+# ---- shared beginnings
+
+@given(st.lists(st.tuples(st.sampled_from("xy"), st.text("ab\n", max_size=8)), min_size=1, max_size=8))
+def test_shared_prefix_is_the_loop(rows):
+    categories, prompts = zip(*rows)
+    got, rest = c.shared_prefix(prompts, categories), c.without_shared_prefix(prompts, categories)
+    for k in set(categories):
+        part, best = [p for p, x in zip(prompts, categories) if x == k], ""
+        for i in range(len(part[0]) + 1):
+            text = part[0][:i]
+            if (text == "" or text.endswith("\n")) and all(p.startswith(text) for p in part): best = text
+        usable = len(part) > 1 and all(p[len(best):].strip() for p in part)
+        assert got[k] == (best if usable else "")
+    assert all(got[k] + r == p for k, p, r in zip(categories, prompts, rest))
+
+
+def test_shared_prefix_is_whole_lines_and_leaves_a_query():
+    shots = "Q: 1+1\nA: 2\n"
+    assert c.shared_prefix([shots + "Q: 2+2", shots + "Q: 2+3", "other"], ["a", "a", "b"]) == {"a": shots, "b": ""}
+    assert c.shared_prefix(["same\n", "same\n"], ["a", "a"]) == {"a": ""}, "nothing would be left"
+    with pytest.raises(c.CurationError, match="categories has shape"): c.shared_prefix(["x"], ["a", "b"])
+
+
 # ---- near duplicates
 
 def copies(seed, n=120, d=20, extra=40, noise=.01):
