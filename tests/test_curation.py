@@ -535,6 +535,7 @@ def test_remaster_is_repeatable_and_does_nothing_unasked(everything):
     assert np.array_equal(c.remaster(t, held_out="t2").outcomes.split == "ood", t.task == "t2"), "one name need not be a list"
     plain = c.remaster(t)
     assert np.array_equal(plain.outcomes.score, t.score, equal_nan=True) and plain.embeddings is None and "not checked" in plain.card.to_markdown()
+    assert len(plain.card.steps) == 1 and set(plain.outcomes.split) == {"train", "test"}
     assert t.split is None and t.models == [f"m{j}" for j in range(4)], "the old table is as it was"
 
 
