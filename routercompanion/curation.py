@@ -10,7 +10,7 @@ __all__ = ['EPS', 'CurationError', 'EmptyCategoryError', 'DuplicateQueryError', 
            'specialist_targets', 'jaccard_similarity', 'Pruning', 'pruning_path', 'prune_models', 'hold_out',
            'CardStep', 'DataCard', 'Remastered', 'remaster']
 
-# %% ../nbs/30_curation.ipynb #c54647f4
+# %% ../nbs/30_curation.ipynb #0f9a9ae2
 import os.path
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -27,7 +27,7 @@ from scipy.stats import rankdata
 from .core import CompanionError, hash_fraction, lookup, make_rng
 from .outcomes import OutcomeTable
 
-# %% ../nbs/30_curation.ipynb #4b1fbe68
+# %% ../nbs/30_curation.ipynb #00da8b9c
 class CurationError(CompanionError): "An argument is empty, misaligned or outside its range; the message names the array, the row (from 0) and the remedy."
 class EmptyCategoryError(CurationError): "A task or category has no query, or no outcome of any model: nothing can be said about it."
 class DuplicateQueryError(CurationError): "A query id stands twice, so that rows cannot be told apart."
@@ -35,7 +35,7 @@ class DuplicateQueryError(CurationError): "A query id stands twice, so that rows
 
 EPS = 1e-9  # cosines and scores closer than this are equal
 
-# %% ../nbs/30_curation.ipynb #83666752
+# %% ../nbs/30_curation.ipynb #7da4c2ec
 def _accuracy(accuracy, *, fractions=True):
     "`accuracy` as float64 (n_tasks, n_models), NaN = missing. A task without any value raises `EmptyCategoryError`."
     a = np.asarray(accuracy, dtype=np.float64)
@@ -54,7 +54,7 @@ def _mean(values, axis):
     count = (~np.isnan(values)).sum(axis)
     return np.divide(np.nansum(values, axis), count, out=np.full(count.shape, np.nan), where=count > 0)
 
-# %% ../nbs/30_curation.ipynb #cb59ef2a
+# %% ../nbs/30_curation.ipynb #ca9c539c
 def specialist_score(accuracy, *, costs=None, generalist=None, budgets=None):
     """How far the best other model beats the generalist on each task: (n_tasks,) in [-1, 1], higher = more need of a specialist.
 
@@ -87,7 +87,7 @@ def _budgets(costs, budgets, n_models):
     if not budgets.size or np.isnan(budgets).any(): raise CurationError("budgets is empty or holds NaN: give at least one cap on the cost.")
     return cost, budgets
 
-# %% ../nbs/30_curation.ipynb #21d2150a
+# %% ../nbs/30_curation.ipynb #ba170461
 def specialist_bands(scores, *, clear=.05):
     """Number of tasks whose score is negative (the generalist is enough), marginal [0, clear), clear (>= `clear`) or undefined (NaN).
     The bands of who-routes, section 4.5."""
@@ -100,7 +100,7 @@ def model_costs(outcomes, cost):
     "Mean cost of each model (n_models,) over the queries where it is known; `cost` as in `outcomes.COSTS`."
     return _mean(lookup(outcomes.cost, cost, "cost of this table"), 0).astype(float)
 
-# %% ../nbs/30_curation.ipynb #77fb68b3
+# %% ../nbs/30_curation.ipynb #67ee5740
 def _unit(embeddings):
     "Rows of unit length (n, d), float64; an empty matrix, NaN, infinity or a row of zeros raises `CurationError`."
     e = np.asarray(embeddings, dtype=np.float64)
@@ -117,7 +117,7 @@ def _labels(values, n, name):
     if values.shape != (n,): raise CurationError(f"{name} has shape {values.shape}, there are {n} queries: give one name per query.")
     return values
 
-# %% ../nbs/30_curation.ipynb #98808514
+# %% ../nbs/30_curation.ipynb #08ef5773
 def category_similarity(embeddings, categories, *, names=None):
     """Cosine of the mean query embeddings of each pair of categories: a DataFrame (k, k) in [-1, 1], 1 on the diagonal.
 
@@ -142,7 +142,7 @@ def ordered_by_similarity(similarity):
     order = leaves_list(linkage(distance, "average", optimal_ordering=True))
     return similarity.iloc[order, order]
 
-# %% ../nbs/30_curation.ipynb #6be838bc
+# %% ../nbs/30_curation.ipynb #1a5ebb0b
 def redundant_categories(similarity, threshold, *, sizes=None):
     """Categories that another one stands for: dict dropped -> kept. From the largest category (`sizes` by name; else in the given order) down,
     a category at least as similar as `threshold` to a kept one is dropped, in favour of the most similar kept one."""
@@ -155,7 +155,7 @@ def redundant_categories(similarity, threshold, *, sizes=None):
         else: kept.append(name)
     return dropped
 
-# %% ../nbs/30_curation.ipynb #41152295
+# %% ../nbs/30_curation.ipynb #2e7bdcbb
 def shared_prefix(prompts, categories):
     """The text with which all prompts of a category begin, in whole lines: dict name -> str. Compare its length with the encoder's window.
     "" where prompts share less than a line, where a category has one prompt, or where nothing would be left of one. prompts, categories: (n,) str."""
@@ -174,7 +174,7 @@ def without_shared_prefix(prompts, categories):
     length = {name: len(text) for name, text in shared_prefix(prompts, categories).items()}
     return [str(p)[length[c]:] for p, c in zip(prompts, np.asarray(categories).astype(str).tolist())]
 
-# %% ../nbs/30_curation.ipynb #393d147f
+# %% ../nbs/30_curation.ipynb #ec620be1
 def _compressed(unit, width):
     "(n, width + 1) float32: coordinates along the `width` strongest directions, then the length of the rest. Inner products bound cosines."
     unit = unit.astype(np.float32)
@@ -187,7 +187,7 @@ def _cosines(unit, i, j, step=1 << 14):
     "Exact cosines of the pairs (i, j), in float64, `step` at a time."
     return np.concatenate([np.einsum("ij,ij->i", unit[i[s:s + step]], unit[j[s:s + step]]) for s in range(0, len(i), step)] or [np.zeros(0)])
 
-# %% ../nbs/30_curation.ipynb #6f9b18d4
+# %% ../nbs/30_curation.ipynb #06d293f9
 def similar_pairs(embeddings, threshold, *, width=64, rows=512, columns=4096):
     """Yield (i, j, cosine) arrays of all pairs i < j of rows of `embeddings` (n, d) with cosine >= `threshold` (to within 1e-9), tile by tile.
 
@@ -209,7 +209,7 @@ def similar_pairs(embeddings, threshold, *, width=64, rows=512, columns=4096):
             found = cosine >= threshold - EPS
             if found.any(): yield i[found], j[found], cosine[found]
 
-# %% ../nbs/30_curation.ipynb #c045ac38
+# %% ../nbs/30_curation.ipynb #e46d68c6
 @dataclass(frozen=True, eq=False)
 class DuplicateGroups:
     """Connected components of "cosine >= threshold". label: (n,) row of the first member of each query's component (its own row if alone);
@@ -252,7 +252,7 @@ def _joined(label, i, j):
     component = connected_components(coo_array((np.ones(len(a), bool), (a, b)), shape=(len(label),) * 2), directed=False)[1]
     return np.unique(component, return_index=True)[1][component][label]
 
-# %% ../nbs/30_curation.ipynb #cdc44873
+# %% ../nbs/30_curation.ipynb #e25b4d76
 @dataclass(frozen=True, eq=False)
 class Disagreement:
     """Labels inside duplicate groups. contradicts: (n_groups, n_models) 1 = the model has both labels, NaN = fewer than two known labels.
@@ -269,7 +269,7 @@ class Disagreement:
 
 def _ratio(a, b): return np.divide(a, b, out=np.full(np.shape(a), np.nan), where=np.asarray(b) > 0)
 
-# %% ../nbs/30_curation.ipynb #c14a6c56
+# %% ../nbs/30_curation.ipynb #969bf88d
 def label_disagreement(groups, correct):
     """`Disagreement` of the labels `correct` (n_queries, n_models; 0, 1, or NaN = missing and left out) inside `groups` (`DuplicateGroups`).
 
@@ -302,7 +302,7 @@ def _right(correct):
         raise CurationError(f"correct, row {i}, column {j}, is {c[i, j]:g}: give 0, 1 or NaN (OutcomeTable.correct applies the table's rule).")
     return right, None if known.all() else known
 
-# %% ../nbs/30_curation.ipynb #28882789
+# %% ../nbs/30_curation.ipynb #c9a9d44e
 def deduplicate(groups, query_ids, *, among=None, salt="keep"):
     """Which queries to keep: bool (n,), in each group the one whose hashed id is smallest. `among`: bool (n,) rows that may be removed, default all.
     An id that stands twice raises `DuplicateQueryError`."""
@@ -324,7 +324,7 @@ def _ids(query_ids):
         seen[q] = row
     return ids
 
-# %% ../nbs/30_curation.ipynb #32b581c1
+# %% ../nbs/30_curation.ipynb #e6a68862
 def average_rank(accuracy):
     """Mean rank of each model over tasks: (n_models,), 1 = best, ties averaged; a low value means dominance.
 
@@ -341,7 +341,7 @@ def _ranked(row):
     out[known] = rankdata(-row[known])
     return out
 
-# %% ../nbs/30_curation.ipynb #a6bf73ca
+# %% ../nbs/30_curation.ipynb #a11f7e46
 def agreement(route_a, route_b):
     """Share of queries sent to the same model: a number in [0, 1]. Routes are model indices or names (n_queries,), or (n_budgets, n_queries).
 
@@ -367,7 +367,7 @@ def agreement_by(route_a, route_b, groups):
     groups = _labels(groups, a.shape[-1], "groups")
     return pd.Series({"Overall": agreement(a, b), **{g: agreement(a[..., groups == g], b[..., groups == g]) for g in np.unique(groups).tolist()}})
 
-# %% ../nbs/30_curation.ipynb #0e57563c
+# %% ../nbs/30_curation.ipynb #008adaa4
 def pseudo_specialist(outcomes, task, accuracy, rng, *, name=None, by="task"):
     """The `OutcomeTable` with one simulated model more, right on `task` with probability `accuracy` and elsewhere with the pool's average there.
 
@@ -391,7 +391,7 @@ def pseudo_specialist(outcomes, task, accuracy, rng, *, name=None, by="task"):
     origin = f"{origin[:-1]}, {name})" if mark in origin else f"{origin}{mark}{name})"
     return replace(outcomes, score=score, cost=cost, models=[*outcomes.models, name], metadata=meta, provenance=origin)
 
-# %% ../nbs/30_curation.ipynb #c29b29ce
+# %% ../nbs/30_curation.ipynb #55e3a5cc
 def specialist_targets(outcomes, *, by="task", boost=.25, min_share=.01):
     """Candidates for a pseudo-specialist, hardest first: DataFrame by task with share of the queries, mean, best, gap = best - mean and the
     proposed pseudo accuracy min(1, best + `boost`). Fractions; tasks under `min_share` of the queries are left out. Source: who-routes, Table 3."""
@@ -401,7 +401,7 @@ def specialist_targets(outcomes, *, by="task", boost=.25, min_share=.01):
     out["gap"], out["pseudo"] = out["best"] - out["mean"], np.minimum(1, out["best"] + boost)
     return out[out["share"] >= min_share].sort_values("mean", kind="stable")
 
-# %% ../nbs/30_curation.ipynb #c19a0045
+# %% ../nbs/30_curation.ipynb #8012a191
 def jaccard_similarity(correct):
     """Overlap of what each pair of models answers rightly: (n_models, n_models) in [0, 1], 1 on the diagonal.
 
@@ -419,7 +419,7 @@ def jaccard_similarity(correct):
     either = either + either.T - both
     return _ratio(both, either)
 
-# %% ../nbs/30_curation.ipynb #9866bee4
+# %% ../nbs/30_curation.ipynb #76e73db4
 @dataclass(frozen=True, eq=False)
 class Pruning:
     "kept: columns that stay, ascending. removed: columns in the order of removal, each with its `score` when it went (the lowest of its round)."
@@ -456,7 +456,7 @@ def prune_models(correct, keep, lam):
     "The columns (`keep`,), ascending, that greedy pruning leaves; see `pruning_path` for the rule and the errors. Source: who-routes, appendix H."
     return pruning_path(correct, keep, lam).kept
 
-# %% ../nbs/30_curation.ipynb #462958c8
+# %% ../nbs/30_curation.ipynb #10236a72
 def hold_out(categories, held):
     """Rows of the categories to hold out of training: bool (n_queries,). `held`: a name or pattern (`mmlu_*`), or a list of them.
     One that matches no query raises `EmptyCategoryError`; holding out everything raises `CurationError`. Source: who-routes, section 4.4."""
@@ -470,7 +470,7 @@ def hold_out(categories, held):
     if mask.all(): raise CurationError("every query would be held out: nothing is left to train on.")
     return mask
 
-# %% ../nbs/30_curation.ipynb #3f3f2a99
+# %% ../nbs/30_curation.ipynb #ff935ff5
 @dataclass(frozen=True)
 class CardStep:
     "One step of a remaster. queries, models, tasks: numbers (before, after). removed, added: names of tasks or models (of queries the number is enough)."
@@ -506,7 +506,7 @@ class DataCard:
                 if getattr(s, what): lines += ["", f"{s.action}: {what} " + ", ".join(f"`{x}`" for x in getattr(s, what)) + "."]
         return "\n".join(lines) + "\n"
 
-# %% ../nbs/30_curation.ipynb #b6eac78d
+# %% ../nbs/30_curation.ipynb #a1af727a
 @dataclass(frozen=True, eq=False)
 class Remastered:
     "A new benchmark: outcomes, embeddings (or None) and `rows`, the rows of the old table that it kept, all in one order; and its `card`."
@@ -532,7 +532,7 @@ def _step(action, why, before, after, by):
     a, b = _shape(before, by), _shape(after, by)
     return CardStep(action, why, *zip(a, b), minus(*names), minus(*names[::-1]))
 
-# %% ../nbs/30_curation.ipynb #cd56e1ff
+# %% ../nbs/30_curation.ipynb #abbf9953
 def _without_duplicates(t, embeddings, threshold):
     "Step 1: (rows to keep, words)."
     if embeddings is None or threshold is None: return np.ones(len(t), bool), "not checked: no embeddings were given"
@@ -558,7 +558,7 @@ def _pruned(t, keep, lam):
     path = pruning_path(np.where(np.isnan(part.score), np.nan, part.correct(missing=False)), keep, lam)
     return [t.models[j] for j in path.kept], f"lowest {lam:g} x accuracy - {1 - lam:g} x mean Jaccard similarity, one at a time"
 
-# %% ../nbs/30_curation.ipynb #c6097d51
+# %% ../nbs/30_curation.ipynb #f4c6317b
 def remaster(outcomes, embeddings=None, *, by="task", duplicates=.999, tasks=None, cost=None, keep_models=None, lam=.5, specialists=None,
              held_out=(), name="remastered", rng=42):
     """A new benchmark from an old one, with a data card: `Remastered`.
