@@ -114,7 +114,8 @@ def parse_choice(answer, n_choices, *, options=None):
     if letter := _by_text(answer, options): return letter
     if stated := sorted(_statements(answer, allowed)): return stated[-1][1]
     found = [m[1].upper() for m in _LINE_START.finditer(answer) if m[1].upper() in allowed and (m[1].isupper() or m[2][:1] == ")")]
-    if not found: found = re.findall(rf"\(([{allowed}])\)", answer) or re.findall(rf"^\s*([{allowed}]) (?![a-z])", answer)
+    first = re.match(rf"\s*([{allowed}])(?=\s)", answer)
+    if not found: found = re.findall(rf"\(([{allowed}])\)", answer) or [m[1] for m in [first] if m and not (m[1] in "AI" and _ARTICLE.match(answer[m.end():]))]
     return None if not found or (len(found) > 1 and set(found) == set(allowed)) else found[-1]
 
 # %% ../nbs/13_judges.ipynb #fa16c3f3
@@ -156,6 +157,9 @@ def final_answer(text):
     return re.sub(r"\\?\$", "", found).strip().removesuffix(".").strip(" *")
 
 # %% ../nbs/13_judges.ipynb #d0b8c10d
+_PROSE = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{2,}\s+[A-Za-z]{2,}")
+
+
 def math_score(answer, references, *, seconds=5):
     """1. if the final part of `answer` equals one of `references` (texts, LaTeX allowed) by math-verify, 0. if not; NaN when no reference
     can be read or a comparison takes longer than `seconds` (whole seconds). Call it on the main thread; `math_scores` works anywhere."""
@@ -165,11 +169,12 @@ def math_score(answer, references, *, seconds=5):
     if not given: return 0.
     wanted = [final_answer(r) for r in references]
     if clean_answer(given) in map(clean_answer, wanted): return 1.
-    read = lambda text: parse(f"${text}$", parsing_timeout=seconds, raise_on_error=True)
+    prose = answer.strip().split("\n")[-1] if _PROSE.search(given) else None   # a sentence: math-verify looks for the expression in it
+    read = lambda text, form="${}$": parse(form.format(text), parsing_timeout=seconds, raise_on_error=True)
     try:
         golds = [g for g in map(read, wanted) if any(not isinstance(x, str) for x in g)]
         if not golds: return np.nan
-        found = read(given)
+        found = read(given) if prose is None else read(prose[-300:], "{}")
         return float(any(verify(g, found, timeout_seconds=seconds, raise_on_error=True) for g in golds))
     except (TimeoutException, Exception): return np.nan   # math-verify's time-out is no Exception
 

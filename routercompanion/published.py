@@ -299,7 +299,7 @@ CPU_BENCH = replace(PROFILES["bench"], train_per_column=500, ood_per_column=500)
 COLUMNS_OF_FILES = {c: tuple(n for n, f in FILES.items() if f.column == c) for c in ("Alpaca", "Big-Math", "MMLU", "Magpie", "MATH", *GROUPS)}
 BENCH_COLUMNS = tuple(COLUMNS_OF_FILES)
 SHOTS_FROM = {"open": "alpaca_train", "math": "big_math_train", "choice": "mmlu_train"}
-MMLU_TEST = 1000
+MMLU_TEST = 1100
 
 
 def solved_examples(rows, n_shots, *, longest_prompt=400, longest_answer=120):
