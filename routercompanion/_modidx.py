@@ -819,6 +819,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'routercompanion/published.py'),
                                            'routercompanion.published.recorded_large': ( 'published.html#recorded_large',
                                                                                          'routercompanion/published.py'),
+                                           'routercompanion.published.row_key': ('published.html#row_key', 'routercompanion/published.py'),
                                            'routercompanion.published.solved_examples': ( 'published.html#solved_examples',
                                                                                           'routercompanion/published.py'),
                                            'routercompanion.published.stem': ('published.html#stem', 'routercompanion/published.py'),

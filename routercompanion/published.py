@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['GROUPS', 'FILES', 'KINDS', 'LARGE_RECORDED', 'SECOND_RECORDED', 'RECORDED', 'CPU_BENCH', 'COLUMNS_OF_FILES',
            'BENCH_COLUMNS', 'SHOTS_FROM', 'MMLU_TEST', 'PublishedFileError', 'PromptFile', 'group_means',
-           'question_prompt', 'instruction_prompt', 'bank_row', 'LoadReport', 'unique_rows', 'read_prompt_file',
-           'by_hash', 'without_overlap', 'load_routerxbench', 'load_report', 'stem', 'leaked_rows', 'leakage_report',
-           'RecordedPrompts', 'read_records', 'load_routellm_prompts', 'solved_examples', 'column_rows', 'bench_bank',
-           'recorded_large', 'question_of', 'bench_scores', 'PaperSetup', 'paper_setup', 'paper_models', 'load_placed',
-           'paper_outcomes']
+           'question_prompt', 'instruction_prompt', 'bank_row', 'LoadReport', 'row_key', 'unique_rows',
+           'read_prompt_file', 'by_hash', 'without_overlap', 'load_routerxbench', 'load_report', 'stem', 'leaked_rows',
+           'leakage_report', 'RecordedPrompts', 'read_records', 'load_routellm_prompts', 'solved_examples',
+           'column_rows', 'bench_bank', 'recorded_large', 'question_of', 'bench_scores', 'PaperSetup', 'paper_setup',
+           'paper_models', 'load_placed', 'paper_outcomes']
 
 # %% ../nbs/14_published.ipynb #4b921431
 import csv
 import json
+import os
 import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -94,7 +95,8 @@ def _choice(text, answer, path, line):
     try: options = parse_options(text)
     except NoOptionsError as e: raise _bad(path, line, str(e).rstrip(".")) from e
     found = re.match(r"([A-Z])\.(?:\s|$)", answer)
-    if not found or found[1] not in LETTERS[:len(options)]: raise _bad(path, line, f"the answer {answer[:40]!r} does not begin with one of the letters {LETTERS[:len(options)]} and a full stop")
+    if not found or found[1] not in LETTERS[:len(options)]:
+        raise _bad(path, line, f"the answer {answer[:40]!r} does not begin with one of the letters {LETTERS[:len(options)]} and a full stop")
     stem = re.sub(r"(?s)\s*\n[ \t]*Options:[ \t]*\n(?!.*\n[ \t]*Options:[ \t]*\n).*", "", text.split("Question:", 1)[-1]).strip()
     about = re.match(r"The following is a multiple choice question about (.+?)\. Please", text)
     return stem, options, found[1], re.sub(r"\W+", "_", about[1].lower()).strip("_") if about else ""
@@ -131,11 +133,17 @@ class LoadReport:
     conflicting: int
 
 
+def row_key(row):
+    "The normalised prompt of a bank row; computed once and kept in the row (banks drop the extra key)."
+    if "key" not in row: row["key"] = normalise(row["prompt"])
+    return row["key"]
+
+
 def unique_rows(rows, name):
     "(rows without repeated prompts, `LoadReport`): the first row of a prompt stays, a prompt with different references goes."
     seen, answers = {}, {}
     for r in rows:
-        key = normalise(r["prompt"])
+        key = row_key(r)
         seen.setdefault(key, r)
         answers.setdefault(key, set()).add(tuple(map(normalise, r["references"])))
     kept = [r for key, r in seen.items() if len(answers[key]) == 1]
@@ -155,12 +163,12 @@ def read_prompt_file(name, *, folder=None, style="text"):
     return unique_rows(rows, name)
 
 # %% ../nbs/14_published.ipynb #1a66160c
-def by_hash(rows): return sorted(rows, key=lambda r: hash_fraction("published", r["task"], normalise(r["prompt"])))
+def by_hash(rows): return sorted(rows, key=lambda r: hash_fraction("published", r["task"], row_key(r)))
 
 
 def without_overlap(rows):
     "The rows without training copies of prompts that also stand in another split of the same column, and without repeats between files."
-    key = lambda r: (r["domain"], normalise(r["prompt"]))
+    key = lambda r: (r["domain"], row_key(r))
     tested = {key(r) for r in rows if r["split"] != "train"}
     out, seen = [], set()
     for r in rows:
@@ -177,7 +185,8 @@ def load_routerxbench(names, *, size=None, longest=None, style="text", folder=No
     task: finer than the column (MMLU subject, Big-Math source, MATH chapter). `load_report` counts what was left out.
     """
     lookup({"text": 0, "raw": 0}, style, "prompt style")
-    names = [n for name in ([names] if isinstance(names, str) else names) for n in ([k for k in FILES if k.startswith("mmlu_pro/")] if name == "mmlu_pro" else [name])]
+    subjects = [k for k in FILES if k.startswith("mmlu_pro/")]
+    names = [n for name in ([names] if isinstance(names, str) else names) for n in (subjects if name == "mmlu_pro" else [name])]
     rows = []
     for name in names: rows += by_hash([r for r in read_prompt_file(name, folder=folder, style=style)[0] if not longest or len(r["prompt"]) <= longest])[:size]
     return make_bank(without_overlap(rows), name="routerxbench")
@@ -230,11 +239,13 @@ def read_records(path):
     "The records of one RouteLLM CSV as dicts; correctness as bool. A missing column, or another word than True or False, raises `PublishedFileError`."
     with open(path, encoding="utf-8", newline="") as f:
         reader = csv.DictReader(f)
-        if lost := [c for c in ("prompt", *RECORDED) if c not in (reader.fieldnames or [])]: raise PublishedFileError(f"{path}: the column(s) {', '.join(lost)} are missing. Fetch the asset again.")
+        if lost := [c for c in ("prompt", *RECORDED) if c not in (reader.fieldnames or [])]:
+            raise PublishedFileError(f"{path}: the column(s) {', '.join(lost)} are missing. Fetch the asset again.")
         out = []
         for record, row in enumerate(reader, 1):
             for model in RECORDED:
-                if row[model] not in ("True", "False"): raise PublishedFileError(f"{path}, record {record}, column {model}: {row[model]!r} is neither True nor False. Fetch the asset again.")
+                if row[model] not in ("True", "False"):
+                    raise PublishedFileError(f"{path}, record {record}, column {model}: {row[model]!r} is neither True nor False. Fetch the asset again.")
                 row[model] = row[model] == "True"
             if not row["prompt"].strip(): raise PublishedFileError(f"{path}, record {record}: the prompt is empty. Fetch the asset again.")
             out.append(row)
@@ -246,7 +257,8 @@ def _mmlu_record(record, path, number):
     try: options = parse_options(record["prompt"])
     except NoOptionsError as e: raise PublishedFileError(f"{path}, record {number}: {e}") from e
     at = record["prompt"].rfind(f"\nA. {options[0]}")
-    return dict(prompt=question_prompt(record["prompt"][:at], options), references=[], choices=options, task=f"mmlu:{Path(path).stem.removeprefix('mmlu_')}", domain="MMLU", split="test")
+    return dict(prompt=question_prompt(record["prompt"][:at], options), references=[], choices=options,
+                task=f"mmlu:{Path(path).stem.removeprefix('mmlu_')}", domain="MMLU", split="test")
 
 
 def _gsm8k_record(record, path, number):
@@ -254,7 +266,8 @@ def _gsm8k_record(record, path, number):
     right = [record.get(f"{m}_response") or "" for m in (SECOND_RECORDED, LARGE_RECORDED) if record[m]]
     right.sort(key=lambda text: "####" not in text)
     numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", final_answer(right[0]) if right and "####" in right[0] else right[0] if right else "")
-    return dict(prompt=question_prompt(record["prompt"]), references=[numbers[-1].replace(",", "")] if numbers else [], choices=None, task="gsm8k", domain="GSM8K", split="ood")
+    return dict(prompt=question_prompt(record["prompt"]), references=[numbers[-1].replace(",", "")] if numbers else [], choices=None,
+                task="gsm8k", domain="GSM8K", split="ood")
 
 
 def _merge_records(rows, scores):
@@ -306,7 +319,7 @@ def solved_examples(rows, n_shots, *, longest_prompt=400, longest_answer=120):
     "The `n_shots` rows of smallest hash with a short prompt and a one-line answer, and their text as it stands before a prompt."
     fit = [r for r in rows if len(r["prompt"]) <= longest_prompt and len(r["references"][0]) <= longest_answer and "\n" not in r["references"][0]]
     if len(fit) < n_shots: raise BankError(f"Only {len(fit)} training rows are short enough for {n_shots} examples: lower n_shots or raise the limits.")
-    chosen = [r for _, r in first_by_hash([(normalise(r["prompt"]), r) for r in fit], n_shots, "shots")]
+    chosen = [r for _, r in first_by_hash([(row_key(r), r) for r in fit], n_shots, "shots")]
     return chosen, "".join(f"{r['prompt']} {r['references'][0]}" for r in chosen)
 
 # %% ../nbs/14_published.ipynb #db3a56f3
@@ -317,7 +330,7 @@ def column_rows(column, profile, *, longest, style, folder, records=None, used=(
     rows = without_overlap(rows)
     if column == "MMLU":
         for r in by_hash(rows)[:MMLU_TEST if len(rows) > 2 * MMLU_TEST else len(rows) // 3]: r["split"] = "test"
-    rows = [r for r in rows if (not longest or len(r["prompt"]) <= longest) and normalise(r["prompt"]) not in used]
+    rows = [r for r in rows if (not longest or len(r["prompt"]) <= longest) and row_key(r) not in used]
     out = []
     for split, size in (("train", profile.train_per_column), ("test", profile.test_per_column), ("ood", profile.ood_per_column)):
         part = by_hash([r for r in rows if r["split"] == split])
@@ -339,7 +352,7 @@ def bench_bank(profile=None, *, columns=BENCH_COLUMNS, longest=1600, n_shots=3, 
         rows = [r for r in read_prompt_file(SHOTS_FROM[kind], folder=folder)[0]]
         if kind == "choice": rows = by_hash(rows)[MMLU_TEST if len(rows) > 2 * MMLU_TEST else len(rows) // 3:]   # not from MMLU's test part
         shots, text[kind] = solved_examples(rows, n_shots)
-        chosen += [normalise(r["prompt"]) for r in shots]
+        chosen += [row_key(r) for r in shots]
     rows = [r for c in columns for r in column_rows(c, profile, longest=longest, style=style, folder=folder, records=records, used=set(chosen))]
     return make_bank(rows, {r["task"]: text.get(KINDS[r["domain"]], "") for r in rows}, "bench")
 
@@ -394,8 +407,8 @@ def bench_scores(bank, answers, *, open_ended=None, verifier=None, seconds=5, n_
         kind, rows = lookup(KINDS, column, "bench column"), np.flatnonzero((bank.table.domain == column).to_numpy() & given)
         part, texts = bank.table.iloc[rows], [answers[i] for i in rows]
         score[rows], report = _open_scores(open_ended, part, texts) if kind == "open" else _exact_scores(kind, part, texts, verifier, seconds, n_jobs)
-        n = int((bank.table.domain == column).sum())
-        table.append(dict(column=column, kind=kind, n=n, marked=int(np.isfinite(score[rows]).sum()), masked=n - int(np.isfinite(score[rows]).sum()), no_answer=n - len(rows),
+        n, marked = int((bank.table.domain == column).sum()), int(np.isfinite(score[rows]).sum())
+        table.append(dict(column=column, kind=kind, n=n, marked=marked, masked=n - marked, no_answer=n - len(rows),
                           **({k: v for k, v in asdict(report).items() if k not in ("n", "parsed")} if report else {})))
     return score, pd.DataFrame(table)
 
@@ -423,8 +436,8 @@ class PaperSetup:
 
 
 def paper_setup(changes=None):
-    "The `PaperSetup`, with `changes` (a dict, or the path of a JSON file) and `ROUTERCOMPANION_ENDPOINT` where it is set. An unknown name raises with the known ones."
-    import os
+    """The `PaperSetup`, with `changes` (a dict, or the path of a JSON file) and `ROUTERCOMPANION_ENDPOINT` where it is set.
+    An unknown name raises with the known ones."""
     if isinstance(changes, (str, Path)): changes = json.loads(Path(changes).read_text(encoding="utf-8"))
     changes = dict(changes or {})
     for name in changes: lookup({f.name: 0 for f in fields(PaperSetup)}, name, "setting of the paper profile")
@@ -435,7 +448,8 @@ def paper_setup(changes=None):
 def paper_models(setup=PaperSetup()):
     "A table of the models of a setup: role, model, where it runs."
     here, there = f"here, device_map {setup.device_map!r}", setup.endpoint or f"here, device_map {setup.device_map!r}"
-    rows = [("small model", setup.small, here), *(("small model (Table 5)", m, here) for m in setup.others), ("encoder", setup.encoder, here), ("large model", setup.large, there),
+    rows = [("small model", setup.small, here), *(("small model (Table 5)", m, here) for m in setup.others), ("encoder", setup.encoder, here),
+            ("large model", setup.large, there),
             ("judge of open answers", setup.judge or "none: masked", there if setup.judge else ""), ("verifier", setup.verifier or "math-verify, exact match", here)]
     return pd.DataFrame(rows, columns=["role", "model", "runs"])
 
@@ -461,7 +475,8 @@ def paper_outcomes(setup, bank, *, load=load_placed, cache=True):
 
     Masked scores are NaN: `outcomes.complete()` before fitting. `load(name, device_map)` gives a `CausalLM`; `cache`: as in `ChatEndpoint`.
     """
-    chat = lambda model: ChatEndpoint(setup.endpoint, model, timeout=setup.timeout, retries=setup.retries, options=setup.options, api_key_env=setup.api_key_env, cache=cache)
+    chat = lambda model: ChatEndpoint(setup.endpoint, model, timeout=setup.timeout, retries=setup.retries, options=setup.options,
+                                      api_key_env=setup.api_key_env, cache=cache)
     local = lambda name, n: LocalChat(load(name, setup.device_map), max_new_tokens=n)
     judge = LLMJudge(chat(setup.judge)) if setup.judge and setup.endpoint else None
     prompts = [bank.shots.get(t, "") + p for t, p in zip(bank.table.task, bank.table.prompt)]
