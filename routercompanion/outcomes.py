@@ -275,49 +275,70 @@ SCHEMA_VERSION = 1
 _KEY = b"routercompanion.outcomes"
 
 
+_PARQUET = dict(compression="zstd", version="2.6", write_page_checksum=True)
+
+
+def _to_arrow(t, with_prompts=False):
+    "The Arrow table of an `OutcomeTable`: a column per query attribute, per score and per cost; the rest as JSON in the schema's metadata."
+    columns = {"query_id": t.query_ids, **{name: getattr(t, name) for name in PER_QUERY if name != "prompts" or with_prompts}}
+    data = {name: pa.array([str(v) for v in values], pa.string()) for name, values in columns.items() if values is not None}
+    for name, matrix in (("score", t.score), *t.cost.items()):
+        data |= {f"{name}:{model}": pa.array(np.ascontiguousarray(matrix[:, j])) for j, model in enumerate(t.models)}
+    about = {"schema": SCHEMA_VERSION, "models": t.models, "costs": list(t.cost), "metadata": t.metadata,
+             "correct_rule": t.correct_rule, "provenance": t.provenance}
+    try: text = json.dumps(about | {"sha256": content_hash(json.loads(json.dumps(about)))}, sort_keys=True)
+    except TypeError as e: raise OutcomeError(f"the metadata is not JSON ({e})", "Keep strings, numbers, lists and dicts in it.") from e
+    return pa.table(data).replace_schema_metadata({_KEY: text})
+
+
 @patch
 def to_parquet(self: OutcomeTable, path, *, with_prompts=False):
     "Write the table to `path` atomically; equal tables give equal bytes. Prompts are left out unless `with_prompts`."
-    columns = {"query_id": self.query_ids, **{name: getattr(self, name) for name in PER_QUERY if name != "prompts" or with_prompts}}
-    data = {name: pa.array([str(v) for v in values], pa.string()) for name, values in columns.items() if values is not None}
-    for name, matrix in (("score", self.score), *self.cost.items()):
-        data |= {f"{name}:{model}": pa.array(np.ascontiguousarray(matrix[:, j])) for j, model in enumerate(self.models)}
-    about = {"schema": SCHEMA_VERSION, "models": self.models, "costs": list(self.cost), "metadata": self.metadata,
-             "correct_rule": self.correct_rule, "provenance": self.provenance}
-    try: text = json.dumps(about | {"sha256": content_hash(json.loads(json.dumps(about)))}, sort_keys=True)
-    except TypeError as e: raise OutcomeError(f"the metadata is not JSON ({e})", "Keep strings, numbers, lists and dicts in it.") from e
-    with atomic_path(path) as tmp:
-        pq.write_table(pa.table(data).replace_schema_metadata({_KEY: text}), tmp, compression="zstd", version="2.6",
-                       row_group_size=1 << 20, write_page_checksum=True)
+    data = _to_arrow(self, with_prompts)
+    with atomic_path(path) as tmp: pq.write_table(data, tmp, row_group_size=1 << 20, **_PARQUET)
     return Path(path)
 
 # %% ../nbs/04_outcomes.ipynb #362c2ac6
+_AGAIN = "Restore the file (git checkout), or record the outcomes again."
+
+
+def _parquet_about(schema, path):
+    "What the metadata of a Parquet schema says about a table of outcomes, as a dict; `OutcomeFileError` if it is damaged or of another kind."
+    error = lambda problem, remedy: OutcomeFileError(problem, remedy, source=path)
+    meta = schema.metadata or {}
+    if _KEY not in meta: raise error("a Parquet file, but not one of outcomes", "Write it with OutcomeTable.to_parquet.")
+    try: about = json.loads(meta[_KEY])
+    except ValueError as e: raise error("its metadata is damaged", _AGAIN) from e
+    if about.get("schema", 0) > SCHEMA_VERSION: raise error(f"layout {about['schema']} is newer than {SCHEMA_VERSION}", "Update routercompanion.")
+    if about.pop("sha256", None) != content_hash(about): raise error("its metadata is damaged", _AGAIN)
+    return about
+
+
 def _read_parquet(path):
     "The Arrow table and its metadata as a dict; `OutcomeFileError` if the file is absent, cut short, damaged or of another kind."
     error = lambda problem, remedy: OutcomeFileError(problem, remedy, source=path)
-    again = "Restore the file (git checkout), or record the outcomes again."
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as f: data = f.read()
     except FileNotFoundError as e: raise error("there is no such file", "Check the path, or record the outcomes first.") from e
-    except (pa.ArrowException, OSError) as e: raise error(f"not a whole Parquet file ({str(e).splitlines()[0].rstrip('. ')})", again) from e
-    meta = data.schema.metadata or {}
-    if _KEY not in meta: raise error("a Parquet file, but not one of outcomes", "Write it with OutcomeTable.to_parquet.")
-    try: about = json.loads(meta[_KEY])
-    except ValueError as e: raise error("its metadata is damaged", again) from e
-    if about.get("schema", 0) > SCHEMA_VERSION: raise error(f"layout {about['schema']} is newer than {SCHEMA_VERSION}", "Update routercompanion.")
-    if about.pop("sha256", None) != content_hash(about): raise error("its metadata is damaged", again)
-    return data, about
+    except (pa.ArrowException, OSError) as e: raise error(f"not a whole Parquet file ({str(e).splitlines()[0].rstrip('. ')})", _AGAIN) from e
+    return data, _parquet_about(data.schema, path)
+
+
+def _from_arrow(cls, data, about, path, models=None):
+    "The `OutcomeTable` of an Arrow table and its `about`, for `models` only (default: all); a missing column raises `OutcomeFileError`."
+    models = about["models"] if models is None else models
+    grid = lambda name: np.array([data[f"{name}:{m}"].to_numpy() for m in models]).reshape(len(models), len(data)).T
+    try:
+        return cls(grid("score"), {c: grid(c) for c in about["costs"]}, data["query_id"].to_pylist(), models,
+                   {m: about["metadata"].get(m, {}) for m in models}, about["correct_rule"], about["provenance"],
+                   **{c: data[c].to_pylist() for c in PER_QUERY if c in data.column_names})
+    except KeyError as e: raise OutcomeFileError(f"a column is missing ({e.args[0]})", "Record the outcomes again.", source=path) from e
 
 
 @patch(cls_method=True)
 def from_parquet(cls: OutcomeTable, path):
     "Read a table that `to_parquet` wrote. Raises `OutcomeFileError` (missing, cut short, damaged, another kind of file)."
-    data, about = _read_parquet(path)
-    grid = lambda name: np.array([data[f"{name}:{m}"].to_numpy() for m in about["models"]]).reshape(len(about["models"]), len(data)).T
-    try:
-        return cls(grid("score"), {c: grid(c) for c in about["costs"]}, data["query_id"].to_pylist(), about["models"], about["metadata"],
-                   about["correct_rule"], about["provenance"], **{c: data[c].to_pylist() for c in PER_QUERY if c in data.column_names})
-    except KeyError as e: raise OutcomeFileError(f"a column is missing ({e.args[0]})", "Record the outcomes again.", source=path) from e
+    return _from_arrow(cls, *_read_parquet(path), path)
 
 
 @patch
