@@ -613,7 +613,7 @@ def label_flip_rate(recorded, recomputed, *, model=None, level=.95):
     n = len(before)
     return FlipRate((gained + lost) / n if n else np.nan, *map(float, wilson_interval(gained + lost, n, level=level)), n, gained, lost)
 
-# %% ../nbs/04b_outcomes.ipynb #2f6e26d2
+# %% ../nbs/04b_outcomes.ipynb #58574fad
 import ast
 from itertools import chain
 from pickle import Unpickler, UnpicklingError   # only below an allow-list, and only to read: see `read_pickled_frame`
@@ -624,7 +624,7 @@ import pyarrow.csv as arrow_csv
 from .assets import Lock, get_asset
 from .core import write_json
 
-# %% ../nbs/04b_outcomes.ipynb #9c95e598
+# %% ../nbs/04b_outcomes.ipynb #27f3c778
 @dataclass(frozen=True)
 class OutcomeSet:
     """A public set of outcomes. `queries` and `models`: how many the whole set has; `cost`: what kind; `rule`: what is correct, see
@@ -656,7 +656,7 @@ OUTCOME_SETS = {
                            "routerdc-split2-model7", "repository shuhao02/RouterDC, datasets/split2_model7"),
 }
 
-# %% ../nbs/04b_outcomes.ipynb #88555ed7
+# %% ../nbs/04b_outcomes.ipynb #b7cad256
 class SourceError(OutcomeError): "A public set, or one of its files, is not at hand."
 class SchemaError(OutcomeError): "A file of a public set does not have its documented layout."
 class RefusedPickleError(OutcomeError): "A pickle asks for something that is not on the allow-list. Nothing of it was run."
@@ -677,7 +677,7 @@ def _set_files(name, source, patterns):
                                     f"{about.title} is the {about.where}.", source=source)
     return found
 
-# %% ../nbs/04b_outcomes.ipynb #eb3daea4
+# %% ../nbs/04b_outcomes.ipynb #ad9a599e
 def _csv_header(path):
     "The column names of a CSV, from its first record; `CsvError` if the file is absent or empty, or if a name stands twice."
     try:
@@ -695,7 +695,7 @@ def _need(names, wanted, path, row=None):
         if name not in names: raise SchemaError(f"{name!r} is missing; there are {', '.join(map(repr, list(names)[:12]))}",
                                                 "This is not the documented layout: compare it with the set's own description.", source=path, row=row, column=name)
 
-# %% ../nbs/04b_outcomes.ipynb #a3200b6a
+# %% ../nbs/04b_outcomes.ipynb #0caf4eac
 def _csv_batches(path, types):
     """Yield Arrow record batches (32 MB of text each) with the columns of `types` (name -> Arrow type) of a CSV.
 
@@ -720,7 +720,7 @@ def _csv_batches(path, types):
         raise CsvError(at[3][:200], "Look for a shifted column; leave a missing value empty.", source=path, row=int(at[2]) if at[2] else None,
                        column=header[int(at[1])]) from e
 
-# %% ../nbs/04b_outcomes.ipynb #9829152b
+# %% ../nbs/04b_outcomes.ipynb #96922e27
 def _placer(parts):
     "From [(file, number of its first row, rows), ...] in order: the function i -> (file, row) for row i of the table."
     ends = np.cumsum([n for *_, n in parts])
@@ -747,7 +747,7 @@ def _query_ids(task, prompts, repeats, place):
         rows.append(i)
     return ids, again
 
-# %% ../nbs/04b_outcomes.ipynb #7b1720d0
+# %% ../nbs/04b_outcomes.ipynb #eb8f3e52
 def _build(name, *, files, parts, prompts, task, models, score, cost=None, label=str, rule=None, metadata=None, repeats="keep", note=(), **columns):
     """The `OutcomeTable` of a public set, by the rules above. `parts` locate rows, `label(kind, model)` names the column of a cell in the file.
 
@@ -770,7 +770,7 @@ def _build(name, *, files, parts, prompts, task, models, score, cost=None, label
         path, row = (files[0], None) if e.row is None else place(e.row)
         raise type(e)(e.problem, e.remedy, source=path, row=row, column=label(kind, model) if model else e.column) from e
 
-# %% ../nbs/04b_outcomes.ipynb #d799262d
+# %% ../nbs/04b_outcomes.ipynb #4bec4cc9
 def _contaminated(folder):
     "The evaluation prompts that a set's authors found in their training data (`contaminated_prompts.jsonl` in `folder` or above); else nothing."
     path = next((p for f in (folder, folder.parent) if (p := f / "contaminated_prompts.jsonl").is_file()), None)
@@ -788,7 +788,7 @@ def _json_rows(path, wanted=()):
             _need(value, wanted, path, row)
             yield row, value
 
-# %% ../nbs/04b_outcomes.ipynb #374b7d4d
+# %% ../nbs/04b_outcomes.ipynb #dceb9335
 def load_routellm(source=None, *, benchmark="mmlu", order=None, repeats="keep"):
     """RouteLLM's recorded outcomes of Mixtral-8x7B and GPT-4-1106 -> `OutcomeTable` (n, 2); Ong et al. (2024), section 5; no costs.
 
@@ -813,7 +813,7 @@ def load_routellm(source=None, *, benchmark="mmlu", order=None, repeats="keep"):
                   task=[name for name, t in zip(tasks, found) for _ in range(len(t))], models=models, domain=[benchmark] * len(prompts),
                   split=["contaminated" if p.strip() in leaked else "test" for p in prompts], label=lambda kind, model: model)
 
-# %% ../nbs/04b_outcomes.ipynb #544513c9
+# %% ../nbs/04b_outcomes.ipynb #03ea020f
 def _number(value, path, row, column):
     "A JSON value as float; null is NaN; anything that is not a number raises `SchemaError`."
     if value is None: return np.nan
@@ -849,7 +849,7 @@ def _mt_bench(path, repeats):
                   task=[q["category"] for q in asked.values()], models=models, domain=["mt_bench"] * len(asked), rule="score >= 0.5: a mean grade of 5.5 or more",
                   split=["contaminated" if q["turns"][0].strip() in leaked else "test" for q in asked.values()])
 
-# %% ../nbs/04b_outcomes.ipynb #027d134e
+# %% ../nbs/04b_outcomes.ipynb #7210801c
 TOTAL_PARAMS_B = {"mixtral-8x7b": 46.7, "mixtral-8x22b": 141., "wizardlm-2-8x22b": 141., "flan-t5-xxl": 11., "moss-moon-003": 16., "alpaca-native": 7.,
                   "phi-2": 2.7, "phi-1_5": 1.3, "phi-1.5": 1.3}
 
@@ -873,7 +873,7 @@ def _params(models, params_b, rows):
     known = {m: {"params_b": v, "params_from": "given" if m in (params_b or {}) else "name"} for m, v in values.items() if v == v}
     return ({"params_b": np.tile(np.array(list(values.values()), np.float32), (rows, 1))} if known else {}), known
 
-# %% ../nbs/04b_outcomes.ipynb #f46842e7
+# %% ../nbs/04b_outcomes.ipynb #a2e0b863
 def load_routerdc(source=None, *, params_b=None, repeats="keep"):
     """RouterDC's scores of seven 7-8B models on 16 files (20,600 queries) -> `OutcomeTable`; cost: params_b, nominal; Chen et al. (2024).
 
@@ -900,7 +900,7 @@ def load_routerdc(source=None, *, params_b=None, repeats="keep"):
     return _build("routerdc", files=files, parts=parts, prompts=[r["question"] for r in rows], task=task, models=models, score=score, cost=cost,
                   metadata=metadata, split=split, repeats=repeats, label=lambda kind, model: f"scores.{model}")
 
-# %% ../nbs/04b_outcomes.ipynb #b89e1ba6
+# %% ../nbs/04b_outcomes.ipynb #d5a49101
 _FRAME_PARTS = {
     "builtins": {"slice"}, "pandas": {"DataFrame", "Index", "RangeIndex"}, "pandas.core.frame": {"DataFrame"},
     "pandas.core.internals.managers": {"BlockManager"}, "pandas._libs.internals": {"_unpickle_block"}, "pandas.core.indexes.base": {"_new_Index", "Index"},
@@ -924,7 +924,7 @@ class _FrameUnpickler(Unpickler):
         if name not in _FRAME_PARTS.get(module, ()): raise UnpicklingError(f"{module}.{name}")
         return super().find_class(module, name)
 
-# %% ../nbs/04b_outcomes.ipynb #2ec7cd84
+# %% ../nbs/04b_outcomes.ipynb #f82fd93e
 def read_pickled_frame(path):
     """What a third-party pickle holds, if it holds pandas frames, NumPy arrays and plain containers; anything else raises `RefusedPickleError`.
 
@@ -940,7 +940,7 @@ def read_pickled_frame(path):
     except (EOFError, ValueError, IndexError, KeyError, TypeError, AttributeError, ImportError) as e:
         raise SchemaError(f"not a whole pickle of a data frame ({type(e).__name__}: {e})", "Download it again.", source=path) from e
 
-# %% ../nbs/04b_outcomes.ipynb #31609004
+# %% ../nbs/04b_outcomes.ipynb #978c3095
 def _priced_models(names, path):
     "The models of a RouterBench file: the columns X that have a partner X|total_cost; `SchemaError` if there are none."
     models = [n for n in names if f"{n}|total_cost" in names]
@@ -966,7 +966,7 @@ def _routerbench_csv(path):
     grid = lambda ending: np.column_stack([t[m + ending].to_numpy() for m in models])
     return models, t["prompt"].to_pylist(), t["eval_name"].to_pylist(), grid(""), grid("|total_cost")
 
-# %% ../nbs/04b_outcomes.ipynb #da14f3a2
+# %% ../nbs/04b_outcomes.ipynb #57b4c57a
 def _routerbench_pickle(path):
     "The original pickle of RouterBench -> (models, prompts, tasks, score, usd), read below the allow-list."
     frame = read_pickled_frame(path)
@@ -1008,7 +1008,7 @@ def load_routerbench(source=None, *, repeats="keep"):
                   cost={"usd": stack(4)}, split=[e[1] for e, part in zip(ending, found) for _ in part[1]] if all(ending) else None,
                   label=lambda kind, model: model + ("|total_cost" if kind == "usd" else ""))
 
-# %% ../nbs/04b_outcomes.ipynb #c419bfe7
+# %% ../nbs/04b_outcomes.ipynb #32055604
 def _embedllm_types(path):
     "(Arrow types by column, the name of the model column, of the category column) of one EmbedLLM file."
     header = _csv_header(path)
@@ -1029,7 +1029,7 @@ def _first_rows(codes, start):
     new = np.flatnonzero(codes >= start)
     return new[np.unique(codes[new], return_index=True)[1]]
 
-# %% ../nbs/04b_outcomes.ipynb #14d7d5a8
+# %% ../nbs/04b_outcomes.ipynb #cb7d9e5d
 class _LongRows:
     "Collects long rows (query, model, label) of several files; `q`, `m`, `y` are lists of arrays, `parts` locate rows."
     def __init__(self): self.ids, self.models, self.q, self.m, self.y, self.parts, self.prompts, self.task, self.split = {}, {}, [], [], [], [], [], [], []
@@ -1055,7 +1055,7 @@ class _LongRows:
         self.y.append(y)
         self.parts.append((path, first, len(y)))
 
-# %% ../nbs/04b_outcomes.ipynb #6a6a482f
+# %% ../nbs/04b_outcomes.ipynb #c24b2e94
 def _scatter(rows, repeated_cells):
     "The score matrix of `_LongRows`, float32 (n_queries, n_models), NaN where no row speaks; a cell with two rows: see `load_embedllm`."
     n, k = len(rows.ids), len(rows.models)
@@ -1073,7 +1073,7 @@ def _scatter(rows, repeated_cells):
         score = np.where(np.isnan(score) & (np.bincount(flat, ~np.isnan(y), n * k) == 0), np.nan, mean).astype(np.float32)
     return score.reshape(n, k), int((often > 1).sum())
 
-# %% ../nbs/04b_outcomes.ipynb #ff8271ab
+# %% ../nbs/04b_outcomes.ipynb #9706f56d
 def load_embedllm(source=None, *, params_b=None, repeated_cells="error", repeats="keep"):
     """EmbedLLM's correctness of 112 models on 35,673 queries of 80 categories -> `OutcomeTable`; cost: params_b; Zhuang et al. (2025).
 
@@ -1104,7 +1104,7 @@ def _query_places(rows):
     place = _placer(rows.parts)
     return [(*place(int(i)), 1) for i in first]
 
-# %% ../nbs/04b_outcomes.ipynb #ebe67e8b
+# %% ../nbs/04b_outcomes.ipynb #e426deac
 METRIC_SCALES = {"bartscore": np.exp, "bertscore": lambda x: x}
 
 
@@ -1139,7 +1139,7 @@ def load_mixinstruct(source=None, *, metric="bartscore", scale=None, params_b=No
                    label=lambda kind, model: f"{metric} of {model}")
     return (table, values.astype(np.float32)) if raw else table
 
-# %% ../nbs/04b_outcomes.ipynb #a4e4df57
+# %% ../nbs/04b_outcomes.ipynb #2d90d4e1
 def _read_columns(path, columns):
     "The Arrow table of `columns` of a Parquet file; `SchemaError` if it is damaged."
     try:
@@ -1158,7 +1158,7 @@ def _floats(column, path, name):
     try: return column.cast(pa.float64()).to_numpy()
     except pa.ArrowException as e: raise SchemaError(str(e).splitlines()[0], "Compare the column with the set's description.", source=path, column=name) from e
 
-# %% ../nbs/04b_outcomes.ipynb #7eaa6d82
+# %% ../nbs/04b_outcomes.ipynb #ffd1f1a9
 def load_sprout(source=None, *, prices=None, repeats="keep"):
     """SPROUT's graded answers of 13 models -> `OutcomeTable`; cost: tokens (in + out), and usd with `prices`; Somerstep et al. (2025).
 
@@ -1188,7 +1188,7 @@ def load_sprout(source=None, *, prices=None, repeats="keep"):
                   models=models, score=score, cost=cost, split=[re.split(r"[-_.]", k[0].stem)[0] for k in kept for _ in k[1]], repeats=repeats,
                   label=lambda kind, model: model + ".score" * (kind == "score"))
 
-# %% ../nbs/04b_outcomes.ipynb #a1886909
+# %% ../nbs/04b_outcomes.ipynb #13a89824
 _SUITES = ("bbh", "gpqa", "ifeval", "math", "mmlu_pro", "musr")
 
 
@@ -1212,7 +1212,7 @@ def _carrot_files(questions, scores):
     score = np.vstack([pd.DataFrame(g, columns=names).reindex(columns=models).to_numpy(float) for names, g in grids]) if grids else np.empty((0, 0))
     return prompts, tasks, parts, models, score
 
-# %% ../nbs/04b_outcomes.ipynb #7cf5e40c
+# %% ../nbs/04b_outcomes.ipynb #40fdd9be
 def _wide_parquet(files):
     "Parquet with prompt, a task column and one column of numbers or booleans per model -> (prompts, tasks, parts, models, score)."
     found, models = [], None
@@ -1249,7 +1249,7 @@ def load_open_llm_leaderboard(source=None, *, params_b=None, repeats="keep"):
     return _build("open-llm-leaderboard", files=files, parts=parts, prompts=prompts, task=task, models=models, score=score, cost=cost, metadata=metadata,
                   domain=[suite(t) for t in task], repeats=repeats, label=lambda kind, model: model)
 
-# %% ../nbs/04b_outcomes.ipynb #46f83549
+# %% ../nbs/04b_outcomes.ipynb #9678b716
 def write_outcomes(path, blocks):
     """Write an iterable of `OutcomeTable`s (blocks of queries, same models) as one Parquet file that `from_parquet` and `iter_outcomes` read.
 
@@ -1275,7 +1275,7 @@ def write_outcomes(path, blocks):
         if writer is None: raise OutcomeError("there are no blocks", "Give at least one table.", source=path)
     return Path(path)
 
-# %% ../nbs/04b_outcomes.ipynb #d19578fb
+# %% ../nbs/04b_outcomes.ipynb #2b937e11
 def iter_outcomes(path, *, block=256, by="models"):
     """Yield an outcome file block by block as `OutcomeTable`s: `block` models with all queries, or (`by="queries"`) `block` queries with all models.
 
@@ -1299,7 +1299,7 @@ def iter_outcomes(path, *, block=256, by="models"):
             cells = [f"{kind}:{m}" for kind in ("score", *about["costs"]) for m in chosen]
             yield _from_arrow(OutcomeTable, file.read([*rest, *cells]), about, path, chosen)
 
-# %% ../nbs/04b_outcomes.ipynb #fe3a10f4
+# %% ../nbs/04b_outcomes.ipynb #bcaee14b
 @dataclass(frozen=True)
 class BlockSummary:
     """What a large table says: `models` (DataFrame, one row per model: n, missing, accuracy, mean_score), `by_task` (accuracy, tasks x models, or
@@ -1327,7 +1327,7 @@ def summarise_blocks(path, *, block=256):
             tasks.append(pd.DataFrame(share(sums(right), sums(~gone)), index=pd.Index(task, name="task"), columns=t.models))
     return BlockSummary(pd.concat(rows), pd.concat(tasks, axis=1) if tasks else None, float(best.mean()) if len(best) else float("nan"), len(best))
 
-# %% ../nbs/04b_outcomes.ipynb #29980f72
+# %% ../nbs/04b_outcomes.ipynb #fc48f7b5
 @dataclass(frozen=True)
 class RoutedOutcomes:
     "Outcomes that routers' prediction files hold, and `routes`: router -> the model index (n_queries,) that it chose, -1 where it said nothing."
@@ -1348,14 +1348,14 @@ def to_routerarena(outcomes, route, path=None):
     chosen = [lookup(at, c, "model") if isinstance(c, str) else int(c) for c in (route.tolist() if hasattr(route, "tolist") else route)]
     for i, j in enumerate(chosen):
         if not 0 <= j < len(at): raise OutcomeError(f"model index {j} of {len(at)} models", "Give 0 to n_models - 1.", row=i, column="route")
-    known, usd = (lambda x: None if np.isnan(x) else float(x)), outcomes.cost.get("usd")
+    known, usd = (lambda x: None if np.isnan(x) else float(str(x))), outcomes.cost.get("usd")
     entries = [{"global index": str(q), "prompt": str(p), "prediction": outcomes.models[j], "generated_result": None,
                 "cost": None if usd is None else known(usd[i, j]), "accuracy": known(outcomes.score[i, j])}
                for i, (q, p, j) in enumerate(zip(outcomes.query_ids, outcomes.prompts, chosen))]
     if path is not None: write_json(path, entries)
     return entries
 
-# %% ../nbs/04b_outcomes.ipynb #e44ef919
+# %% ../nbs/04b_outcomes.ipynb #b1e373a8
 def _arena_entries(path):
     "The entries of a RouterArena prediction file as [(row, entry)]: a JSON array, or JSON lines."
     text = Path(path).read_text(encoding="utf-8")
@@ -1401,7 +1401,7 @@ def from_routerarena(paths, *, task=None):
             routes[path.stem][q] = m
     return _routed(paths, prompts, cells, routes, task)
 
-# %% ../nbs/04b_outcomes.ipynb #0cd371f1
+# %% ../nbs/04b_outcomes.ipynb #67f0a57f
 def _routed(paths, prompts, cells, routes, task):
     "The `RoutedOutcomes` of cells {(query, model): [score, usd, tokens]} and routes {router: {query: model}}."
     if not cells: raise SchemaError("there are no predictions", "Export it again.", source=paths[0])
@@ -1413,7 +1413,7 @@ def _routed(paths, prompts, cells, routes, task):
                          provenance=f"recorded: RouterArena predictions of {', '.join(routes)}")
     return RoutedOutcomes(table, {r: np.array([column[chosen[q]] if q in chosen else -1 for q in ids]) for r, chosen in routes.items()})
 
-# %% ../nbs/04b_outcomes.ipynb #8bba39a3
+# %% ../nbs/04b_outcomes.ipynb #5361d59c
 def to_llmrouterbench(outcomes, folder, *, stamp="20000101_000000"):
     """Write a table as LLMRouterBench result files, `folder`/<data set>/<split>/<model>/<stamp>.json, one per (task, split, model); the paths in order.
 
@@ -1425,7 +1425,7 @@ def to_llmrouterbench(outcomes, folder, *, stamp="20000101_000000"):
     for name in ("prompts", "task"):
         if getattr(outcomes, name) is None: raise OutcomeError(f"the table has no {name}", "LLMRouterBench's files need them.", column=name)
     split = outcomes.split if outcomes.split is not None else np.full(len(outcomes), "test")
-    known, written = (lambda a, i, j: None if a is None or np.isnan(a[i, j]) else float(a[i, j])), []
+    known, written = (lambda a, i, j: None if a is None or np.isnan(a[i, j]) else float(str(a[i, j]))), []   # str: .02, not .0199999996
     usd, tokens, seconds = (outcomes.cost.get(k) for k in ("usd", "tokens", "latency_s"))
     for task, part in sorted(set(zip(outcomes.task.tolist(), split.tolist()))):
         rows = np.flatnonzero((outcomes.task == task) & (split == part))
@@ -1443,7 +1443,7 @@ def to_llmrouterbench(outcomes, folder, *, stamp="20000101_000000"):
             written.append(path)
     return written
 
-# %% ../nbs/04b_outcomes.ipynb #ca573824
+# %% ../nbs/04b_outcomes.ipynb #c84b9d36
 def _newest_results(folder):
     "([(file, content)] of the newest LLMRouterBench result per (data set, split, model), how many older ones, how many demos)."
     newest, older, demos = {}, 0, 0
