@@ -695,23 +695,25 @@ def _need(names, wanted, path, row=None):
         if name not in names: raise SchemaError(f"{name!r} is missing; there are {', '.join(map(repr, list(names)[:12]))}",
                                                 "This is not the documented layout: compare it with the set's own description.", source=path, row=row, column=name)
 
-# %% ../nbs/04b_outcomes.ipynb #0caf4eac
+# %% ../nbs/04b_outcomes.ipynb #27e3b5aa
 def _csv_batches(path, types):
-    """Yield Arrow record batches (32 MB of text each) with the columns of `types` (name -> Arrow type) of a CSV.
+    """Yield Arrow record batches (4 MB of text each) with the columns of `types` (name -> Arrow type) of a CSV.
 
     An empty number is null. A row with more or fewer fields than the header, or a value of another type, raises `CsvError` with row and column
     (records count from 1, header included, as a spreadsheet shows them).
     """
-    header, bad = _csv_header(path), []
+    header, bad, rows = _csv_header(path), [], 1
     _need(header, types, path, row=1)
     def on_bad(row):
         bad.append(row)
         return "error"
     try:
-        yield from arrow_csv.open_csv(
-            path, read_options=arrow_csv.ReadOptions(use_threads=False, block_size=1 << 25),
+        for batch in arrow_csv.open_csv(
+            path, read_options=arrow_csv.ReadOptions(use_threads=False, block_size=1 << 22),
             parse_options=arrow_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=on_bad),
-            convert_options=arrow_csv.ConvertOptions(column_types=types, include_columns=list(types), strings_can_be_null=False))
+            convert_options=arrow_csv.ConvertOptions(column_types=types, include_columns=list(types), strings_can_be_null=False)):
+            rows += len(batch)
+            yield batch
     except pa.ArrowInvalid as e:
         if bad: raise CsvError(f"{bad[0].actual_columns} fields where the header has {bad[0].expected_columns}", "A comma inside a prompt needs double "
                                "quotes around it, an open quote must be closed, and a missing value keeps its comma.", source=path, row=bad[0].number) from e
@@ -719,6 +721,12 @@ def _csv_batches(path, types):
         if not at: raise CsvError(str(e).splitlines()[0], "Download the file again.", source=path) from e
         raise CsvError(at[3][:200], "Look for a shifted column; leave a missing value empty.", source=path, row=int(at[2]) if at[2] else None,
                        column=header[int(at[1])]) from e
+    if _odd_quotes(path): raise CsvError("a double quote is opened and never closed", "Close it, and double every quote inside a field.", source=path, row=rows)
+
+
+def _odd_quotes(path):
+    "Whether a file has an odd number of double quotes: then its last record swallowed all that came after an open one, which Arrow does not mind."
+    with open(path, "rb") as f: return sum(block.count(b'"') for block in iter(lambda: f.read(1 << 20), b"")) % 2 == 1
 
 # %% ../nbs/04b_outcomes.ipynb #96922e27
 def _placer(parts):
@@ -900,13 +908,22 @@ def load_routerdc(source=None, *, params_b=None, repeats="keep"):
     return _build("routerdc", files=files, parts=parts, prompts=[r["question"] for r in rows], task=task, models=models, score=score, cost=cost,
                   metadata=metadata, split=split, repeats=repeats, label=lambda kind, model: f"scores.{model}")
 
-# %% ../nbs/04b_outcomes.ipynb #d5a49101
-_FRAME_PARTS = {
-    "builtins": {"slice"}, "pandas": {"DataFrame", "Index", "RangeIndex"}, "pandas.core.frame": {"DataFrame"},
-    "pandas.core.internals.managers": {"BlockManager"}, "pandas._libs.internals": {"_unpickle_block"}, "pandas.core.indexes.base": {"_new_Index", "Index"},
-    "pandas.core.indexes.range": {"RangeIndex"}, "numpy": {"ndarray", "dtype"}, "numpy._core.multiarray": {"_reconstruct", "scalar"},
-    "numpy._core.numeric": {"_frombuffer"}}
-_MOVED = {("pandas.core.indexes.numeric", "Int64Index"): ("pandas.core.indexes.base", "Index")}
+# %% ../nbs/04b_outcomes.ipynb #d8700de3
+_ALLOWED = {
+    "pandas": {"DataFrame", "Index", "RangeIndex"}, "pandas.core.frame": {"DataFrame"}, "pandas.core.internals.managers": {"BlockManager"},
+    "pandas._libs.internals": {"_unpickle_block"}, "pandas.core.internals.blocks": {"new_block"}, "pandas.core.indexes.base": {"_new_Index", "Index"},
+    "pandas.core.indexes.range": {"RangeIndex"}, "pandas.core.indexes.numeric": {"Int64Index"}, "numpy": {"ndarray", "dtype"},
+    "numpy.core.multiarray": {"_reconstruct", "scalar"}, "numpy.core.numeric": {"_frombuffer"}}
+
+
+class _Part:
+    "What a pickle wanted to build: its name is the class's name; `args` and `state` are what came with it. Nothing is called."
+    def __new__(cls, *args):
+        part = object.__new__(cls)
+        part.args, part.state = args, None
+        return part
+    def __init__(self, *args): pass
+    def __setstate__(self, state): self.state = state
 
 
 def _latin1(text, encoding):
@@ -916,29 +933,72 @@ def _latin1(text, encoding):
 
 
 class _FrameUnpickler(Unpickler):
-    "An `Unpickler` that can build pandas frames, NumPy arrays and plain containers, and nothing else."
+    "An `Unpickler` that imports nothing: allowed names become kinds of `_Part`, all others are refused."
     def find_class(self, module, name):
         if (module, name) == ("_codecs", "encode"): return _latin1
-        module = module.replace("__builtin__", "builtins").replace("numpy.core.", "numpy._core.", 1) if module.startswith(("numpy.core.", "__builtin__")) else module
-        module, name = _MOVED.get((module, name), (module, name))
-        if name not in _FRAME_PARTS.get(module, ()): raise UnpicklingError(f"{module}.{name}")
-        return super().find_class(module, name)
+        if (module, name) in (("builtins", "slice"), ("__builtin__", "slice")): return slice
+        if name not in _ALLOWED.get(module.replace("numpy._core.", "numpy.core."), ()): raise UnpicklingError(f"{module}.{name}")
+        return type(name, (_Part,), {})
 
-# %% ../nbs/04b_outcomes.ipynb #f82fd93e
+# %% ../nbs/04b_outcomes.ipynb #37dd5c3b
+def _pickled_array(part):
+    "The NumPy array of a `_reconstruct` or `_frombuffer` part: numbers from their bytes, objects from their list; ValueError if sizes disagree."
+    if type(part).__name__ == "_reconstruct": _, shape, dtype, fortran, data = part.state
+    else: data, dtype, shape, fortran = *part.args[:3], part.args[3] == "F"
+    if not re.fullmatch(r"O8?|[fiub][1248]", dtype.args[0]): raise ValueError(f"an array of {dtype.args[0]}")
+    if dtype.args[0][0] == "O":
+        out = np.empty(len(data), object)
+        out[:] = [_plain(x) for x in data]
+    else: out = np.frombuffer(bytes(data), np.dtype(dtype.args[0]).newbyteorder("=" if dtype.state is None or dtype.state[1] == "|" else dtype.state[1]))
+    return out.reshape(shape, order="F" if fortran else "C")
+
+
+def _pickled_labels(part):
+    "The labels of an index part as a list."
+    facts = part.args[1]
+    return list(range(facts["start"], facts["stop"], facts["step"])) if "start" in facts else _pickled_array(facts["data"]).tolist()
+
+
+def _pickled_frame(part):
+    "The data frame of a DataFrame part: its columns, collected from the blocks of its manager."
+    manager = part.state.get("_mgr", part.state.get("_data"))
+    if manager.args: axes, blocks = manager.args[1], [(b.args[0], b.args[1]) for b in manager.args[0]]
+    else: axes, blocks = (lambda s: (s["axes"], [(b["values"], b["mgr_locs"]) for b in s["blocks"]]))(manager.state[3]["0.14.1"])
+    names, rows = map(_pickled_labels, axes)
+    columns = [None] * len(names)
+    for values, where in blocks:
+        where = range(*where.indices(len(names))) if isinstance(where, slice) else _pickled_array(where).tolist()
+        values = _pickled_array(values)
+        if values.shape != (len(where), len(rows)): raise ValueError(f"a block of shape {values.shape} for {len(where)} columns and {len(rows)} rows")
+        for k, column in zip(where, values): columns[k] = column
+    if any(c is None for c in columns): raise ValueError("a column without values")
+    return pd.DataFrame(dict(zip(names, columns)), index=rows, columns=names)
+
+# %% ../nbs/04b_outcomes.ipynb #80cef4d2
+_READERS = {"_reconstruct": _pickled_array, "_frombuffer": _pickled_array, "_new_Index": _pickled_labels, "DataFrame": _pickled_frame,
+            "scalar": lambda p: np.frombuffer(p.args[1], re.fullmatch(r"[fiub][1248]", p.args[0].args[0])[0])[0].item()}
+
+
+def _plain(value):
+    "`value` with every `_Part` in it replaced by the array, list, number or frame that it stands for."
+    if isinstance(value, _Part): return _READERS[type(value).__name__](value)
+    if isinstance(value, dict): return {_plain(k): _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
 def read_pickled_frame(path):
-    """What a third-party pickle holds, if it holds pandas frames, NumPy arrays and plain containers; anything else raises `RefusedPickleError`.
+    """What a third-party pickle holds, if that is pandas frames, NumPy arrays of numbers or objects, and plain containers (tuples come as lists).
 
-    No other name of the pickle is imported or called. A file that is cut short or is no pickle raises `SchemaError`. Memory: the whole object.
+    Nothing that the file names is imported or called. Any other name raises `RefusedPickleError`; a file that is cut short, damaged or of another
+    build raises `SchemaError`. Memory: about twice the object.
     """
     try:
-        with open(path, "rb") as f: return _FrameUnpickler(f).load()
+        with open(path, "rb") as f: return _plain(_FrameUnpickler(f).load())
     except FileNotFoundError as e: raise SourceError("there is no such file", "Check the path.", source=path) from e
-    except UnpicklingError as e:
-        if re.fullmatch(r"[\w.]+\.[\w.<>]+|the codec .*", str(e)):
+    except Exception as e:   # broken bytes can make a pickle fail in any way
+        if isinstance(e, UnpicklingError) and re.fullmatch(r"[\w.]+\.[\w.<>]+|the codec .*", str(e)):
             raise RefusedPickleError(f"it asks for {e}", "A table of outcomes needs nothing of the kind: do not open this file with anything else.", source=path) from e
-        raise SchemaError(f"not a whole pickle ({e})", "Download it again.", source=path) from e
-    except (EOFError, ValueError, IndexError, KeyError, TypeError, AttributeError, ImportError) as e:
-        raise SchemaError(f"not a whole pickle of a data frame ({type(e).__name__}: {e})", "Download it again.", source=path) from e
+        raise SchemaError(f"not a whole pickle of a table ({type(e).__name__}: {e})", "Download it again.", source=path) from e
 
 # %% ../nbs/04b_outcomes.ipynb #978c3095
 def _priced_models(names, path):
@@ -1055,7 +1115,7 @@ class _LongRows:
         self.y.append(y)
         self.parts.append((path, first, len(y)))
 
-# %% ../nbs/04b_outcomes.ipynb #c24b2e94
+# %% ../nbs/04b_outcomes.ipynb #0a1f0654
 def _scatter(rows, repeated_cells):
     "The score matrix of `_LongRows`, float32 (n_queries, n_models), NaN where no row speaks; a cell with two rows: see `load_embedllm`."
     n, k = len(rows.ids), len(rows.models)
@@ -1068,7 +1128,7 @@ def _scatter(rows, repeated_cells):
             a, b = np.flatnonzero(flat == often.argmax())[:2]
             (first, row1), (path, row2) = map(_placer(rows.parts), (int(a), int(b)))
             raise DuplicateIdError("this query and model stand together twice", "Remove one, or average them with repeated_cells='mean'.", source=path,
-                                   row=row2, column="prompt_id", other=f"{row1} of {first}")
+                                   row=row2, column="prompt_id", other=f"{row1} of {first.name}")
         mean = np.bincount(flat, np.nan_to_num(y), n * k) / np.maximum(np.bincount(flat, ~np.isnan(y), n * k), 1)
         score = np.where(np.isnan(score) & (np.bincount(flat, ~np.isnan(y), n * k) == 0), np.nan, mean).astype(np.float32)
     return score.reshape(n, k), int((often > 1).sum())
@@ -1443,7 +1503,7 @@ def to_llmrouterbench(outcomes, folder, *, stamp="20000101_000000"):
             written.append(path)
     return written
 
-# %% ../nbs/04b_outcomes.ipynb #c84b9d36
+# %% ../nbs/04b_outcomes.ipynb #8240ea62
 def _newest_results(folder):
     "([(file, content)] of the newest LLMRouterBench result per (data set, split, model), how many older ones, how many demos)."
     newest, older, demos = {}, 0, 0
@@ -1473,7 +1533,7 @@ def from_llmrouterbench(folder):
     newest, older, demos = _newest_results(folder)
     texts, cells, places = {}, {}, {}
     for (task, split, model), (path, found) in sorted(newest.items()):
-        for row, r in enumerate(found["records"]):
+        for row, r in enumerate(found["records"], 1):
             _need(r, ("index", "score"), path, row)
             key, text = (task, split, r["index"]), r.get("origin_query") or r.get("prompt") or ""
             if texts.setdefault(key, text) != text: raise AlignmentError(f"another text than {places[key][0]} has for index {r['index']}", "Take results of one version "
