@@ -320,7 +320,7 @@ def _read_parquet(path):
     except (pa.ArrowException, OSError) as e: raise error(f"not a whole Parquet file ({str(e).splitlines()[0].rstrip('. ')})", _AGAIN) from e
     return data, _parquet_about(data.schema, path)
 
-
+# %% ../nbs/04_outcomes.ipynb #f2a04c1d
 def _from_arrow(cls, data, about, path, models=None):
     "The `OutcomeTable` of an Arrow table and its `about`, for `models` only (default: all); a missing column raises `OutcomeFileError`."
     models = about["models"] if models is None else models
@@ -821,7 +821,7 @@ def load_routellm(source=None, *, benchmark="mmlu", order=None, repeats="keep"):
                   task=[name for name, t in zip(tasks, found) for _ in range(len(t))], models=models, domain=[benchmark] * len(prompts),
                   split=["contaminated" if p.strip() in leaked else "test" for p in prompts], label=lambda kind, model: model)
 
-# %% ../nbs/04b_outcomes.ipynb #03ea020f
+# %% ../nbs/04b_outcomes.ipynb #a7aeb936
 def _number(value, path, row, column):
     "A JSON value as float; null is NaN; anything that is not a number raises `SchemaError`."
     if value is None: return np.nan
@@ -846,7 +846,8 @@ def _mt_bench(path, repeats):
     for row, r in _json_rows(path, ("question_id", "model", "turn", "score")):
         g, key = _number(r["score"], path, row, "score"), (r["question_id"], r["model"])
         if g == -1: g = np.nan
-        if g < 1 or g > 10: raise ScoreRangeError(f"grade {g:g} lies outside 1 to 10", "Only -1 stands for a failed judgement.", source=path, row=row, column="score")
+        if g < 1 or g > 10:
+            raise ScoreRangeError(f"grade {g:g} lies outside 1 to 10", "Only -1 stands for a failed judgement.", source=path, row=row, column="score")
         if r["turn"] in grades.setdefault(key, {}):
             raise DuplicateIdError(f"turn {r['turn']} of question {key[0]} is graded twice", "Keep one judgement.", source=path, row=row, column="turn")
         grades[key][r["turn"]] = (g - 1) / 9
@@ -974,7 +975,7 @@ def _pickled_frame(part):
     if any(c is None for c in columns): raise ValueError("a column without values")
     return pd.DataFrame(dict(zip(names, columns)), index=rows, columns=names)
 
-# %% ../nbs/04b_outcomes.ipynb #80cef4d2
+# %% ../nbs/04b_outcomes.ipynb #ec25c0d1
 _READERS = {"_reconstruct": _pickled_array, "_frombuffer": _pickled_array, "_new_Index": _pickled_labels, "DataFrame": _pickled_frame,
             "scalar": lambda p: np.frombuffer(p.args[1], re.fullmatch(r"[fiub][1248]", p.args[0].args[0])[0])[0].item()}
 
@@ -997,7 +998,8 @@ def read_pickled_frame(path):
     except FileNotFoundError as e: raise SourceError("there is no such file", "Check the path.", source=path) from e
     except Exception as e:   # broken bytes can make a pickle fail in any way
         if isinstance(e, UnpicklingError) and re.fullmatch(r"[\w.]+\.[\w.<>]+|the codec .*", str(e)):
-            raise RefusedPickleError(f"it asks for {e}", "A table of outcomes needs nothing of the kind: do not open this file with anything else.", source=path) from e
+            raise RefusedPickleError(f"it asks for {e}", "A table of outcomes needs nothing of the kind: do not open this file with anything else.",
+                                     source=path) from e
         raise SchemaError(f"not a whole pickle of a table ({type(e).__name__}: {e})", "Download it again.", source=path) from e
 
 # %% ../nbs/04b_outcomes.ipynb #978c3095
@@ -1026,7 +1028,7 @@ def _routerbench_csv(path):
     grid = lambda ending: np.column_stack([t[m + ending].to_numpy() for m in models])
     return models, t["prompt"].to_pylist(), t["eval_name"].to_pylist(), grid(""), grid("|total_cost")
 
-# %% ../nbs/04b_outcomes.ipynb #57b4c57a
+# %% ../nbs/04b_outcomes.ipynb #84d01bc0
 def _routerbench_pickle(path):
     "The original pickle of RouterBench -> (models, prompts, tasks, score, usd), read below the allow-list."
     frame = read_pickled_frame(path)
@@ -1040,7 +1042,8 @@ def _routerbench_pickle(path):
             column = frame[m + ending]
             number = pd.to_numeric(column, errors="coerce").to_numpy(float)
             wrong = np.flatnonzero(np.isnan(number) & column.notna().to_numpy())
-            if wrong.size: raise SchemaError(f"{str(column.iloc[wrong[0]])[:40]!r} is not a number", "Download it again.", source=path, row=int(wrong[0]), column=m + ending)
+            if wrong.size: raise SchemaError(f"{str(column.iloc[wrong[0]])[:40]!r} is not a number", "Download it again.", source=path, row=int(wrong[0]),
+                                             column=m + ending)
             out[:, j] = number
         return out
     return models, frame["prompt"].tolist(), frame["eval_name"].tolist(), grid(""), grid("|total_cost")
@@ -1089,7 +1092,7 @@ def _first_rows(codes, start):
     new = np.flatnonzero(codes >= start)
     return new[np.unique(codes[new], return_index=True)[1]]
 
-# %% ../nbs/04b_outcomes.ipynb #cb7d9e5d
+# %% ../nbs/04b_outcomes.ipynb #11291c54
 class _LongRows:
     "Collects long rows (query, model, label) of several files; `q`, `m`, `y` are lists of arrays, `parts` locate rows."
     def __init__(self): self.ids, self.models, self.q, self.m, self.y, self.parts, self.prompts, self.task, self.split = {}, {}, [], [], [], [], [], [], []
@@ -1099,7 +1102,8 @@ class _LongRows:
         columns = {n: batch.column(n) for n in batch.schema.names}
         for name, c in columns.items():
             if name != "label" and c.null_count:
-                raise SchemaError("the value is missing", "Every row names its query and model.", source=path, row=first + int(np.flatnonzero(c.is_null())[0]), column=name)
+                gap = first + int(np.flatnonzero(c.is_null())[0])
+                raise SchemaError("the value is missing", "Every row names its query and model.", source=path, row=gap, column=name)
         y, known = columns["label"].to_numpy(zero_copy_only=False), len(self.ids)
         if (bad := np.flatnonzero((y < 0) | (y > 1))).size:
             raise ScoreRangeError(f"label {y[bad[0]]:g} lies outside [0, 1]", "Leave a missing label empty.", source=path, row=first + int(bad[0]), column="label")
@@ -1164,7 +1168,7 @@ def _query_places(rows):
     place = _placer(rows.parts)
     return [(*place(int(i)), 1) for i in first]
 
-# %% ../nbs/04b_outcomes.ipynb #e426deac
+# %% ../nbs/04b_outcomes.ipynb #cac10dfa
 METRIC_SCALES = {"bartscore": np.exp, "bertscore": lambda x: x}
 
 
@@ -1184,7 +1188,8 @@ def load_mixinstruct(source=None, *, metric="bartscore", scale=None, params_b=No
             scores = {}
             for c in r["candidates"]:
                 _need(c, ("model", "scores"), path, row)
-                if c["model"] in scores: raise DuplicateIdError(f"{c['model']} answers twice", "Keep one candidate per model.", source=path, row=row, column="candidates")
+                if c["model"] in scores:
+                    raise DuplicateIdError(f"{c['model']} answers twice", "Keep one candidate per model.", source=path, row=row, column="candidates")
                 scores[c["model"]] = _number(c["scores"].get(metric), path, row, f"scores.{metric}")
             places.append((path, row, 1))
             rows.append(scores)
@@ -1192,7 +1197,8 @@ def load_mixinstruct(source=None, *, metric="bartscore", scale=None, params_b=No
             task.append(str(r["id"]).split("/")[0])
             split.append(re.split(r"[_.-]", path.stem)[0])
     models, values = _grid(rows, _placer(places)) if rows else ([], np.empty((0, 0)))
-    if values.size and np.isnan(values).all(): raise SchemaError(f"no candidate has the metric {metric!r}", "Look at the keys of scores.", source=files[0], column="scores")
+    if values.size and np.isnan(values).all():
+        raise SchemaError(f"no candidate has the metric {metric!r}", "Look at the keys of scores.", source=files[0], column="scores")
     cost, metadata = _params(models, params_b, len(rows))
     table = _build("mixinstruct", files=files, parts=places, prompts=prompts, task=task, models=models, score=scale(values), cost=cost, metadata=metadata,
                    split=split, repeats=repeats, note=[f"{getattr(scale, '__name__', 'scaled')}({metric})" if scale is np.exp else metric],
@@ -1309,7 +1315,7 @@ def load_open_llm_leaderboard(source=None, *, params_b=None, repeats="keep"):
     return _build("open-llm-leaderboard", files=files, parts=parts, prompts=prompts, task=task, models=models, score=score, cost=cost, metadata=metadata,
                   domain=[suite(t) for t in task], repeats=repeats, label=lambda kind, model: model)
 
-# %% ../nbs/04b_outcomes.ipynb #9678b716
+# %% ../nbs/04b_outcomes.ipynb #0d27f85f
 def write_outcomes(path, blocks):
     """Write an iterable of `OutcomeTable`s (blocks of queries, same models) as one Parquet file that `from_parquet` and `iter_outcomes` read.
 
@@ -1323,10 +1329,12 @@ def write_outcomes(path, blocks):
                 data = _to_arrow(block)
                 schema = schema or data.schema
                 if not data.schema.equals(schema, check_metadata=True):
-                    raise AlignmentError(f"block {k} differs from block 0 in its models, costs, metadata, rule, provenance or columns", "Make all blocks alike.", source=path)
+                    raise AlignmentError(f"block {k} differs from block 0 in its models, costs, metadata, rule, provenance or columns",
+                                         "Make all blocks alike.", source=path)
                 ids = block.query_ids.tolist()
                 if again := next((q for q in ids if q in seen), None):
-                    raise DuplicateIdError(f"{again!r} came in an earlier block", "Every query belongs to one block.", source=path, row=ids.index(again), column="query_id")
+                    raise DuplicateIdError(f"{again!r} came in an earlier block", "Every query belongs to one block.", source=path, row=ids.index(again),
+                                           column="query_id")
                 seen.update(ids)
                 writer = writer or pq.ParquetWriter(tmp, schema, **_PARQUET)
                 writer.write_table(data, row_group_size=max(len(data), 1))
@@ -1503,7 +1511,7 @@ def to_llmrouterbench(outcomes, folder, *, stamp="20000101_000000"):
             written.append(path)
     return written
 
-# %% ../nbs/04b_outcomes.ipynb #8240ea62
+# %% ../nbs/04b_outcomes.ipynb #90e1866e
 def _newest_results(folder):
     "([(file, content)] of the newest LLMRouterBench result per (data set, split, model), how many older ones, how many demos)."
     newest, older, demos = {}, 0, 0
@@ -1536,10 +1544,12 @@ def from_llmrouterbench(folder):
         for row, r in enumerate(found["records"], 1):
             _need(r, ("index", "score"), path, row)
             key, text = (task, split, r["index"]), r.get("origin_query") or r.get("prompt") or ""
-            if texts.setdefault(key, text) != text: raise AlignmentError(f"another text than {places[key][0]} has for index {r['index']}", "Take results of one version "
-                                                                         "of the data set.", source=path, row=row, column="origin_query")
+            if texts.setdefault(key, text) != text:
+                raise AlignmentError(f"another text than {places[key][0]} has for index {r['index']}", "Take results of one version of the data set.",
+                                     source=path, row=row, column="origin_query")
             places.setdefault(key, (path, row, 1))
-            if model in cells.setdefault(key, {}): raise DuplicateIdError(f"index {r['index']} occurs twice", "Keep one record.", source=path, row=row, column="index")
+            if model in cells.setdefault(key, {}):
+                raise DuplicateIdError(f"index {r['index']} occurs twice", "Keep one record.", source=path, row=row, column="index")
             n = [_number(r.get(k), path, row, k) for k in ("score", "cost", "prompt_tokens", "completion_tokens")]
             cells[key][model] = n[0], n[1], n[2] + n[3]
     models = list(dict.fromkeys(m for *_, m in sorted(newest)))

@@ -53,7 +53,8 @@ def routellm(d, score, prompts, tasks):
 
 def routerdc(d, score, prompts, tasks):
     for t, rows in by_task(list(zip(prompts, score)), tasks).items():
-        (d / f"{t}_test.json").write_text(json.dumps([{"question": p, "scores": {m: x for m, x in zip(MODELS, row) if not absent(x)}, "cluster_id": 0} for p, row in rows]))
+        found = [{"question": p, "scores": {m: x for m, x in zip(MODELS, row) if not absent(x)}, "cluster_id": 0} for p, row in rows]
+        (d / f"{t}_test.json").write_text(json.dumps(found))
     return lambda **kw: load_routerdc(d, **kw)
 
 
@@ -86,7 +87,8 @@ def embedllm(d, score, prompts, tasks):
 
 
 def mixinstruct(d, score, prompts, tasks):
-    candidates = lambda row: [{"model": m, "text": "...", "scores": {"bleu": 1., "bartscore": float(np.log((1 + x) / 2))}} for m, x in zip(MODELS, row) if not absent(x)]
+    candidates = lambda row: [{"model": m, "text": "...", "scores": {"bleu": 1., "bartscore": float(np.log((1 + x) / 2))}}
+                              for m, x in zip(MODELS, row) if not absent(x)]
     rows = [{"id": f"{t}/{i}", "instruction": p, "input": "", "candidates": candidates(row)} for i, (p, t, row) in enumerate(zip(prompts, tasks, score))]
     (d / "test_data_prepared.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
     return lambda **kw: load_mixinstruct(d, **kw)
@@ -270,8 +272,8 @@ def test_embedllm_repeated_cells_mean_ignores_gaps(tmp_path):
 
 
 def test_params():
-    assert [params_from_name(n) for n in ("x-7b", "X-1.5B-chat", "mixtral-8x7b", "WizardLM-2-8x22B", "foo-8x3b", "bloom-7b1", "llama3-8b", "gpt-3.5-turbo", "abc")][:7] == \
-        [7, 1.5, 46.7, 141, 24, 7.1, 8]
+    names = ("x-7b", "X-1.5B-chat", "mixtral-8x7b", "WizardLM-2-8x22B", "foo-8x3b", "bloom-7b1", "llama3-8b", "gemma-3-270m")
+    assert [params_from_name(n) for n in names] == [7, 1.5, 46.7, 141, 24, 7.1, 8, .27]
     assert np.isnan(params_from_name("gpt-3.5-turbo")) and np.isnan(params_from_name("claude-v2"))
 
 
@@ -386,8 +388,9 @@ def test_mt_bench(tmp_path):
 
 @pytest.mark.parametrize("text,kind,message", [
     ("[{", SchemaError, "not valid JSON"), ("{}", SchemaError, "not a JSON array"), ("[1]", SchemaError, "row 1: not a JSON object"),
-    ('[{"question": "a"}]', SchemaError, "row 1, column 'scores'"), ('[{"question": "a", "scores": {"m": "high"}}]', SchemaError, "row 1, column 'm': 'high' is not a number"),
-    ('[{"question": "a", "scores": {"m": 1}}, {"question": "b", "scores": {"m": -0.5}}]', ScoreRangeError, r"row 2, column 'scores.m': score -0.5"), ("[]", SchemaError, "no rows")])
+    ('[{"question": "a"}]', SchemaError, "row 1, column 'scores'"), ("[]", SchemaError, "no rows"),
+    ('[{"question": "a", "scores": {"m": "high"}}]', SchemaError, "row 1, column 'm': 'high' is not a number"),
+    ('[{"question": "a", "scores": {"m": 1}}, {"question": "b", "scores": {"m": -0.5}}]', ScoreRangeError, r"row 2, column 'scores.m': score -0.5")])
 def test_routerdc_bad_json(text, kind, message, tmp_path):
     (tmp_path / "gsm8k-test.json").write_text(text)
     with pytest.raises(kind, match=f"gsm8k-test.json.*{message}"): load_routerdc(tmp_path)
@@ -404,7 +407,8 @@ def test_mixinstruct_scales_and_errors(tmp_path):
     path = tmp_path / "val_data_prepared.jsonl"
     path.write_text(line(bartscore=-2.5, bertscore=.7, bleurt=-.4))
     table, raw = load_mixinstruct(path, raw=True)
-    assert raw.dtype == np.float32 and raw.tolist() == [[-2.5]] and np.isclose(table.score[0, 0], np.exp(-2.5)) and table.split[0] == "val" and table.prompts[0] == "Do.\n\nx"
+    assert raw.dtype == np.float32 and raw.tolist() == [[-2.5]] and np.isclose(table.score[0, 0], np.exp(-2.5))
+    assert table.split[0] == "val" and table.prompts[0] == "Do.\n\nx"
     assert np.isclose(load_mixinstruct(path, metric="bertscore").score[0, 0], .7)
     assert np.isclose(load_mixinstruct(path, metric="bleurt", scale=lambda x: 1 / (1 + np.exp(-x))).score[0, 0], 1 / (1 + np.exp(.4)))
     with pytest.raises(UnknownNameError, match="bleurt"): load_mixinstruct(path, metric="bleurt")
@@ -445,7 +449,8 @@ def test_leaderboard_domains_and_mismatch(tmp_path):
 
 def test_carrot_model_that_a_benchmark_lacks_is_nan(tmp_path):
     (tmp_path / "data_QA.json").write_text(json.dumps({"a": {"Qs": ["1"]}, "b": {"Qs": ["2"]}}))
-    (tmp_path / "x_processed.pickle").write_bytes(pickle.dumps({"a": {"models": ["m", "n"], "correctness": np.array([[1.], [0.]])}, "b": {"models": ["n"], "correctness": np.array([[1.]])}}, 4))
+    judged = {"a": {"models": ["m", "n"], "correctness": np.array([[1.], [0.]])}, "b": {"models": ["n"], "correctness": np.array([[1.]])}}
+    (tmp_path / "x_processed.pickle").write_bytes(pickle.dumps(judged, 4))
     t = load_open_llm_leaderboard(tmp_path)
     np.testing.assert_array_equal(t.score, [[1, 0], [NAN, 1]])
 
@@ -463,8 +468,8 @@ def pool(n=60, m=23, rows=20, **kw):
 
 def joined(blocks):
     blocks = list(blocks)
-    return OutcomeTable(np.vstack([b.score for b in blocks]), {"tokens": np.vstack([b.cost["tokens"] for b in blocks])}, np.concatenate([b.query_ids for b in blocks]),
-                        blocks[0].models, task=np.concatenate([b.task for b in blocks]))
+    return OutcomeTable(np.vstack([b.score for b in blocks]), {"tokens": np.vstack([b.cost["tokens"] for b in blocks])},
+                        np.concatenate([b.query_ids for b in blocks]), blocks[0].models, task=np.concatenate([b.task for b in blocks]))
 
 
 @pytest.mark.parametrize("block", [1, 5, 23, 1000])
@@ -519,8 +524,8 @@ def priced_tables(draw):
     tasks = draw(st.lists(st.sampled_from(["arc", "gsm8k", "mmlu/law"]), min_size=n, max_size=n))
     grid = lambda cell: np.array(draw(st.lists(st.lists(cell | st.just(NAN), min_size=m, max_size=m), min_size=n, max_size=n)), np.float32)
     return OutcomeTable(grid(st.floats(0, 1, width=32)), {"usd": grid(st.floats(0, 100, width=32)), "tokens": grid(st.integers(0, 9999).map(float))},
-                        [query_id(t, p) for t, p in zip(tasks, prompts)], ["org/a", "b-7b", "c"][:m], task=tasks, split=draw(st.lists(st.sampled_from(["test", "dev"]), min_size=n, max_size=n)),
-                        prompts=prompts)
+                        [query_id(t, p) for t, p in zip(tasks, prompts)], ["org/a", "b-7b", "c"][:m], task=tasks, prompts=prompts,
+                        split=draw(st.lists(st.sampled_from(["test", "dev"]), min_size=n, max_size=n)))
 
 
 @quick
@@ -553,7 +558,8 @@ def test_routerarena_round_trip(t, seed, tmp_path_factory):
 
 
 def test_routerarena_as_its_pipeline_writes_it(tmp_path):
-    entry = lambda q, m, acc=None, cost=None, **kw: {"global index": q, "prompt": "P", "prediction": m, "generated_result": None, "cost": cost, "accuracy": acc, **kw}
+    entry = lambda q, m, acc=None, cost=None, **kw: {"global index": q, "prompt": "P", "prediction": m, "generated_result": None, "cost": cost,
+                                                     "accuracy": acc, **kw}
     usage = {"generated_result": {"generated_answer": "A", "success": True, "token_usage": {"input_tokens": 30, "output_tokens": 4}}}
     (tmp_path / "r.json").write_text(json.dumps([entry("ArcMMLU_1", "gpt", 1., .01) | usage, entry("ArcMMLU_1", "mini", 0., .001, for_optimality=True),
                                                  entry("AIME_7", "mini") | usage]))
@@ -570,9 +576,10 @@ def test_routerarena_as_its_pipeline_writes_it(tmp_path):
     assert from_routerarena(tmp_path / "r.json").outcomes.equals(t)
 
 
-@pytest.mark.parametrize("text,kind,message", [("[{", SchemaError, "not valid JSON"), ("[1]", SchemaError, "row 1: not a JSON object"), ("[]", SchemaError, "no predictions"),
-                                               ('[{"prediction": "m"}]', SchemaError, "row 1, column 'global index'"), ('[{"global index": "a_1"}]', SchemaError, "row 1, column 'prediction'"),
-                                               ('[{"global index": "a", "prediction": "m"}, {"global index": "a", "prediction": "n"}]', DuplicateIdError, "row 2.*'a' is routed twice")])
+@pytest.mark.parametrize("text,kind,message", [
+    ("[{", SchemaError, "not valid JSON"), ("[1]", SchemaError, "row 1: not a JSON object"), ("[]", SchemaError, "no predictions"),
+    ('[{"prediction": "m"}]', SchemaError, "row 1, column 'global index'"), ('[{"global index": "a_1"}]', SchemaError, "row 1, column 'prediction'"),
+    ('[{"global index": "a", "prediction": "m"}, {"global index": "a", "prediction": "n"}]', DuplicateIdError, "row 2.*'a' is routed twice")])
 def test_routerarena_bad_files(text, kind, message, tmp_path):
     (tmp_path / "r.json").write_text(text)
     with pytest.raises(kind, match=message): from_routerarena(tmp_path / "r.json")
@@ -618,7 +625,8 @@ def test_loaders_are_where_the_design_says():
 
 # ------------------------------------------------------------------ the real files, where a mirror is at hand
 
-MIRROR = next((p for p in (Path(os.environ.get("ROUTERCOMPANION_MIRROR") or "/nonexistent"), project_root(Path(__file__).parent).parent / "shared/mirror") if p.is_dir()), None)
+PLACES = Path(os.environ.get("ROUTERCOMPANION_MIRROR") or "/nonexistent"), *(p / "shared/mirror" for p in project_root(Path(__file__).parent).parents)
+MIRROR = next((p for p in PLACES if p.is_dir()), None)
 
 if MIRROR is not None:
     ROUTELLM, ROUTERDC = MIRROR / "lm-sys/RouteLLM", MIRROR / "shuhao02/RouterDC"
