@@ -451,6 +451,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'routercompanion.outcomes._carrot_files': ( 'outcomes.html#_carrot_files',
                                                                                       'routercompanion/outcomes.py'),
                                           'routercompanion.outcomes._check': ('outcomes.html#_check', 'routercompanion/outcomes.py'),
+                                          'routercompanion.outcomes._checked_pickle': ( 'outcomes.html#_checked_pickle',
+                                                                                        'routercompanion/outcomes.py'),
                                           'routercompanion.outcomes._codes': ('outcomes.html#_codes', 'routercompanion/outcomes.py'),
                                           'routercompanion.outcomes._contaminated': ( 'outcomes.html#_contaminated',
                                                                                       'routercompanion/outcomes.py'),

@@ -613,8 +613,9 @@ def label_flip_rate(recorded, recomputed, *, model=None, level=.95):
     n = len(before)
     return FlipRate((gained + lost) / n if n else np.nan, *map(float, wilson_interval(gained + lost, n, level=level)), n, gained, lost)
 
-# %% ../nbs/04b_outcomes.ipynb #58574fad
+# %% ../nbs/04b_outcomes.ipynb #02191cca
 import ast
+import pickletools
 from itertools import chain
 from pickle import Unpickler, UnpicklingError   # only below an allow-list, and only to read: see `read_pickled_frame`
 
@@ -941,7 +942,7 @@ class _FrameUnpickler(Unpickler):
         if name not in _ALLOWED.get(module.replace("numpy._core.", "numpy.core."), ()): raise UnpicklingError(f"{module}.{name}")
         return type(name, (_Part,), {})
 
-# %% ../nbs/04b_outcomes.ipynb #37dd5c3b
+# %% ../nbs/04b_outcomes.ipynb #3f2e5d42
 def _pickled_array(part):
     "The NumPy array of a `_reconstruct` or `_frombuffer` part: numbers from their bytes, objects from their list; ValueError if sizes disagree."
     if type(part).__name__ == "_reconstruct": _, shape, dtype, fortran, data = part.state
@@ -955,9 +956,9 @@ def _pickled_array(part):
 
 
 def _pickled_labels(part):
-    "The labels of an index part as a list."
+    "The labels of an index part, as a list or a range."
     facts = part.args[1]
-    return list(range(facts["start"], facts["stop"], facts["step"])) if "start" in facts else _pickled_array(facts["data"]).tolist()
+    return range(facts["start"], facts["stop"], facts["step"]) if "start" in facts else _pickled_array(facts["data"]).tolist()
 
 
 def _pickled_frame(part):
@@ -965,17 +966,16 @@ def _pickled_frame(part):
     manager = part.state.get("_mgr", part.state.get("_data"))
     if manager.args: axes, blocks = manager.args[1], [(b.args[0], b.args[1]) for b in manager.args[0]]
     else: axes, blocks = (lambda s: (s["axes"], [(b["values"], b["mgr_locs"]) for b in s["blocks"]]))(manager.state[3]["0.14.1"])
-    names, rows = map(_pickled_labels, axes)
-    columns = [None] * len(names)
+    (names, rows), columns = map(_pickled_labels, axes), {}
     for values, where in blocks:
         where = range(*where.indices(len(names))) if isinstance(where, slice) else _pickled_array(where).tolist()
         values = _pickled_array(values)
         if values.shape != (len(where), len(rows)): raise ValueError(f"a block of shape {values.shape} for {len(where)} columns and {len(rows)} rows")
-        for k, column in zip(where, values): columns[k] = column
-    if any(c is None for c in columns): raise ValueError("a column without values")
-    return pd.DataFrame(dict(zip(names, columns)), index=rows, columns=names)
+        columns |= {names[k]: column for k, column in zip(where, values)}
+    if len(columns) != len(names): raise ValueError("a column without values")
+    return pd.DataFrame(columns, index=rows, columns=names)
 
-# %% ../nbs/04b_outcomes.ipynb #ec25c0d1
+# %% ../nbs/04b_outcomes.ipynb #b1b8c7f3
 _READERS = {"_reconstruct": _pickled_array, "_frombuffer": _pickled_array, "_new_Index": _pickled_labels, "DataFrame": _pickled_frame,
             "scalar": lambda p: np.frombuffer(p.args[1], re.fullmatch(r"[fiub][1248]", p.args[0].args[0])[0])[0].item()}
 
@@ -987,14 +987,22 @@ def _plain(value):
     return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
+def _checked_pickle(path):
+    "The bytes of a pickle whose instructions are whole and number their objects no higher than there are bytes (else a short file could ask for all memory)."
+    data = Path(path).read_bytes()
+    for instruction, number, position in pickletools.genops(data):
+        if instruction.name in ("PUT", "BINPUT", "LONG_BINPUT") and number > position: raise ValueError(f"object number {number} at byte {position}")
+    return io.BytesIO(data)
+
+
 def read_pickled_frame(path):
     """What a third-party pickle holds, if that is pandas frames, NumPy arrays of numbers or objects, and plain containers (tuples come as lists).
 
     Nothing that the file names is imported or called. Any other name raises `RefusedPickleError`; a file that is cut short, damaged or of another
-    build raises `SchemaError`. Memory: about twice the object.
+    build raises `SchemaError`. Memory: the file and about twice the object.
     """
     try:
-        with open(path, "rb") as f: return _plain(_FrameUnpickler(f).load())
+        return _plain(_FrameUnpickler(_checked_pickle(path)).load())
     except FileNotFoundError as e: raise SourceError("there is no such file", "Check the path.", source=path) from e
     except Exception as e:   # broken bytes can make a pickle fail in any way
         if isinstance(e, UnpicklingError) and re.fullmatch(r"[\w.]+\.[\w.<>]+|the codec .*", str(e)):

@@ -345,6 +345,15 @@ def test_a_cut_or_flipped_pickle_is_named(tmp_path):
         except OutcomeError: pass
 
 
+def test_a_short_pickle_cannot_ask_for_all_memory(tmp_path):
+    path = tmp_path / "x.pkl"
+    path.write_bytes(b"\x80\x02Nr\xff\xff\xff\x7f.")            # memo slot 2,147,483,647: sixteen gigabytes of pointers
+    with pytest.raises(SchemaError, match="object number 2147483647"): read_pickled_frame(path)
+    path.write_bytes(b"\x80\x04cpandas\nDataFrame\n)\x81}V_mgr\ncpandas.core.internals.managers\nBlockManager\n()](cpandas.core.indexes.base\n_new_Index\n"
+                     b"cpandas\nRangeIndex\n}(Vstart\nK\x00Vstop\nL99999999999L\nVstep\nK\x01u\x86RNe\x86Rsb.")
+    with pytest.raises(SchemaError, match="not a whole pickle"): read_pickled_frame(path)
+
+
 def test_routerbench_other_layouts(tmp_path):
     bench_frame(SCORE, PROMPTS, TASKS).drop(columns=[f"{m}|total_cost" for m in MODELS]).to_csv(tmp_path / "x.csv")
     with pytest.raises(SchemaError, match="total_cost"): load_routerbench(tmp_path)
@@ -638,9 +647,9 @@ if MIRROR is not None:
                 for r in csv.DictReader(f): right, n = right + (r[model] == "True"), n + 1
         return right / n
 
-    @pytest.mark.parametrize("benchmark,n,pattern", [("mmlu", 14_042, "mmlu_*.csv"), ("gsm8k", 1319, "gsm8k_responses.csv")])
-    def test_real_routellm(benchmark, n, pattern):
-        t, files = load_routellm(ROUTELLM, benchmark=benchmark), sorted(ROUTELLM.rglob(pattern))
+    @pytest.mark.parametrize("part,n,pattern", [("mmlu", 14_042, "mmlu_*.csv"), ("gsm8k", 1319, "gsm8k_responses.csv")])
+    def test_real_routellm(part, n, pattern):
+        t, files = load_routellm(ROUTELLM, benchmark=part), sorted(ROUTELLM.rglob(pattern))
         assert len(t) == n and len(t.models) == 2 and len(set(t.task)) == len(files) and not np.isnan(t.score).any()
         for m in t.models: assert np.isclose(t.summary().accuracy[m], counted(files, m), rtol=0, atol=1e-12)
 
