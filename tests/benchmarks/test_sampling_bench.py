@@ -41,7 +41,7 @@ def test_sampling_in_batch_is_four_times_as_fast_as_one_by_one(benchmark, monkey
     n = int(os.environ.get("ROUTERCOMPANION_BENCH_QUERIES", 500))
     rows, shots = reasoning_gym_task("lcm", domain="arithmetic", split="test", size=n, settings=({"max_value": 60},))
     bank = make_bank(rows[:n], shots, "multiples")
-    part = np.sort(make_rng(0).choice(len(bank), min(20, len(bank)), replace=False))
+    part = np.sort(make_rng(0).choice(len(bank), min(12, len(bank)), replace=False))
 
     @torch.inference_mode()
     def one_by_one(chosen):
