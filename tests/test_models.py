@@ -303,13 +303,29 @@ def test_shots_longer_than_the_sliding_window_are_read_as_in_a_plain_pass(tiny, 
     assert torch.allclose(logits.double(), torch.stack([plain_logits(tiny, prompt_ids(tiny, bank, row))[-1] for row in range(3)]), atol=1e-3)
 
 
+def test_states_beyond_float16_stop_the_run_and_bfloat16_takes_them(tiny, tmp_path, monkeypatch):
+    bank, pool = mixed_bank(5), models.PooledStates._pool
+    plain = tiny.features(bank, tmp_path / "plain")
+    monkeypatch.setattr(models.PooledStates, "_pool", lambda self, layer, out: pool(self, layer, (out[0] if isinstance(out, tuple) else out) * (2. ** 20 if layer == 2 else 1)))
+    with pytest.raises(FeatureFileError, match=r"row \d: a hidden state is not finite in float16 .*dtype='BF16'"): tiny.features(bank, tmp_path / "f")
+    assert not (tmp_path / "f").exists()
+    store = tiny.features(bank, tmp_path / "f", dtype="BF16")
+    for found, expected in ((store.mean, plain.mean), (store.last, plain.last)):
+        found = found.astype(np.float32)
+        found[:, 2] /= 2. ** 20
+        assert np.allclose(found, expected.astype(np.float32), rtol=6e-3, atol=1e-3)   # 8 bits of mantissa
+    assert np.abs(store.mean.astype(np.float32)).max() > 65504
+
+
 @pytest.mark.model
-def test_gemma_s_states_leave_float16_and_fit_bfloat16(tmp_path):
-    gemma = load_causal_lm("gemma-3-270m", dtype=torch.bfloat16)
-    bank = mixed_bank(6)
-    with pytest.raises(FeatureFileError, match="dtype='BF16'"): gemma.features(bank, tmp_path / "half", poolings=("mean",))
+def test_gemma_s_features_are_those_of_plain_passes(tmp_path):
+    gemma, bank = load_causal_lm("gemma-3-270m", dtype=torch.bfloat16), mixed_bank(6)
     store = gemma.features(bank, tmp_path / "f", dtype="BF16")
-    assert store.mean.shape == (6, 19, 640) and np.isfinite(store.mean.astype(np.float32)).all() and np.abs(store.mean.astype(np.float32)).max() > 65504
+    assert store.mean.shape == (6, 19, 640) and np.isfinite(store.mean.astype(np.float32)).all() and np.isfinite(store.last.astype(np.float32)).all()
+    before, own = (gemma.tokenizer(t, add_special_tokens=False).input_ids for t in (bank.shots[bank.table.task[0]], bank.table.prompt[0]))
+    with torch.no_grad(): out = gemma.model(torch.tensor([[2] + before + own]), output_hidden_states=True, use_cache=False)
+    states = torch.stack(out.hidden_states)[:, 0, 1 + len(before):].float().numpy().mean(1)
+    assert np.corrcoef(store.mean[0].astype(np.float32).ravel(), states.ravel())[0, 1] > .999
 
 
 # ---------- the model ----------
