@@ -340,7 +340,7 @@ def features(self: CausalLM, bank, folder, *, poolings=("mean", "last"), batch_t
     """Compute (or resume, or just open) the `FeatureStore` of `bank` in `folder`. Memory: one batch; disk: 2 n L D bytes a pooling.
 
     poolings: out of mean, last and max over the query's own tokens. chat: shots + prompt as a user's turn of the tokenizer's chat template; bos: force a
-    start token (None: the model's habit); dtype: "F16", or "BF16" for models whose states leave float16's range, such as Gemma 3.
+    start token (None: the model's habit); dtype: "F16", or "BF16" for models whose states leave float16's range, as those of Gemma 3 may.
     """
     for p in poolings: lookup(dict.fromkeys(POOLINGS), p, "pooling")
     frames, folder = {t: self.frame(bank.shots.get(t, ""), chat) for t in bank.table.task.unique()}, Path(folder)
@@ -458,7 +458,7 @@ def generate(self: CausalLM, bank, *, max_new_tokens=16, batch_tokens=4096):
         for i, tokens in zip(batch, answers): out.text[i], out.tokens_in[i], out.tokens_out[i] = self.tokenizer.decode(tokens), shots[1][1] + len(ids[i]), len(tokens)
     return out
 
-# %% ../nbs/03_models.ipynb #72e7c3c8
+# %% ../nbs/03_models.ipynb #8ab60af0
 def pick(logits, u, temperature=1., top_p=1.):
     """Draw one token per row of logits (n, V) by inverting the cumulated probabilities at u (n,) in [0, 1): int64 (n,).
 
@@ -481,7 +481,7 @@ def own_uniforms(seed, query_id, samples, steps):
     "Uniform numbers (samples, steps) of one query: a function of the seed and the query's id alone; more samples or steps never change the first ones."
     return np.stack([make_rng([seed, s, int(content_hash(["draw", query_id])[:15], 16)]).random(steps) for s in range(samples)])
 
-# %% ../nbs/03_models.ipynb #f0f0ce1d
+# %% ../nbs/03_models.ipynb #86f63d79
 Samples = namedtuple("Samples", "text log_likelihood tokens_out tokens_scored tokens_in seconds")
 Samples.__doc__ = """Sampled answers: `text` n lists of k str (first line only); `log_likelihood` (n, k) float32, nats, <= 0: sum of log p at temperature 1 over
 `tokens_scored` (n, k) int32 tokens, those of the answer and the one that ended it; `tokens_out` (n, k) int32 without that one; `tokens_in` (n,) int32 (read once
@@ -517,7 +517,7 @@ def sample(self: CausalLM, bank, *, samples=5, temperature=.7, max_new_tokens=24
     out.tokens_scored[:] = np.minimum(out.tokens_out + 1, max_new_tokens)
     return out
 
-# %% ../nbs/03_models.ipynb #d038b247
+# %% ../nbs/03_models.ipynb #dfd34ae1
 Scored = namedtuple("Scored", "log_likelihood tokens")
 Scored.__doc__ = "Given answers: `log_likelihood` (n,) float32, nats, <= 0: sum of log p (temperature 1) over `tokens` (n,) int32 tokens."
 

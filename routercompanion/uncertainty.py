@@ -68,7 +68,7 @@ class MaxLogits(LogitRouter):
     "Minus the largest next-token logit: a low maximum = unsure = send to the large model."
     needs, sign = ("max_logit",), -1.
 
-# %% ../nbs/21_uncertainty.ipynb #64960e1d
+# %% ../nbs/21_uncertainty.ipynb #86563a2d
 def add_logit_margin(logits):
     "The (n,) arrays of a store's `logits` dict with `logit_margin` (n,) added: the largest minus the second largest logit of `top_logits` (n, >= 2), >= 0."
     if "top_logits" not in logits: raise MissingFeatureError(f"top_logits is missing; the input holds {sorted(logits)}. Give the `logits` of a feature store.")
@@ -86,7 +86,7 @@ def embedding_summaries(hidden, layer=0):
     "`as_published`: the five summaries of hidden[:, layer] (n, L, D) treated as if its D numbers were logits (an indexing slip of the published code)."
     return logit_summaries(hidden[:, layer])
 
-# %% ../nbs/21_uncertainty.ipynb #dad105ae
+# %% ../nbs/21_uncertainty.ipynb #31946d65
 class JudgeError(CompanionError):
     "An equivalence judge cannot be used as it is; the message names it, what is wrong, and the remedy."
 
@@ -119,7 +119,7 @@ class SimilarityJudge(EquivalenceJudge):
     def __init__(self, above=.7): self.above = above
     def entails(self, pairs): return np.array([difflib.SequenceMatcher(None, a, b).ratio() > self.above for a, b in pairs], bool)
 
-# %% ../nbs/21_uncertainty.ipynb #e84d0a7a
+# %% ../nbs/21_uncertainty.ipynb #7ed68273
 class EmbeddingJudge(EquivalenceJudge):
     "The cosine of the texts' embeddings is at least `threshold`; `encoder.encode(texts)` gives unit vectors (n, D), each distinct text once."
     name = "embedding"
@@ -133,7 +133,7 @@ class EmbeddingJudge(EquivalenceJudge):
         left, right = (np.array([at[p[side]] for p in pairs]) for side in (0, 1))
         return (vectors[left] * vectors[right]).sum(1) >= self.threshold
 
-# %% ../nbs/21_uncertainty.ipynb #6253dd44
+# %% ../nbs/21_uncertainty.ipynb #47168f0d
 class EntailmentJudge(EquivalenceJudge):
     """A natural-language-inference model: a sequence classifier by folder, asset or cached hub id (`models.resolve_model`), e.g. "microsoft/deberta-large-mnli".
 
@@ -161,8 +161,8 @@ class EntailmentJudge(EquivalenceJudge):
             out[part] = (self.model(**inputs).logits.argmax(-1) == self.label).cpu().numpy()
         return out
 
-# %% ../nbs/21_uncertainty.ipynb #2ceaa15c
-def judged_pairs(answers, judge, questions=None):
+# %% ../nbs/21_uncertainty.ipynb #0750986e
+def judged_pairs(answers, judge):
     "Verdicts of `judge` on all distinct ordered pairs within the lists of texts: set of the (text, text) with entailment; one call of the judge."
     wanted = dict.fromkeys((a, b) for texts in answers for i, a in enumerate(dict.fromkeys(texts)) for b in list(dict.fromkeys(texts))[i + 1:])
     pairs = list(wanted if judge.symmetric else dict.fromkeys(p for a, b in wanted for p in ((a, b), (b, a))))
@@ -193,7 +193,7 @@ def semantic_clusters(answers, judge, questions=None):
             if out[j] == len(firsts): firsts.append(text)
     return labels
 
-# %% ../nbs/21_uncertainty.ipynb #d05f6151
+# %% ../nbs/21_uncertainty.ipynb #5a9c9922
 ESTIMATORS = ("rao", "plugin", "discrete")
 
 
@@ -231,7 +231,7 @@ def _log_weights(log_likelihood, shape, lengths, counted):
     if not np.any(counted, axis=1).all(): raise EmptyInputError(f"Row {int(np.argmin(np.any(counted, axis=1)))}: no answer counts; at least one has to.")
     return np.where(counted, values, -np.inf)
 
-# %% ../nbs/21_uncertainty.ipynb #80433135
+# %% ../nbs/21_uncertainty.ipynb #6dbf4dc6
 def parse_confidence(text):
     "The first number from 0 to 100 in a reply, as a float; '85%' is 85, '8/10' is 80; NaN if there is none (numbers below 0 or above 100 are passed over)."
     for found in re.finditer(r"(?<![\d.])(-?\d+(?:,\d{3})*(?:\.\d+)?)(?:\s*/\s*(\d+(?:\.\d+)?))?", str(text)):
@@ -239,7 +239,7 @@ def parse_confidence(text):
         if 0 <= value <= of and of > 0: return 100 * value / of
     return float("nan")
 
-# %% ../nbs/21_uncertainty.ipynb #c8ca2eae
+# %% ../nbs/21_uncertainty.ipynb #1da411d2
 class AnswerRouter(BinaryRouter):
     """Base of the routers on what the small model's answers say: X = dict of (n,) arrays (`answer_signals`). Training-free; `fit` learns the probability (Platt).
 
@@ -261,7 +261,7 @@ def cost_of(self: AnswerRouter, choice, outcomes, *, axis="params_b", own=False)
     paid = BinaryRouter.cost_of(self, choice, outcomes, axis=axis, own=own)
     return paid + self.extra_runs * np.asarray(outcomes.cost[axis], dtype=np.float64)[:, 0] if own else paid
 
-# %% ../nbs/21_uncertainty.ipynb #53d68948
+# %% ../nbs/21_uncertainty.ipynb #87d1a8c7
 @register_router
 class SelfAsk(AnswerRouter):
     """One minus the verbalised confidence (0-100) / 100: says it is unsure = send to the large model. Asked before answering: one more short generation.
@@ -308,7 +308,7 @@ class PTrue(AnswerRouter):
     "Minus p(True), the probability of yes against no when the model is shown its own answer: low = unsure = send to the large model. One more pass."
     needs, sign, extra_runs = ("p_true",), -1., 1
 
-# %% ../nbs/21_uncertainty.ipynb #9f643450
+# %% ../nbs/21_uncertainty.ipynb #c16e158d
 SELF_ASK = ("Someone will put the question below to you. Do not answer it yet. First say how sure you are that your answer would be right, "
             "as a whole number from 0 (surely wrong) to 100 (surely right).\n\nQuestion: ")
 SELF_ASK_END = "\n\nHow sure, from 0 to 100? Number:"
@@ -340,7 +340,7 @@ def _shot_tokens(lm, bank):
     count = {t: len(lm.prefix_ids(bank.shots.get(t, ""))) for t in bank.table.task.unique()}
     return bank.table.task.map(count).to_numpy()
 
-# %% ../nbs/21_uncertainty.ipynb #e7b9662e
+# %% ../nbs/21_uncertainty.ipynb #5ce32975
 def sampled_entropies(drawn, judges, questions, estimators=ESTIMATORS):
     "dict of (n,) float32: `semantic_entropy.JUDGE.ESTIMATOR` and `meanings.JUDGE` (number of clusters) of `models.Samples`, for judges (dict name -> judge)."
     found, counted = {}, first_occurrence(drawn.text)
