@@ -80,7 +80,7 @@ def routing_labels(scores):
     return y.astype(np.float32)
 
 # %% ../nbs/12_routing.ipynb #25540574
-FEATURE_NDIM = {"hidden_mean": 3, "hidden_last": 3, "embedding": 2, "outcomes": 2, "logits": None, "text": 1, "task": 1, "none": None}
+FEATURE_NDIM = {"hidden_mean": 3, "hidden_last": 3, "embedding": 2, "outcomes": 2, "logits": None, "answers": None, "text": 1, "task": 1, "none": None}
 
 
 def feature_of(X, kind):
@@ -113,13 +113,13 @@ def float32_rows(X, layers=None, rows=256):
 
 # %% ../nbs/12_routing.ipynb #b917ced9
 def check_features(X, kind, *, shape=None, needs=()):
-    """Return the feature of `kind` in X as an array (or a dict of arrays for logits), or raise a named error.
+    """Return the feature of `kind` in X as an array (or a dict of arrays for logits and answers), or raise a named error.
 
-    `shape`: what one row must look like (fitted routers); `needs`: names that a logits dict must hold.
+    `shape`: what one row must look like (fitted routers); `needs`: names that a dict must hold. A NaN among the answers is left to the router: it masks an answer.
     hidden states are checked for NaN while they are read (`float32_rows`), everything else here.
     """
     X, ndim = feature_of(X, kind), FEATURE_NDIM[kind]
-    if kind == "logits": return _check_logits(X, needs)
+    if kind in ("logits", "answers"): return _check_named(X, needs, kind)
     if n_rows(X) == 0: raise EmptyInputError(f"No queries: the {kind} feature is empty. Check the split or the filter that selected them.")
     if kind == "none": return X
     X = X if hasattr(X, "shape") and hasattr(X, "dtype") else np.asarray(X)
@@ -131,16 +131,18 @@ def check_features(X, kind, *, shape=None, needs=()):
     return X
 
 # %% ../nbs/12_routing.ipynb #1a0745c0
-def _check_logits(X, needs):
+def _check_named(X, needs, kind="logits"):
+    what, remedy, masked = ("Logit summaries", "logit_summaries", False) if kind == "logits" else ("Signals of the answers", "answer_signals", True)
     if getattr(getattr(X, "dtype", None), "names", None): X = {k: X[k] for k in X.dtype.names}
     X = {k: np.asarray(v, dtype=np.float64) for k, v in dict(X).items() if not needs or k in needs}
     missing = [k for k in needs if k not in X]
-    if missing: raise MissingFeatureError(f"Logit summaries {missing} are missing; the input holds {sorted(X)}. Recompute with `logit_summaries`.")
-    if not X or n_rows(X) == 0: raise EmptyInputError("No queries: the logit summaries are empty.")
+    if missing: raise MissingFeatureError(f"{what} {missing} are missing; the input holds {sorted(X)}. Recompute with `{remedy}`.")
+    if not X or n_rows(X) == 0: raise EmptyInputError(f"No queries: the {what.lower()} are empty.")
     if len({v.shape for v in X.values()}) > 1 or next(iter(X.values())).ndim != 1:
-        raise MisalignedError(f"Logit summaries must be (n,) arrays of one length, got { {k: v.shape for k, v in X.items()} }.")
+        raise MisalignedError(f"{what} must be (n,) arrays of one length, got { {k: v.shape for k, v in X.items()} }.")
     for k, v in X.items():
-        if not np.isfinite(v).all(): raise NotFiniteError(f"Logit summary {k!r}, row {_first(~np.isfinite(v))}: NaN or infinity. Recompute that row.")
+        bad = np.isinf(v) if masked else ~np.isfinite(v)
+        if bad.any(): raise NotFiniteError(f"{what}, {k!r}, row {_first(bad)}: {v[bad][0]:g} is not a finite number. Recompute that row.")
     return X
 
 # %% ../nbs/12_routing.ipynb #517b4e92
@@ -474,7 +476,9 @@ def _toy_feature(kind, hard, task, score, rng):
     n = len(hard)
     if kind in ("hidden_mean", "hidden_last"): return (rng.normal(0, .5, (n, 5, 8)) + hard[:, None, None] * np.linspace(.2, 1, 5)[:, None]).astype(np.float16)
     if kind == "embedding": return (rng.normal(0, .5, (n, 8)) + hard[:, None] * np.linspace(-1, 1, 8)).astype(np.float32)
-    if kind == "logits": return {"entropy": np.exp(hard / 3), "margin": expit(-hard), "max_logit": 20 - hard, "max_prob": expit(1 - hard)}
+    if kind == "logits": return {"entropy": np.exp(hard / 3), "margin": expit(-hard), "max_logit": 20 - hard, "max_prob": expit(1 - hard), "logit_margin": 6 * expit(-hard)}
+    if kind == "answers": return {"self_ask": np.where(np.arange(n) % 16, 100 * expit(-hard), np.nan), "semantic_entropy": np.round(1.6 * expit(hard), 1),
+                                  "perplexity": np.exp(expit(hard)), "p_true": expit(-hard)}
     if kind == "text": return np.array(["word " * int(12 + 4 * h) for h in hard])
     if kind == "task": return np.array([f"task{t}" for t in task])
     return score if kind == "outcomes" else np.array([f"q{i}" for i in range(n)])
@@ -495,7 +499,7 @@ def _output(router, X): return router.decision_function(X) if isinstance(router,
 def _frozen(X): return {k: np.array(v) for k, v in X.items()} if isinstance(X, Mapping) else np.array(X)
 
 
-def _same(a, b): return all(np.array_equal(a[k], b[k]) for k in a) if isinstance(a, Mapping) else np.array_equal(a, b)
+def _same(a, b): return all(np.array_equal(a[k], b[k], equal_nan=True) for k in a) if isinstance(a, Mapping) else np.array_equal(a, b)
 
 # %% ../nbs/12_routing.ipynb #a9ca4724
 def _check_fit(router, X, outcomes):

@@ -1,6 +1,7 @@
 """Models: batches, pooled states, logit statistics, resumption, answers, hub folders. Those marked `model` read SmolLM2-135M from the cache of assets.
 
 Numbers are compared with plain one-query passes: tightly in float32, and within a stated tolerance in bfloat16 (8 bits of mantissa, 30 layers).
+Sampling, scoring and the options of `features` are tested on a tiny random Gemma 3 (sliding window, start token, chat template), made here in float32.
 """
 import json
 import os
@@ -16,8 +17,9 @@ from safetensors.numpy import load_file
 from routercompanion import models
 from routercompanion.banks import make_bank
 from routercompanion.core import CompanionError, file_hash, project_root
-from routercompanion.models import (FeatureFileError, FeatureStore, PromptTooLongError, create_tensor, load_causal_lm, load_encoder, open_tensor, plan_batches,
-                                    resolve_model, token_statistics, write_batch)
+from routercompanion.routing import float32_rows
+from routercompanion.models import (FeatureFileError, FeatureStore, PromptTooLongError, TokenError, create_tensor, load_causal_lm, load_encoder, open_tensor, own_uniforms,
+                                    pick, plan_batches, resolve_model, token_statistics, write_batch)
 
 SMALL = "smollm2-135m-instruct"
 
@@ -95,6 +97,235 @@ def test_a_state_that_float16_cannot_hold_is_refused_and_its_row_named(tmp_path,
     states[1, 2, 0] = value
     with pytest.raises(FeatureFileError, match="row 7: a hidden state is not finite in float16"): write_batch(arrays, [4, 7, 2], Pool(states), torch.zeros(3, 30), [1, 1, 1])
     assert np.isfinite(arrays["mean"]).all()
+
+
+@pytest.mark.parametrize("value", [1e5, -7e4, 3e38])
+def test_bfloat16_stores_what_float16_cannot_and_reads_it_back(tmp_path, value):
+    arrays, _ = models.open_partial(tmp_path, ("mean", "last"), (9, 3, 2), "BF16")
+    states = np.ones((3, 3, 2))
+    states[1, 2, 0] = value
+    write_batch(arrays, [4, 7, 2], Pool(states), torch.zeros(3, 30), [1, 1, 1])
+    found = open_tensor(tmp_path / "mean.safetensors", "mean")
+    assert found.dtype.name == "bfloat16" and found.shape == (9, 3, 2) and np.isclose(float(found[7, 2, 0]), value, rtol=2 ** -8) and np.isfinite(found.astype(np.float32)).all()
+    pieces = np.concatenate([p for _, p in float32_rows(found, rows=4)])   # what routers read
+    assert pieces.dtype == np.float32 and np.array_equal(pieces, found.astype(np.float32))
+    states[1, 2, 0] = np.nan
+    with pytest.raises(FeatureFileError, match="row 7: a hidden state is not finite in bfloat16"): write_batch(arrays, [4, 7, 2], Pool(states), torch.zeros(3, 30), [1, 1, 1])
+
+
+def test_an_unknown_tensor_type_is_refused(tmp_path):
+    with pytest.raises(CompanionError, match="Unknown tensor type 'F8'"): create_tensor(tmp_path / "x.safetensors", "x", (2,), "F8")
+
+
+# ---------- drawing ----------
+
+@given(st.integers(0, 10_000), st.integers(2, 40), st.sampled_from([.3, .7, 1., 2.]), st.sampled_from([1., .9, .5]))
+def test_a_draw_is_the_inverse_of_the_cumulated_probabilities(seed, vocabulary, temperature, top_p):
+    rng = np.random.default_rng(seed)
+    logits, u = rng.normal(size=(5, vocabulary)) * 2, rng.random(5)
+    for row, at, token in zip(logits, u, pick(torch.tensor(logits), u, temperature, top_p).tolist()):
+        p = np.exp(row / temperature - (row / temperature).max())
+        p /= p.sum()
+        kept, mass = set(), 0.
+        for v in sorted(range(vocabulary), key=lambda v: -p[v]):
+            if mass < top_p: kept.add(v)
+            mass += p[v]
+        edges = np.cumsum([p[v] if v in kept else 0. for v in range(vocabulary)])
+        edges /= edges[-1]
+        if np.abs(edges - at).min() > 1e-5: assert token == int((edges <= at).sum()) and token in kept
+
+
+def test_temperature_zero_takes_the_likeliest_token_and_the_ends_of_u_are_safe():
+    logits = torch.tensor([[1., 3., 2.], [0., 0., -torch.inf]])
+    assert pick(logits, [.1, .9], 0).tolist() == [1, 0] and pick(logits, [0., 0.]).tolist() == [0, 0] and pick(logits, [1 - 2 ** -53] * 2).tolist() == [2, 1]
+
+
+def test_a_query_s_random_numbers_depend_on_its_id_and_the_seed_alone():
+    few, many = own_uniforms(3, "q", 2, 4), own_uniforms(3, "q", 5, 24)
+    assert np.array_equal(many[:2, :4], few) and many.shape == (5, 24) and ((many >= 0) & (many < 1)).all() and len(np.unique(many)) == 120
+    assert not np.array_equal(own_uniforms(4, "q", 2, 4), few) and not np.array_equal(own_uniforms(3, "r", 2, 4), few)
+
+
+# ---------- a tiny model of the Gemma 3 kind ----------
+
+TEMPLATE = "{{ bos_token }}{% for m in messages %}<turn>{{ m['role'] }}: {{ m['content'] | trim }}</turn>{% endfor %}{% if add_generation_prompt %}<turn>model: {% endif %}"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    from tokenizers import Tokenizer, decoders, models as tokenizer_models, pre_tokenizers
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast
+    special = ["<pad>", "<eos>", "<bos>", "<turn>", "</turn>"]
+    vocabulary = {t: i for i, t in enumerate(special + sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    plain = Tokenizer(tokenizer_models.BPE(vocabulary, []))
+    plain.pre_tokenizer, plain.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False), decoders.ByteLevel()
+    plain.add_special_tokens(special)
+    folder = tmp_path_factory.mktemp("tiny")
+    PreTrainedTokenizerFast(tokenizer_object=plain, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", chat_template=TEMPLATE).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(vocab_size=len(vocabulary), hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=1, head_dim=8,
+                              sliding_window=600, layer_types=["sliding_attention", "sliding_attention", "full_attention"], max_position_embeddings=700,
+                              initializer_range=.4, bos_token_id=2, eos_token_id=1, pad_token_id=0)
+    Gemma3ForCausalLM(config).save_pretrained(folder)
+    return load_causal_lm(str(folder), dtype=torch.float32)
+
+
+def plain_logits(lm, ids):
+    with torch.no_grad(): return lm.model(torch.tensor([ids]), use_cache=False).logits[0].double()
+
+
+def prompt_ids(lm, bank, row): return [2] + lm.tokenizer(bank.shots.get(bank.table.task[row], "") + bank.table.prompt[row], add_special_tokens=False).input_ids
+
+
+def drawn_by_hand(lm, bank, row, number, seed, temperature, steps):
+    "One sampled answer by whole forward passes: its text and tokens, the sum of log p at temperature 1, and the number of tokens in that sum."
+    ids, u, said, total, scored = prompt_ids(lm, bank, row), own_uniforms(seed, bank.query_ids[row], number + 1, steps)[number], [], 0., 0
+    for step in range(steps):
+        logits = plain_logits(lm, ids + said)[-1]
+        token = int((torch.softmax(logits / temperature, -1).cumsum(-1) <= u[step]).sum())
+        total, scored = total + float(logits.log_softmax(-1)[token]), scored + 1
+        if "\n" in lm.tokenizer.decode([token]) or token == 1: break
+        said.append(token)
+    return lm.tokenizer.decode(said), len(said), total, scored
+
+
+def test_sampled_answers_are_those_of_plain_passes(tiny):
+    bank = mixed_bank()
+    found = tiny.sample(bank, samples=3, temperature=.9, max_new_tokens=12, seed=5, batch_tokens=300)
+    assert len(found.text) == len(bank) and found.log_likelihood.shape == found.tokens_out.shape == (len(bank), 3)
+    for row in range(len(bank)):
+        for s in range(3):
+            text, n, total, scored = drawn_by_hand(tiny, bank, row, s, 5, .9, 12)
+            assert found.text[row][s] == text and found.tokens_out[row, s] == n and found.tokens_scored[row, s] == scored
+            assert np.isclose(found.log_likelihood[row, s], total, atol=2e-3)
+    assert found.tokens_in.tolist() == [len(prompt_ids(tiny, bank, row)) for row in range(len(bank))] and (found.seconds > 0).all()
+    assert len(set(found.tokens_out.ravel())) > 2 and (found.tokens_scored > found.tokens_out).any() and len({t for r in found.text for t in r}) > len(bank)
+
+
+def test_sampling_depends_on_neither_the_order_of_the_bank_nor_the_batches(tiny):
+    bank = mixed_bank()
+    found, order = tiny.sample(bank, samples=4), np.random.default_rng(0).permutation(len(bank))
+    assert [found.text[i] for i in order] == tiny.sample(bank.take(order), samples=4).text
+    assert found.text[:3] == tiny.sample(bank.take([0, 1, 2]), samples=4).text and found.text == tiny.sample(bank, samples=4, rows=1, batch_tokens=1).text
+    assert [t[:2] for t in found.text] == tiny.sample(bank, samples=2).text   # more samples never change the first ones
+    assert found.text != tiny.sample(bank, samples=4, seed=43).text
+
+
+def test_temperature_zero_is_the_greedy_answer(tiny):
+    bank = mixed_bank()
+    greedy, sampled = tiny.generate(bank, max_new_tokens=9), tiny.sample(bank, samples=2, temperature=0, max_new_tokens=9)
+    assert sampled.text == [[t, t] for t in greedy.text] and np.array_equal(sampled.tokens_out, np.repeat(greedy.tokens_out[:, None], 2, 1))
+    assert np.array_equal(sampled.tokens_in, greedy.tokens_in)
+
+
+@pytest.mark.parametrize("options", [dict(samples=0), dict(temperature=-1), dict(top_p=0), dict(top_p=1.5)])
+def test_impossible_sampling_options_are_named(tiny, options):
+    with pytest.raises(CompanionError, match=f"{next(iter(options))}={next(iter(options.values()))}"): tiny.sample(mixed_bank(2), **options)
+
+
+def test_the_score_of_an_answer_is_that_of_a_plain_pass(tiny):
+    bank = mixed_bank()
+    answers = [["", " green", " a longer answer, of many tokens"][i % 3] for i in range(len(bank))]
+    plain, ended = tiny.score(bank, answers), tiny.score(bank, answers, ending=True, batch_tokens=200)
+    stops = sorted({1, *(i for i in range(len(tiny.tokenizer)) if "\n" in tiny.tokenizer.decode([i]))})
+    for row, answer in enumerate(answers):
+        before, said = prompt_ids(tiny, bank, row), tiny.tokenizer(answer, add_special_tokens=False).input_ids
+        log_p = plain_logits(tiny, before + said).log_softmax(-1)
+        total = sum(float(log_p[len(before) - 1 + j, t]) for j, t in enumerate(said))
+        end = float(np.log(sum(np.exp(float(log_p[-1, t])) for t in stops)))
+        assert np.isclose(plain.log_likelihood[row], total, atol=1e-3) and plain.tokens[row] == len(said)
+        assert np.isclose(ended.log_likelihood[row], total + end, atol=1e-3) and ended.tokens[row] == len(said) + 1
+    with pytest.raises(CompanionError, match="3 answers for 14 queries"): tiny.score(bank, ["x"] * 3)
+    with pytest.raises(PromptTooLongError, match="row 1 "): tiny.score(bank, ["x", "y" * 700] + ["x"] * 12)
+
+
+def test_the_probability_of_the_next_word_is_that_of_a_plain_pass(tiny):
+    bank = mixed_bank()
+    found = tiny.next_token_probability(bank, [("Yes", "yes"), ("No", "n")], batch_tokens=200)
+    for row in range(len(bank)):
+        p = plain_logits(tiny, prompt_ids(tiny, bank, row))[-1].softmax(-1)
+        first = lambda w: tiny.tokenizer(w, add_special_tokens=False).input_ids[0]
+        assert np.allclose(found[row], [float(p[first("Y")] + p[first("y")]), float(p[first("N")] + p[first("n")])], atol=1e-5)
+    with pytest.raises(TokenError, match="begin with the same token"): tiny.next_token_probability(bank, [("Yes",), ("Yonder",)])
+    with pytest.raises(TokenError, match="at least one token"): tiny.next_token_probability(bank, [("Yes",), ("",)])
+
+
+DEFAULT_KEYS = {"model", "model_hash", "dtype", "threads", "batch_tokens", "poolings", "shots", "query_ids", "layers", "template"}
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("bos", [None, True, False])
+def test_every_way_to_frame_a_query_gives_the_states_of_a_plain_pass(tiny, tmp_path, chat, bos):
+    bank = mixed_bank()
+    store = tiny.features(bank, tmp_path / "f", poolings=("max", "mean", "last"), batch_tokens=200, chat=chat, bos=bos)
+    assert set(store.manifest) == DEFAULT_KEYS | ({"chat"} if chat else set()) | ({"bos"} if bos is not None else set())
+    for row in (0, 1, 2, 7, 12):
+        text, shots = bank.table.prompt[row], bank.shots.get(bank.table.task[row], "")
+        before, after = shots, ""
+        if chat: before, after = f"<bos><turn>user: {shots.strip()}", "</turn><turn>model: "
+        ids = [tiny.tokenizer(t, add_special_tokens=False).input_ids for t in (before, text, after)]
+        if not chat and bos is not False: ids[0] = [2] + ids[0]
+        with torch.no_grad(): out = tiny.model(torch.tensor([sum(ids, [])]), output_hidden_states=True, use_cache=False)
+        own = torch.stack(out.hidden_states)[:, 0, len(ids[0]):len(ids[0]) + len(ids[1])].numpy()
+        assert store.lengths[row] == len(ids[1])
+        for found, expected in ((store.mean, own.mean(1)), (store.last, own[:, -1]), (store.max, own.max(1))): assert np.allclose(found[row].astype(np.float32), expected, rtol=3e-3, atol=3e-3)
+        assert np.isclose(store.logits["max_logit"][row], float(out.logits[0, -1].max()), atol=2e-3)
+
+
+def test_a_manifest_of_default_options_keeps_its_keys_and_values(tiny, tmp_path):
+    bank = mixed_bank(5)
+    manifest = tiny.features(bank, tmp_path / "f").manifest
+    assert set(manifest) == DEFAULT_KEYS and manifest["poolings"] == ["mean", "last"] and manifest["template"] == "shots + prompt, pooled over the prompt's own tokens"
+    assert manifest["batch_tokens"] == 4096 and manifest["dtype"] == "torch.float32" and manifest["layers"] == 4
+    assert set(tiny.features(bank, tmp_path / "f").manifest) == DEFAULT_KEYS and tiny.features(bank, tmp_path / "f", dtype="BF16").manifest["storage"] == "BF16"
+
+
+def test_a_chat_frame_is_the_template_s_own_text(tiny):
+    before, after = tiny.frame("Shots", chat=True)
+    whole = tiny.tokenizer.apply_chat_template([dict(role="user", content="ShotsQuery")], tokenize=True, add_generation_prompt=True, return_dict=False)
+    assert tiny.prefix_ids(before) + tiny.tokens(["Query"])[0] + after == whole and whole.count(2) == 1   # one start token, the template's
+
+
+def test_missing_tokens_and_templates_are_named(tiny, tmp_path):
+    bare = load_causal_lm(str(tiny.folder), dtype=torch.float32)
+    bare.tokenizer.chat_template = bare.tokenizer.bos_token = None
+    with pytest.raises(TokenError, match="no chat template"): bare.features(mixed_bank(2), tmp_path / "f", chat=True)
+    with pytest.raises(TokenError, match="no start token"): bare.features(mixed_bank(2), tmp_path / "f", bos=True)
+    with pytest.raises(CompanionError, match="Unknown pooling 'median'"): bare.features(mixed_bank(2), tmp_path / "f", poolings=("median",))
+    assert not list(tmp_path.iterdir())
+
+
+def test_shots_longer_than_the_sliding_window_are_read_as_in_a_plain_pass(tiny, monkeypatch):
+    bank = make_bank([dict(prompt=p, references=["x"], task="t", domain="d", source="s", split="test") for p in ("\nQ: one?", "\nQ: two?", "\nQ: six?")], {"t": "some shots, " * 4})
+    monkeypatch.setattr(tiny.model.config, "sliding_window", 16)
+    for layer in tiny.model.model.layers: monkeypatch.setattr(layer.self_attn, "sliding_window", 16 if layer.self_attn.sliding_window else None)
+    logits, _ = tiny.forward_batch(tiny.tokens(bank.table.prompt), tiny.encode_shots(bank.shots["t"]))
+    assert torch.allclose(logits.double(), torch.stack([plain_logits(tiny, prompt_ids(tiny, bank, row))[-1] for row in range(3)]), atol=1e-3)
+
+
+def test_states_beyond_float16_stop_the_run_and_bfloat16_takes_them(tiny, tmp_path, monkeypatch):
+    bank, pool = mixed_bank(5), models.PooledStates._pool
+    plain = tiny.features(bank, tmp_path / "plain")
+    monkeypatch.setattr(models.PooledStates, "_pool", lambda self, layer, out: pool(self, layer, (out[0] if isinstance(out, tuple) else out) * (2. ** 20 if layer == 2 else 1)))
+    with pytest.raises(FeatureFileError, match=r"row \d: a hidden state is not finite in float16 .*dtype='BF16'"): tiny.features(bank, tmp_path / "f")
+    assert not (tmp_path / "f").exists()
+    store = tiny.features(bank, tmp_path / "f", dtype="BF16")
+    for found, expected in ((store.mean, plain.mean), (store.last, plain.last)):
+        found = found.astype(np.float32)
+        found[:, 2] /= 2. ** 20
+        assert np.allclose(found, expected.astype(np.float32), rtol=6e-3, atol=1e-3)   # 8 bits of mantissa
+    assert np.abs(store.mean.astype(np.float32)).max() > 65504
+
+
+@pytest.mark.model
+def test_gemma_s_features_are_those_of_plain_passes(tmp_path):
+    gemma, bank = load_causal_lm("gemma-3-270m", dtype=torch.bfloat16), mixed_bank(6)
+    store = gemma.features(bank, tmp_path / "f", dtype="BF16")
+    assert store.mean.shape == (6, 19, 640) and np.isfinite(store.mean.astype(np.float32)).all() and np.isfinite(store.last.astype(np.float32)).all()
+    before, own = (gemma.tokenizer(t, add_special_tokens=False).input_ids for t in (bank.shots[bank.table.task[0]], bank.table.prompt[0]))
+    with torch.no_grad(): out = gemma.model(torch.tensor([[2] + before + own]), output_hidden_states=True, use_cache=False)
+    states = torch.stack(out.hidden_states)[:, 0, 1 + len(before):].float().numpy().mean(1)
+    assert np.corrcoef(store.mean[0].astype(np.float32).ravel(), states.ravel())[0, 1] > .999
 
 
 # ---------- the model ----------
