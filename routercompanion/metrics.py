@@ -591,14 +591,22 @@ def _curve(X, Y, axis, single=True):
 class Sweep:
     """What a router does at k settings (budgets, or trade-offs) on n queries; all values are realised, not predicted.
 
-    `setting` (k,); `quality`, `cost` (n, k): outcome and cost of the chosen model, NaN where nothing can be chosen or the outcome is missing;
-    `choice` (n, k): its column, -1 for none (None with `ties="average"`). `axis`: "budget" or "realised".
+    `setting` (k,); `quality` (n, k): outcome of the chosen model, NaN where nothing can be chosen or the outcome is missing; `choice` (n, k): its
+    column, -1 for none (None with `ties="average"`). `booked`: cost per model (m,) or (n, m), or without a choice (n, k). `axis`: a name of `AXES`.
     """
     setting: np.ndarray
     quality: np.ndarray
-    cost: np.ndarray
     choice: np.ndarray | None
+    booked: np.ndarray
     axis: str
+
+    @cached_property
+    def cost(self):
+        "Cost (n, k) of the chosen model, NaN where nothing can be chosen."
+        if self.choice is None: return self.booked
+        none, pick = self.choice < 0, np.maximum(self.choice, 0).astype(np.intp)
+        cost = self.booked[pick] if self.booked.ndim == 1 else np.take_along_axis(self.booked, pick, 1)
+        return np.where(none, np.nan, cost)
 
     def curve(self, weights=None):
         "The `DeferralCurve`: quality against the cap (budget) or against the mean cost paid (realised); `weights` (B, n) gives a batch."
@@ -629,28 +637,34 @@ def budget_grid(costs, points=100, *, spacing="linear"):
     return c if grid is None or len(c) == 1 else grid(c[0], c[-1], points)
 
 # %% ../nbs/10_metrics.ipynb #5fc38d60
-def _walk(P):
-    "Row j (of m, each (n,)): which of the first j + 1 rows of P (m, n) holds the largest value so far; the earliest of equals."
-    best, now, out = P[0].copy(), np.zeros(P.shape[1], np.intp), np.zeros(P.shape, np.intp)
-    for j in range(1, len(P)):
-        better = P[j] > best
-        now[better] = j
-        np.maximum(best, P[j], out=best)
-        out[j] = now
-    return out
+def _walk(P, Q, columns, keep):
+    """Along `columns` (m,) of P (n, m): the column with the largest value so far (the earliest of equals), and Q (n, m) there.
+
+    Only the states after `keep` (k,) steps are written down (0: before the first): column (k, n) in the smallest integer type, value (k, n).
+    Nothing else of that size is allocated: with a hundred budgets, fetching fresh memory would cost more than the arithmetic.
+    """
+    best, value, now = np.full(len(P), -np.inf), np.full(len(P), np.nan), np.full(len(P), -1, np.min_scalar_type(-P.shape[1]))
+    column, out = np.empty((len(keep), len(P)), now.dtype), np.empty((len(keep), len(P)))
+    for step in range(keep.max() + 1):
+        if step:
+            j = columns[step - 1]
+            better = P[:, j] > best
+            for state, new in ((best, P[:, j]), (value, Q[:, j]), (now, j)): np.copyto(state, new, where=better)
+        for i in np.flatnonzero(keep == step): column[i], out[i] = now, value
+    return column, out
 
 
-def _walk_ties(P, values):
-    "Row j: mean of each of `values` (m, n) over those of the first j + 1 rows of P (m, n) that share its largest value; NaN is left out."
-    best, sums, seen = np.full(P.shape[1], -np.inf), np.zeros((len(values), P.shape[1])), np.zeros((len(values), P.shape[1]))
-    out = np.full((len(values), *P.shape), np.nan)
-    for j in range(len(P)):
-        better, equal = P[j] > best, P[j] == best
-        np.maximum(best, P[j], out=best)
+def _walk_ties(P, values, columns, keep):
+    "As `_walk`: means (k, n) of each of `values` (n, m) over the columns that share the largest value of P so far; NaN entries are left out."
+    best, sums, seen = np.full(len(P), -np.inf), np.zeros((len(values), len(P))), np.zeros((len(values), len(P)))
+    out = np.full((len(values), len(keep), len(P)), np.nan)
+    for step, j in enumerate(columns[:keep.max()], 1):
+        better, equal = P[:, j] > best, P[:, j] == best
+        np.maximum(best, P[:, j], out=best)
         for k, v in enumerate(values):
-            value, there = np.nan_to_num(v[j]), ~np.isnan(v[j])
+            value, there = np.nan_to_num(v[:, j]), ~np.isnan(v[:, j])
             sums[k], seen[k] = np.where(better, value, sums[k] + equal * value), np.where(better, there, seen[k] + equal * there)
-        np.divide(sums, seen, out=out[:, j], where=seen > 0)
+        for i in np.flatnonzero(keep == step): np.divide(sums, seen, out=out[:, i], where=seen > 0)
     return out
 
 # %% ../nbs/10_metrics.ipynb #a6843749
@@ -661,27 +675,31 @@ def budget_sweep(predicted, outcomes, costs, budgets=None, *, paid=None, ties="c
     """For each budget, every query's best predicted model among those within it (who-routes App. E, F): a `Sweep` with axis "budget".
 
     `predicted` (n, m) or (m,); `outcomes` (n, m) in [0, 1], NaN = missing; `costs` (m,), or (n, m) for a cap per query; `budgets` (k,), default
-    `budget_grid(costs)`. `paid` (n, m): the cost to book, default `costs`. Time O(n m + n k), memory about 3 (n m + n k) numbers.
+    `budget_grid(costs)`. `paid` (m,) or (n, m): the cost to book, default `costs`. Time O(n m + n k), memory n k numbers ((n, m) costs: n m more).
     """
     lookup(TIES, ties, "rule for ties")
     P, Q, C = _pool(predicted, outcomes, costs)
     b = np.asarray(budget_grid(C) if budgets is None else budgets, dtype=np.float64).ravel()
     if not len(b) or np.isnan(b).any(): raise MetricInputError("budgets must be numbers, at least one of them.")
-    book = np.broadcast_to(C if paid is None else np.asarray(paid, dtype=np.float64), Q.shape)
-    order, queries = np.argsort(C, axis=-1, kind="stable"), np.arange(len(Q))
-    if C.ndim == 1: order, ranked, within = order[:, None], P.T[order], np.searchsorted(C[order], b, side="right")[:, None]
+    book = C if paid is None else np.asarray(paid, dtype=np.float64)
+    order = np.argsort(C, axis=-1, kind="stable")
+    if C.ndim == 1: columns, within = order, np.searchsorted(C[order], b, side="right")
     else:
-        order = order.T
-        ranked, within = P[queries, order], np.stack([(C[queries, order] <= x).sum(0) for x in b])
-    none, last = np.broadcast_to(within == 0, (len(b), len(Q))), np.maximum(within - 1, 0)
-    if ties == "average":
-        pick = (last[:, 0],) if C.ndim == 1 else (last, queries)
-        quality, cost = (np.where(none, np.nan, v[pick]) for v in _walk_ties(ranked, [Q[queries, order], book[queries, order]]))
-        return Sweep(b, quality.T, cost.T, None, "budget")
-    choice = order[:, 0][_walk(ranked)[last[:, 0]]] if C.ndim == 1 else order[_walk(ranked)[last, queries], queries]
-    quality, cost = Q[queries, choice], C[choice] if C.ndim == 1 and paid is None else book[queries, choice]
-    if none.any(): quality, cost, choice = np.where(none, np.nan, quality), np.where(none, np.nan, cost), np.where(none, -1, choice)
-    return Sweep(b, quality.T, cost.T, choice.T, "budget")
+        columns, within = np.arange(C.shape[1]), np.stack([(C <= x).sum(1) for x in b])
+        P, Q, book = (np.take_along_axis(np.broadcast_to(a, Q.shape), order, 1) for a in (P, Q, book))
+    keep = within if C.ndim == 1 else np.arange(C.shape[1] + 1)
+    states = _walk(P, Q, columns, keep) if ties == "cheapest" else _walk_ties(P, [Q, np.broadcast_to(book, Q.shape)], columns, keep)
+    if C.ndim == 2: states = [s[within, np.arange(len(Q))] for s in states]
+    if ties == "average": return Sweep(b, states[0].T, None, states[1].T, "budget")
+    return Sweep(b, states[1].T, states[0].T, book, "budget") if C.ndim == 1 else _unsort(Sweep(b, states[1].T, states[0].T, book, "budget"), order)
+
+
+def _unsort(sweep, order):
+    "The sweep with the models in their own order again; `order` (n, m) had sorted each query's models by cost."
+    choice = np.where(sweep.choice < 0, -1, np.take_along_axis(order, np.maximum(sweep.choice, 0).astype(np.intp), 1))
+    booked = np.empty_like(sweep.booked)
+    np.put_along_axis(booked, order, sweep.booked, 1)
+    return Sweep(sweep.setting, sweep.quality, choice, booked, sweep.axis)
 
 # %% ../nbs/10_metrics.ipynb #953464ee
 TRADE_OFFS = np.r_[0., np.geomspace(1e-4, 1e2, 97), np.inf]
@@ -696,14 +714,13 @@ def lambda_sweep(predicted, outcomes, costs, trade_offs=None, *, paid=None):
     P, Q, C = _pool(predicted, outcomes, costs)
     lam = np.asarray(TRADE_OFFS if trade_offs is None else trade_offs, dtype=np.float64).ravel()
     if not len(lam) or not (lam >= 0).all(): raise MetricInputError("trade_offs must be numbers >= 0 (infinity is allowed), at least one of them.")
-    paid = np.broadcast_to(C if paid is None else np.asarray(paid, dtype=np.float64), Q.shape)
-    C = np.broadcast_to(C, Q.shape)
+    paid, C = C if paid is None else np.asarray(paid, dtype=np.float64), np.broadcast_to(C, Q.shape)
     top, queries = C.mean(0).max(), np.arange(len(Q))
     order = np.argsort(C, axis=1, kind="stable")
     P, C = np.take_along_axis(P, order, 1), np.take_along_axis(C, order, 1) / (top if top > 0 else 1)
     place = np.stack([(P - x * C).argmax(1) if np.isfinite(x) else np.where(C == C[:, :1], P, -np.inf).argmax(1) for x in lam])
     choice = order[queries, place]
-    return Sweep(lam, Q[queries, choice].T, paid[queries, choice].T, choice.T, "realised")
+    return Sweep(lam, Q[queries, choice].T, choice.T, paid, "realised")
 
 # %% ../nbs/10_metrics.ipynb #f9709d3b
 def _segments(curve, low, high, step):
