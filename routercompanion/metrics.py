@@ -724,31 +724,38 @@ def lambda_sweep(predicted, outcomes, costs, trade_offs=None, *, paid=None):
 
 # %% ../nbs/10_metrics.ipynb #f9709d3b
 def _segments(curve, low, high, step):
-    "Integral (B,) of the curve over [low, high], flat beyond its last point; NaN where `low` lies before its first."
+    "Integral (B,) of the curve over [low, high], (1,) or (B,) each, flat beyond its last point; NaN where `low` lies before its first."
     X, Y = curve._xy
+    low, high = low[:, None], high[:, None]
     a, b = np.clip(X[:, :-1], low, high), np.clip(X[:, 1:], low, high)
     if step: area = ((b - a) * Y[:, :-1]).sum(1)
     else:
         dx, dy = np.diff(X), np.diff(Y)
         slope = np.divide(dy, dx, out=np.zeros(dy.shape), where=dx > 0)
         area = ((b - a) * (Y[:, :-1] + slope * ((a + b) / 2 - X[:, :-1]))).sum(1)
-    tail = high - np.clip(X[:, -1], low, high)
+    tail = (high - np.clip(X[:, -1:], low, high))[:, 0]
     area = area + np.where(tail > 0, tail * Y[:, -1], 0)
-    return np.where(X[:, 0] > low + EPS * max(1., abs(low)), np.nan, area)
+    return np.where(X[:, 0] > low[:, 0] + EPS * np.maximum(1, abs(low[:, 0])), np.nan, area)
 
 
 def audc(curve, *, low=None, high=None, interpolation="linear"):
     """Area under the deferral curve over costs [low, high], divided by their distance: a mean quality in [0, 1], high = good (who-routes App. F).
 
-    The range is the curve's own unless given; give the same range to all routers that are compared. Beyond its last point a curve is flat;
+    The range is the curve's own unless given (numbers, or (B,) for a batch); give the same range to all routers that are compared. Beyond its last point a curve is flat;
     a range that begins before its first is NaN. A range of one point gives the quality there. `interpolation`: "linear" (trapezoids) or "step".
     One curve -> float, a batch -> (B,).
     """
     lookup({"linear": 0, "step": 0}, interpolation, "interpolation")
-    low, high = (float(curve.cost.min()) if low is None else low), (float(curve.cost.max()) if high is None else high)
-    if not high >= low: raise MetricInputError(f"The cost range needs low <= high; got low={low}, high={high}.")
-    if high == low: return _float(curve, np.atleast_2d(curve(np.array([low])))[:, 0], low)
-    return _float(curve, _segments(curve, low, high, interpolation == "step") / (high - low), low)
+    low, high = (np.atleast_1d(np.asarray(pick(curve.cost) if given is None else given, dtype=np.float64)) for pick, given in ((np.min, low), (np.max, high)))
+    if not (high >= low).all(): raise MetricInputError(f"The cost range needs low <= high; got low={low[0]:g}, high={high[0]:g}.")
+    if (high == low).all(): return _float(curve, np.array([np.interp(x, *xy, left=np.nan) for x, *xy in _rows(curve, low)]), low[0])
+    return _float(curve, _segments(curve, low, high, interpolation == "step") / (high - low), low[0])
+
+
+def _rows(curve, x):
+    "(x, costs, qualities) of each row of a curve or batch."
+    X, Y = curve._xy
+    return zip(np.broadcast_to(x, len(Y)), np.broadcast_to(X, Y.shape), Y)
 
 
 def _float(curve, value, low):
