@@ -531,10 +531,15 @@ class DeferralCurve:
 
     def __call__(self, cost):
         "Quality at `cost` (a number or an array): the same shape for one curve, (B, *shape) for a batch."
-        x, (X, Y) = np.asarray(cost, dtype=np.float64), self._xy
-        X = np.broadcast_to(X, Y.shape)
-        value = np.stack([np.interp(x.ravel(), a, b, left=np.nan) for a, b in zip(X, Y)]).reshape(len(Y), *x.shape)
+        x = np.asarray(cost, dtype=np.float64)
+        value = self._at(np.broadcast_to(x.ravel(), (len(self._xy[1]), x.size))).reshape(-1, *x.shape)
         return value[0][()] if self.quality.ndim == 1 else value
+
+    def _at(self, x):
+        "Quality (B, r) at costs x (B, r): NaN before the first point, to rounding."
+        X, Y = np.broadcast_to(self._xy[0], self._xy[1].shape), self._xy[1]
+        value = np.stack([np.interp(c, a, b) for c, a, b in zip(x, X, Y)])
+        return np.where(x < X[:, :1] - EPS * np.maximum(1, X[:, :1]), np.nan, value)
 
 # %% ../nbs/10_metrics.ipynb #9bd5305b
 def weighted_quality(quality, weights):
@@ -547,13 +552,14 @@ def weighted_quality(quality, weights):
 
 
 def _merge_equal(X, Y):
-    "Rows of X (B, k) sorted, and Y in that order; within a row, points of equal cost all get the mean of their Y."
+    "Rows of X (B, k) sorted, and Y in that order; within a row, points of equal cost (to rounding) get one cost and the mean of their Y."
     order = np.argsort(X, axis=1, kind="stable")
     X, Y = np.take_along_axis(X, order, 1), np.take_along_axis(Y, order, 1)
-    if (np.diff(X) > 0).all(): return X, Y
-    new = np.c_[np.ones(len(X), bool), np.diff(X) > 0]
+    apart = np.diff(X) > EPS * abs(X).max(initial=0)
+    if apart.all(): return X, Y
+    new = np.c_[np.ones(len(X), bool), apart]
     group = new.ravel().cumsum() - 1
-    return X, (np.bincount(group, Y.ravel()) / np.bincount(group))[group].reshape(Y.shape)
+    return X[new][group].reshape(X.shape), (np.bincount(group, Y.ravel()) / np.bincount(group))[group].reshape(Y.shape)
 
 # %% ../nbs/10_metrics.ipynb #fed71119
 def deferral_curve(cost, quality, *, axis="budget", weights=None):
@@ -748,14 +754,8 @@ def audc(curve, *, low=None, high=None, interpolation="linear"):
     lookup({"linear": 0, "step": 0}, interpolation, "interpolation")
     low, high = (np.atleast_1d(np.asarray(pick(curve.cost) if given is None else given, dtype=np.float64)) for pick, given in ((np.min, low), (np.max, high)))
     if not (high >= low).all(): raise MetricInputError(f"The cost range needs low <= high; got low={low[0]:g}, high={high[0]:g}.")
-    if (high == low).all(): return _float(curve, np.array([np.interp(x, *xy, left=np.nan) for x, *xy in _rows(curve, low)]), low[0])
+    if (high == low).all(): return _float(curve, curve._at(np.broadcast_to(low[:, None], (len(curve._xy[1]), 1)))[:, 0], low[0])
     return _float(curve, _segments(curve, low, high, interpolation == "step") / (high - low), low[0])
-
-
-def _rows(curve, x):
-    "(x, costs, qualities) of each row of a curve or batch."
-    X, Y = curve._xy
-    return zip(np.broadcast_to(x, len(Y)), np.broadcast_to(X, Y.shape), Y)
 
 
 def _float(curve, value, low):
