@@ -754,8 +754,10 @@ def audc(curve, *, low=None, high=None, interpolation="linear"):
     lookup({"linear": 0, "step": 0}, interpolation, "interpolation")
     low, high = (np.atleast_1d(np.asarray(pick(curve.cost) if given is None else given, dtype=np.float64)) for pick, given in ((np.min, low), (np.max, high)))
     if not (high >= low).all(): raise MetricInputError(f"The cost range needs low <= high; got low={low[0]:g}, high={high[0]:g}.")
-    if (high == low).all(): return _float(curve, curve._at(np.broadcast_to(low[:, None], (len(curve._xy[1]), 1)))[:, 0], low[0])
-    return _float(curve, _segments(curve, low, high, interpolation == "step") / (high - low), low[0])
+    area, width = _segments(curve, low, high, interpolation == "step"), high - low
+    value = area / np.where(width > 0, width, 1)
+    if not width.all(): value = np.where(width > 0, value, curve._at(np.broadcast_to(low[:, None], (len(area), 1)))[:, 0])
+    return _float(curve, value, low[0])
 
 
 def _float(curve, value, low):
@@ -775,7 +777,7 @@ def peak_cost(curve):
     value = np.broadcast_to(X, Y.shape)[np.arange(len(Y)), (Y >= Y.max(1, keepdims=True) - EPS).argmax(1)]
     return value if curve.quality.ndim == 2 else float(value[0])
 
-
+# %% ../nbs/10_metrics.ipynb #9e083975
 def qnc(curve, reference_quality, *, relative=False, reference_cost=None, definition="paper"):
     """Quality-neutral cost: smallest cost at which the curve reaches `reference_quality`, the best single model's; low = good (cscr section 4.1).
 
@@ -795,11 +797,12 @@ def qnc(curve, reference_quality, *, relative=False, reference_cost=None, defini
         dy = Y[r, k] - Y[r, j]
         back = np.clip(np.divide(Y[r, k] - target, dy, out=np.zeros(len(Y)), where=dy > 0), 0, 1) if curve.axis == "realised" else 0
         value = np.where(reached[r, k], X[r, k] - back * (X[r, k] - X[r, j]), np.nan)
-    value = value / np.asarray(reference_cost, dtype=np.float64) if relative else value
+    if relative: value = np.divide(value, reference_cost, out=np.full(len(Y), np.nan), where=np.broadcast_to(reference_cost, len(Y)) > 0)
     if curve.quality.ndim == 2: return value
-    return float(value[0]) if value[0] == value[0] else Undefined(f"the curve never reaches {float(target[0]):.3g}; its peak is {peak(curve):.3g}")
+    reason = f"the curve never reaches {float(target[0]):.3g}; its peak is {peak(curve):.3g}" if not (relative and np.all(np.equal(reference_cost, 0))) else "the reference model is free"
+    return float(value[0]) if value[0] == value[0] else Undefined(reason)
 
-# %% ../nbs/10_metrics.ipynb #9e083975
+# %% ../nbs/10_metrics.ipynb #be6badae
 def non_decreasing(curve):
     "The curve with each quality raised to the best at or below its cost (a running maximum). AIQ does this; AUDC, peak and QNC do not."
     return DeferralCurve(curve.cost, np.maximum.accumulate(curve.quality, axis=-1), curve.axis)
@@ -824,7 +827,7 @@ def convex_hull(curve):
     hull = np.stack([np.interp(X[k], X[k, corner[k, :size[k]]], Y[k, corner[k, :size[k]]]) for k in r])
     return DeferralCurve(curve.cost, hull.reshape(curve.quality.shape), curve.axis)
 
-
+# %% ../nbs/10_metrics.ipynb #edd6a96a
 def aiq(curve, *, largest_cost=None):
     """Average improvement in quality (routerbench): area under the non-decreasing convex hull, extended flat to `largest_cost`, divided by that cost.
 
@@ -839,7 +842,7 @@ def aiq(curve, *, largest_cost=None):
     value = area / top if top > 0 else np.full(len(Y), np.nan)
     return value if curve.quality.ndim == 2 else float(value[0]) if top > 0 else Undefined("the largest cost is 0")
 
-# %% ../nbs/10_metrics.ipynb #be6badae
+# %% ../nbs/10_metrics.ipynb #270d3bb1
 def arena_score(accuracy, usd_per_1k, *, beta=.1):
     """RouterArena's score (1 + b) A C / (b A + C), C = log2(200 / c) / log2(200 / .0044), in [0, 1], high = good.
 
@@ -853,7 +856,7 @@ def arena_score(accuracy, usd_per_1k, *, beta=.1):
     value = np.divide((1 + beta) * A * C, down, out=np.full(np.shape(down), np.nan), where=down > 0)
     return value if value.ndim else float(value) if value == value else Undefined("accuracy 0 at the largest cost")
 
-# %% ../nbs/10_metrics.ipynb #c2c4800a
+# %% ../nbs/10_metrics.ipynb #8799fd04
 def area_weights(cost, *, low=None, high=None, interpolation="linear"):
     "Weights (k,) with `audc(DeferralCurve(cost, quality)) == quality @ weights` for costs (k,) that rise."
     return audc(DeferralCurve(cost, np.eye(len(cost))), low=low, high=high, interpolation=interpolation)
@@ -871,7 +874,7 @@ def weighted_audc(quality, budgets, weights, *, low=None, high=None, interpolati
     if not np.isnan(areas).any(): return W @ areas / W.sum(1)
     return audc(DeferralCurve(b, weighted_quality(Q, W)), low=low, high=high, interpolation=interpolation)
 
-# %% ../nbs/10_metrics.ipynb #331dbd6e
+# %% ../nbs/10_metrics.ipynb #95e5a33a
 def pair_score(predicted, small, large, *, by="small"):
     """Score (n,), high = send large, of a pool router for the pair of columns `small`, `large` of its predictions (n, m).
 

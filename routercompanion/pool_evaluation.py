@@ -186,7 +186,7 @@ def pool_evaluation(outcomes, embeddings, routers, *, train="train", test="test"
 
     outcomes: table with score (n, m), cost[`cost`], models and (for split names) split; embeddings (n, D) or a dict feature kind -> feature.
     train, test: split names, masks or positions. settings: budgets or trade-offs. clusters (n,): draw whole clusters (tasks) of test queries.
-    A fitted router is not needed: clones are fitted. Memory: n_resamples x 100 numbers per row for the bands.
+    Clones are fitted, the given routers stay as they are. A test query's missing cost is booked as the model's training mean. Memory: n_resamples x 100 numbers per row for the bands.
     """
     test_rows, costs = pool_rows(outcomes, test), decision_costs(outcomes, train, cost)
     overlap = np.intersect1d(test_rows, pool_rows(outcomes, train))

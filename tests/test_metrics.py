@@ -546,3 +546,13 @@ def test_area_under_the_routing_rate(pair):
     assert np.allclose(m.weighted_phi(score, small, large, np.ones((2, len(score))), rates=[0, .37, 1]), np.tile(c(np.array([0, .37, 1])), (2, 1)))
     P = np.c_[1 - score, score]
     assert np.array_equal(m.pair_score(P, 0, 1), score - 1) and np.array_equal(m.pair_score(P, 0, 1, by="gain"), 2 * score - 1)
+
+
+def test_a_range_without_width_is_the_quality_there_in_each_row_of_a_batch():
+    batch = m.DeferralCurve([1., 2, 3], [[.1, .2, .3], [.4, .6, .8]])
+    assert np.allclose(m.audc(batch, low=np.array([1., 2]), high=np.array([3., 2])), [.2, .6]) and np.allclose(m.audc(batch, low=1, high=1), [.1, .4])
+
+
+def test_a_free_reference_model_has_no_relative_cost():
+    c = m.deferral_curve([0, 1], [.5, .6])
+    assert np.isnan(m.qnc(c, .5, relative=True, reference_cost=0)) and "free" in m.qnc(c, .5, relative=True, reference_cost=0).reason
