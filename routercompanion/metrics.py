@@ -521,7 +521,8 @@ class DeferralCurve:
         x, y = np.asarray(self.cost, dtype=np.float64), np.asarray(self.quality, dtype=np.float64)
         if y.ndim not in (1, 2) or not y.shape[-1] or x.shape not in (y.shape, y.shape[-1:]):
             raise MetricInputError(f"A deferral curve needs cost (k,) or (B, k) and quality (k,) or (B, k), k >= 1; got {x.shape} and {y.shape}.")
-        if not np.isfinite(x).all() or (np.diff(x) < 0).any(): raise MetricInputError("The costs of a deferral curve must be finite and rise. Use deferral_curve.")
+        if not np.isfinite(x).all() or (np.diff(x) < 0).any():
+            raise MetricInputError("The costs of a deferral curve must be finite and rise. Use deferral_curve.")
         lookup(AXES, self.axis, "cost axis")
         object.__setattr__(self, "cost", x)
         object.__setattr__(self, "quality", y)
@@ -570,7 +571,8 @@ def deferral_curve(cost, quality, *, axis="budget", weights=None):
     """
     lookup(AXES, axis, "cost axis")
     X, Y = np.asarray(cost, dtype=np.float64), np.asarray(quality, dtype=np.float64)
-    if Y.ndim not in (1, 2) or X.shape not in (Y.shape, Y.shape[-1:]): raise MetricInputError(f"cost {X.shape} does not fit quality {Y.shape}: give (k,) or (n, k).")
+    if Y.ndim not in (1, 2) or X.shape not in (Y.shape, Y.shape[-1:]):
+        raise MetricInputError(f"cost {X.shape} does not fit quality {Y.shape}: give (k,) or (n, k).")
     keep = ~(np.isnan(Y) if Y.ndim == 1 else np.isnan(Y).all(0))
     if not keep.any(): raise MetricInputError("No point of the curve has a quality: every budget lies below the cheapest model, or all outcomes are missing.")
     X, Y = X[..., keep], Y[..., keep]
@@ -629,11 +631,11 @@ def _pool(predicted, outcomes, costs):
     if P.shape not in (Q.shape, Q.shape[1:]): raise MetricInputError(f"predicted must be {Q.shape} or {Q.shape[1:]}, as the outcomes; got {P.shape}.")
     if C.shape not in (Q.shape, Q.shape[1:]): raise MetricInputError(f"costs must be {Q.shape[1:]} or {Q.shape}, as the outcomes; got {C.shape}.")
     for name, a, bad in (("predicted", P, ~np.isfinite(P)), ("costs", C, ~(np.isfinite(C) & (C >= 0))), ("outcomes", Q, (Q < 0) | (Q > 1))):
-        if bad.any(): raise MetricInputError(f"{name}, position {tuple(int(i) for i in np.argwhere(bad)[0])} (query, model): {a[bad][0]:g}. Predictions must be "
-                                             "finite, costs finite and >= 0, outcomes in [0, 1] or NaN (missing).")
+        if bad.any(): raise MetricInputError(f"{name}, position {tuple(int(i) for i in np.argwhere(bad)[0])} (query, model): {a[bad][0]:g}. Predictions "
+                                             "must be finite, costs finite and >= 0, outcomes in [0, 1] or NaN (missing).")
     return np.broadcast_to(P, Q.shape), Q, C
 
-
+# %% ../nbs/10_metrics.ipynb #5fc38d60
 def budget_grid(costs, points=100, *, spacing="linear"):
     "Budgets from the cheapest to the dearest of `costs` (NaN ignored): `points` of them, linear or log spaced, or all distinct costs (spacing=\"distinct\")."
     c = np.unique(np.asarray(costs, dtype=np.float64))
@@ -642,7 +644,7 @@ def budget_grid(costs, points=100, *, spacing="linear"):
     if not len(c): raise MetricInputError("No finite cost: a budget grid needs at least one model's cost.")
     return c if grid is None or len(c) == 1 else grid(c[0], c[-1], points)
 
-# %% ../nbs/10_metrics.ipynb #5fc38d60
+# %% ../nbs/10_metrics.ipynb #a6843749
 def _walk(P, Q, columns, keep):
     """Along `columns` (m,) of P (n, m): the column with the largest value so far (the earliest of equals), and Q (n, m) there.
 
@@ -673,7 +675,7 @@ def _walk_ties(P, values, columns, keep):
         for i in np.flatnonzero(keep == step): np.divide(sums, seen, out=out[:, i], where=seen > 0)
     return out
 
-# %% ../nbs/10_metrics.ipynb #a6843749
+# %% ../nbs/10_metrics.ipynb #c99dad4a
 TIES = {"cheapest": "the cheapest of the best predicted models", "average": "the expectation over a random one of them"}
 
 
@@ -699,7 +701,7 @@ def budget_sweep(predicted, outcomes, costs, budgets=None, *, paid=None, ties="c
     if ties == "average": return Sweep(b, states[0].T, None, states[1].T, "budget")
     return Sweep(b, states[1].T, states[0].T, book, "budget") if C.ndim == 1 else _unsort(Sweep(b, states[1].T, states[0].T, book, "budget"), order)
 
-
+# %% ../nbs/10_metrics.ipynb #eb2d1767
 def _unsort(sweep, order):
     "The sweep with the models in their own order again; `order` (n, m) had sorted each query's models by cost."
     choice = np.where(sweep.choice < 0, -1, np.take_along_axis(order, np.maximum(sweep.choice, 0).astype(np.intp), 1))
@@ -707,7 +709,7 @@ def _unsort(sweep, order):
     np.put_along_axis(booked, order, sweep.booked, 1)
     return Sweep(sweep.setting, sweep.quality, choice, booked, sweep.axis)
 
-# %% ../nbs/10_metrics.ipynb #953464ee
+# %% ../nbs/10_metrics.ipynb #e7e0ad55
 TRADE_OFFS = np.r_[0., np.geomspace(1e-4, 1e2, 97), np.inf]
 
 
@@ -728,7 +730,7 @@ def lambda_sweep(predicted, outcomes, costs, trade_offs=None, *, paid=None):
     choice = order[queries, place]
     return Sweep(lam, Q[queries, choice].T, choice.T, paid, "realised")
 
-# %% ../nbs/10_metrics.ipynb #f9709d3b
+# %% ../nbs/10_metrics.ipynb #9e083975
 def _segments(curve, low, high, step):
     "Integral (B,) of the curve over [low, high], (1,) or (B,) each, flat beyond its last point; NaN where `low` lies before its first."
     X, Y = curve._xy
@@ -743,12 +745,12 @@ def _segments(curve, low, high, step):
     area = area + np.where(tail > 0, tail * Y[:, -1], 0)
     return np.where(X[:, 0] > low[:, 0] + EPS * np.maximum(1, abs(low[:, 0])), np.nan, area)
 
-
+# %% ../nbs/10_metrics.ipynb #be6badae
 def audc(curve, *, low=None, high=None, interpolation="linear"):
     """Area under the deferral curve over costs [low, high], divided by their distance: a mean quality in [0, 1], high = good (who-routes App. F).
 
-    The range is the curve's own unless given (numbers, or (B,) for a batch); give the same range to all routers that are compared. Beyond its last point a curve is flat;
-    a range that begins before its first is NaN. A range of one point gives the quality there. `interpolation`: "linear" (trapezoids) or "step".
+    The range is the curve's own unless given (numbers, or (B,) for a batch); give the same range to all routers that are compared. Beyond its last
+    point a curve is flat; a range that begins before its first is NaN. A range of one point gives the quality there. `interpolation`: "linear" (trapezoids) or "step".
     One curve -> float, a batch -> (B,).
     """
     lookup({"linear": 0, "step": 0}, interpolation, "interpolation")
@@ -764,7 +766,7 @@ def _float(curve, value, low):
     if curve.quality.ndim == 2: return value
     return float(value[0]) if value[0] == value[0] else Undefined(f"the range begins at {low:g}, the curve at {curve.cost[0]:g}")
 
-# %% ../nbs/10_metrics.ipynb #2310672d
+# %% ../nbs/10_metrics.ipynb #edd6a96a
 def peak(curve):
     "Largest quality on the curve, in [0, 1], high = good (who-routes Table 1, cscr Table 1). One curve -> float, a batch -> (B,)."
     value = curve._xy[1].max(1)
@@ -777,7 +779,7 @@ def peak_cost(curve):
     value = np.broadcast_to(X, Y.shape)[np.arange(len(Y)), (Y >= Y.max(1, keepdims=True) - EPS).argmax(1)]
     return value if curve.quality.ndim == 2 else float(value[0])
 
-# %% ../nbs/10_metrics.ipynb #9e083975
+# %% ../nbs/10_metrics.ipynb #270d3bb1
 def qnc(curve, reference_quality, *, relative=False, reference_cost=None, definition="paper"):
     """Quality-neutral cost: smallest cost at which the curve reaches `reference_quality`, the best single model's; low = good (cscr section 4.1).
 
@@ -786,7 +788,8 @@ def qnc(curve, reference_quality, *, relative=False, reference_cost=None, defini
     "as_published": the cost of the router's own peak, which is how cscr's tables behave.
     """
     lookup(DEFINITIONS, definition, "definition")
-    if relative and reference_cost is None: raise MetricInputError("qnc(relative=True) needs reference_cost, the cost of the model that sets the reference quality.")
+    if relative and reference_cost is None:
+        raise MetricInputError("qnc(relative=True) needs reference_cost, the cost of the model that sets the reference quality.")
     X, Y = curve._xy
     X, target = np.broadcast_to(X, Y.shape), np.broadcast_to(np.asarray(reference_quality, dtype=np.float64), (len(Y),))
     if definition == "as_published": value = np.atleast_1d(peak_cost(curve))
@@ -799,10 +802,11 @@ def qnc(curve, reference_quality, *, relative=False, reference_cost=None, defini
         value = np.where(reached[r, k], X[r, k] - back * (X[r, k] - X[r, j]), np.nan)
     if relative: value = np.divide(value, reference_cost, out=np.full(len(Y), np.nan), where=np.broadcast_to(reference_cost, len(Y)) > 0)
     if curve.quality.ndim == 2: return value
-    reason = f"the curve never reaches {float(target[0]):.3g}; its peak is {peak(curve):.3g}" if not (relative and np.all(np.equal(reference_cost, 0))) else "the reference model is free"
-    return float(value[0]) if value[0] == value[0] else Undefined(reason)
+    if value[0] == value[0]: return float(value[0])
+    if relative and np.all(np.equal(reference_cost, 0)): return Undefined("the reference model is free")
+    return Undefined(f"the curve never reaches {float(target[0]):.3g}; its peak is {peak(curve):.3g}")
 
-# %% ../nbs/10_metrics.ipynb #be6badae
+# %% ../nbs/10_metrics.ipynb #770672a7
 def non_decreasing(curve):
     "The curve with each quality raised to the best at or below its cost (a running maximum). AIQ does this; AUDC, peak and QNC do not."
     return DeferralCurve(curve.cost, np.maximum.accumulate(curve.quality, axis=-1), curve.axis)
@@ -827,7 +831,7 @@ def convex_hull(curve):
     hull = np.stack([np.interp(X[k], X[k, corner[k, :size[k]]], Y[k, corner[k, :size[k]]]) for k in r])
     return DeferralCurve(curve.cost, hull.reshape(curve.quality.shape), curve.axis)
 
-# %% ../nbs/10_metrics.ipynb #edd6a96a
+# %% ../nbs/10_metrics.ipynb #c2c4800a
 def aiq(curve, *, largest_cost=None):
     """Average improvement in quality (routerbench): area under the non-decreasing convex hull, extended flat to `largest_cost`, divided by that cost.
 
@@ -842,7 +846,7 @@ def aiq(curve, *, largest_cost=None):
     value = area / top if top > 0 else np.full(len(Y), np.nan)
     return value if curve.quality.ndim == 2 else float(value[0]) if top > 0 else Undefined("the largest cost is 0")
 
-# %% ../nbs/10_metrics.ipynb #270d3bb1
+# %% ../nbs/10_metrics.ipynb #a1a47a0d
 def arena_score(accuracy, usd_per_1k, *, beta=.1):
     """RouterArena's score (1 + b) A C / (b A + C), C = log2(200 / c) / log2(200 / .0044), in [0, 1], high = good.
 
@@ -856,7 +860,7 @@ def arena_score(accuracy, usd_per_1k, *, beta=.1):
     value = np.divide((1 + beta) * A * C, down, out=np.full(np.shape(down), np.nan), where=down > 0)
     return value if value.ndim else float(value) if value == value else Undefined("accuracy 0 at the largest cost")
 
-# %% ../nbs/10_metrics.ipynb #8799fd04
+# %% ../nbs/10_metrics.ipynb #95e5a33a
 def area_weights(cost, *, low=None, high=None, interpolation="linear"):
     "Weights (k,) with `audc(DeferralCurve(cost, quality)) == quality @ weights` for costs (k,) that rise."
     return audc(DeferralCurve(cost, np.eye(len(cost))), low=low, high=high, interpolation=interpolation)
@@ -874,7 +878,7 @@ def weighted_audc(quality, budgets, weights, *, low=None, high=None, interpolati
     if not np.isnan(areas).any(): return W @ areas / W.sum(1)
     return audc(DeferralCurve(b, weighted_quality(Q, W)), low=low, high=high, interpolation=interpolation)
 
-# %% ../nbs/10_metrics.ipynb #95e5a33a
+# %% ../nbs/10_metrics.ipynb #60f046dd
 def pair_score(predicted, small, large, *, by="small"):
     """Score (n,), high = send large, of a pool router for the pair of columns `small`, `large` of its predictions (n, m).
 

@@ -210,7 +210,7 @@ def _cost_points(curve):
         raise CompanionError("A deferral curve needs equally many finite costs (rising) and qualities. Make it with metrics.deferral_curve.")
     return x, y
 
-
+# %% ../nbs/80_plots.ipynb #5bdc340a
 @_styled
 def plot_deferral_curves(curves, *, oracle=None, random=None, bands=None, models=None, cost_label="budget (billion parameters)", ylabel="accuracy (%)",
                          log=False, title=None, ax=None):
@@ -239,7 +239,7 @@ def plot_deferral_curves(curves, *, oracle=None, random=None, bands=None, models
     label_lines(ax, [(n, 100 * y[-1], look[n]) for n, (_, y) in points.items()])
     return ax
 
-# %% ../nbs/80_plots.ipynb #5bdc340a
+# %% ../nbs/80_plots.ipynb #9d404627
 @_styled
 def plot_routing_rates(curves, *, oracle=None, random=True, bands=None, small="small", large="large", ylabel="accuracy (%)", title=None, ax=None):
     """Routing-rate curves of one pair out of a pool (who-routes Fig. 3, 8, 13): `plot_call_rate_curves` without regions, its ends named; the axes.

@@ -30,7 +30,7 @@ class PoolInputError(CompanionError):
 
 REFERENCE_ROWS = {"Random": RandomPoolRouter(), "Heuristic": HeuristicRouter(), "Oracle": PoolOracle()}
 
-
+# %% ../nbs/24_pool_evaluation.ipynb #049b77b2
 def pool_rows(outcomes, rows):
     "Integer positions (k,) from the name of a split of the outcome table, a boolean mask or positions; an empty selection raises `PoolInputError`."
     n = len(outcomes.score)
@@ -58,7 +58,7 @@ def pool_feature(router, part, embeddings):
     own = {"none": np.arange(len(part.score)) if part.query_ids is None else part.query_ids, "outcomes": part.score}
     return lookup({**own, **kinds}, router.feature_kind, "feature kind of this pool")
 
-# %% ../nbs/24_pool_evaluation.ipynb #049b77b2
+# %% ../nbs/24_pool_evaluation.ipynb #ef6f5567
 def _fit_one(router, part, embeddings): return clone(router).fit(pool_feature(router, part, embeddings), part)
 
 
@@ -75,12 +75,13 @@ def _feature_rows(embeddings, rows, n):
         if len(X) != n: raise PoolInputError(f"{len(X)} rows of {kind} and {n} of outcomes: align both by query id first.")
     return {kind: take(X, rows) for kind, X in kinds.items()}
 
-# %% ../nbs/24_pool_evaluation.ipynb #bb1f29f3
+# %% ../nbs/24_pool_evaluation.ipynb #4435e290
 def decision_costs(outcomes, train, cost):
     "Mean cost (m,) of each model over the training rows, missing ones left out; `cost` names the kind. Raises where a model has none, or a negative one."
     values = lookup(pool_subset(outcomes, pool_rows(outcomes, train)).cost, cost, "cost of this outcome table")
     mean = np.array([c[~np.isnan(c)].mean() if (~np.isnan(c)).any() else np.nan for c in values.T])
-    if np.isnan(mean).any(): raise PoolInputError(f"Model {outcomes.models[int(np.isnan(mean).argmax())]} has no {cost} cost in training. Leave it out, or use another cost.")
+    if np.isnan(mean).any():
+        raise PoolInputError(f"Model {outcomes.models[int(np.isnan(mean).argmax())]} has no {cost} cost in training. Leave it out, or use another cost.")
     if np.nanmin(values) < 0: raise PoolInputError(f"A {cost} cost is negative: {np.nanmin(values):g}. Repair the table; a refund is not a cost.")
     return mean
 
@@ -101,7 +102,7 @@ def sweep_pool(fitted, part, embeddings, costs, *, axis="budget", settings=None,
             out[name] = type(s)(s.setting, s.quality, s.choice, s.booked, "realised")
     return out
 
-# %% ../nbs/24_pool_evaluation.ipynb #48154fcd
+# %% ../nbs/24_pool_evaluation.ipynb #b2a0b875
 METRICS = ("AUDC", "peak", "QNC", "AIQ", "cost at peak")
 
 
@@ -116,11 +117,11 @@ def pool_metrics(sweep, part, costs, weights, *, paid=None, metrics=METRICS):
     low, high, reference_cost = _range(sweep, costs, W, paid, part)
     reference = weighted_quality(part.score[:, [_best(part)]], W)[:, 0]
     top = float(max(high.max(), curve.cost.max()))
-    known = {"AUDC": lambda: audc(curve, low=low, high=high), "peak": lambda: peak(curve), "AIQ": lambda: aiq(curve, largest_cost=top), "cost at peak": lambda: peak_cost(curve),
-             "QNC": lambda: qnc(curve, reference, relative=True, reference_cost=reference_cost)}
+    known = {"AUDC": lambda: audc(curve, low=low, high=high), "peak": lambda: peak(curve), "AIQ": lambda: aiq(curve, largest_cost=top),
+             "cost at peak": lambda: peak_cost(curve), "QNC": lambda: qnc(curve, reference, relative=True, reference_cost=reference_cost)}
     return np.stack([np.broadcast_to(lookup(known, m, "pool metric")(), len(W)) for m in metrics], 1), curve
 
-
+# %% ../nbs/24_pool_evaluation.ipynb #cd8445a8
 def _best(part): return int(np.nanargmax(np.nanmean(part.score, 0)))
 
 
@@ -134,7 +135,7 @@ def _range(sweep, costs, W, paid, part):
     mean = weighted_quality(booked[:, [costs.argmin(), costs.argmax(), best]], W)
     return mean[:, 0], np.maximum(mean[:, 1], mean[:, 0]), mean[:, 2]
 
-# %% ../nbs/24_pool_evaluation.ipynb #b2a0b875
+# %% ../nbs/24_pool_evaluation.ipynb #37cd5428
 @dataclass
 class PoolEvaluation:
     """`table`: row, column (the cost), metric, value, low, high, n, missing. `curves`: name -> `DeferralCurve` (or `CallRateCurve`); `bands`: name ->
@@ -151,7 +152,8 @@ class PoolEvaluation:
     def value(self, row, metric):
         "The estimate in the table."
         found = self.table[(self.table.row == row) & (self.table.metric == metric)]
-        if found.empty: raise PoolInputError(f"No {metric!r} of {row!r} here. Rows: {', '.join(self.table.row.unique())}; metrics: {', '.join(self.table.metric.unique())}.")
+        rows, metrics = (", ".join(self.table[c].unique()) for c in ("row", "metric"))
+        if found.empty: raise PoolInputError(f"No {metric!r} of {row!r} here. Rows: {rows}; metrics: {metrics}.")
         return float(found.value.iloc[0])
 
     def compare(self, first, second, metric="AUDC", *, level=.95):
@@ -164,10 +166,11 @@ class PoolEvaluation:
         seen = draws[np.isfinite(draws)] if np.isfinite(difference) else draws[:0]
         low, high = limits(seen, level)
         tail = min(1 + (seen <= 0).sum(), 1 + (seen >= 0).sum()) if len(seen) else np.nan
-        return dict(first=first, second=second, metric=metric, difference=difference, low=float(low), high=float(high), p_value=float(np.minimum(1, 2 * tail / (len(seen) + 1))),
+        p = float(np.minimum(1, 2 * tail / (len(seen) + 1)))
+        return dict(first=first, second=second, metric=metric, difference=difference, low=float(low), high=float(high), p_value=p,
                     significant=bool(low > 0 or high < 0), undefined=len(draws) - len(seen))
 
-# %% ../nbs/24_pool_evaluation.ipynb #cd8445a8
+# %% ../nbs/24_pool_evaluation.ipynb #7316d333
 def _grid(curves, axis):
     "Where a band is drawn: the budgets, or 100 mean costs over the range of all curves."
     first = next(iter(curves.values()))
@@ -176,7 +179,10 @@ def _grid(curves, axis):
 
 def _tabulate(rows, estimates, draws, level):
     "The long table from estimates (name, metric) -> float and draws (name, metric) -> (B,); `rows`: name -> dict of further columns."
-    out = [dict(row=r, metric=m, value=v, **dict(zip(("low", "high"), limits(draws[r, m], level) if v == v else (np.nan, np.nan))), **rows[r]) for (r, m), v in estimates.items()]
+    out = []
+    for (r, m), v in estimates.items():
+        low, high = limits(draws[r, m], level) if v == v else (np.nan, np.nan)
+        out.append(dict(row=r, metric=m, value=v, low=low, high=high, **rows[r]))
     return pd.DataFrame(out)[["row", "column", "metric", "value", "low", "high", "n", "missing"]]
 
 
@@ -186,7 +192,8 @@ def pool_evaluation(outcomes, embeddings, routers, *, train="train", test="test"
 
     outcomes: table with score (n, m), cost[`cost`], models and (for split names) split; embeddings (n, D) or a dict feature kind -> feature.
     train, test: split names, masks or positions. settings: budgets or trade-offs. clusters (n,): draw whole clusters (tasks) of test queries.
-    Clones are fitted, the given routers stay as they are. A test query's missing cost is booked as the model's training mean. Memory: n_resamples x 100 numbers per row for the bands.
+    Clones are fitted, the given routers stay as they are. A test query's missing cost is booked as the model's training mean.
+    Memory: n_resamples x 100 numbers per row for the bands.
     """
     test_rows, costs = pool_rows(outcomes, test), decision_costs(outcomes, train, cost)
     overlap = np.intersect1d(test_rows, pool_rows(outcomes, train))
@@ -198,7 +205,7 @@ def pool_evaluation(outcomes, embeddings, routers, *, train="train", test="test"
     return _resample_sweeps(sweeps, part, costs, paid, cost, fitted, metrics=metrics, n_resamples=n_resamples, rng=rng, level=level,
                             clusters=None if clusters is None else np.asarray(clusters)[test_rows])
 
-# %% ../nbs/24_pool_evaluation.ipynb #37cd5428
+# %% ../nbs/24_pool_evaluation.ipynb #a40724b9
 def _resample_sweeps(sweeps, part, costs, paid, column, fitted, *, metrics, n_resamples, clusters, rng, level):
     "Estimates, paired draws and bands of all sweeps -> `PoolEvaluation`."
     n, estimates, draws, heights = len(part.score), {}, {}, {}
@@ -216,10 +223,11 @@ def _resample_sweeps(sweeps, part, costs, paid, column, fitted, *, metrics, n_re
     for name, (values, height) in parts.items():
         draws |= {(name, m): v for m, v in zip(metrics, np.concatenate(values).T)}
         bands[name] = (at, *np.nanquantile(np.concatenate(height), [(1 - level) / 2, (1 + level) / 2], axis=0))
-    rows = {name: dict(column=column, n=n, missing=float(s.missing[s.setting >= costs.min()].max() if s.axis == "budget" else s.missing.max())) for name, s in sweeps.items()}
+    gaps = lambda s: float(s.missing[s.setting >= costs.min()].max() if s.axis == "budget" else s.missing.max())
+    rows = {name: dict(column=column, n=n, missing=gaps(s)) for name, s in sweeps.items()}
     return PoolEvaluation(_tabulate(rows, estimates, draws, level), curves, bands, draws, sweeps, fitted, costs, part.models)
 
-# %% ../nbs/24_pool_evaluation.ipynb #bf2e5ecb
+# %% ../nbs/24_pool_evaluation.ipynb #a0f3d03b
 def routing_rate_evaluation(predicted, outcomes, small, large, *, by="small", rates=101, n_resamples=10_000, clusters=None, rng=42, level=.95):
     """`PoolEvaluation` of the routing-rate curves of one pair: metric "rate area" with paired intervals, and bands at `rates` evenly spaced call rates.
 

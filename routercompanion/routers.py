@@ -211,7 +211,7 @@ class HeuristicRouter(PoolRouter):
 
     def _predict(self, X): return np.broadcast_to(self.mean_, (n_rows(X), len(self.mean_)))
 
-
+# %% ../nbs/22_routers.ipynb #f57efcf6
 @register_router
 class RandomPoolRouter(PoolRouter):
     """Uniform over the models within the budget (who-routes App. F). random_state=None: one constant for all models, whose curve is the exact
@@ -225,7 +225,7 @@ class RandomPoolRouter(PoolRouter):
         seeds = (int(hash_fraction("random pool", self.random_state, x) * 2**52) for x in X)
         return np.stack([make_rng(s).random(len(self.mean_)) for s in seeds])
 
-
+# %% ../nbs/22_routers.ipynb #c0624429
 @register_router
 class PoolOracle(PoolRouter):
     "Knows the outcomes: bounds every curve (who-routes App. E, Oracle Router). X: the outcomes (n, m) or a table; a missing one is predicted as -1."
@@ -237,7 +237,7 @@ class PoolOracle(PoolRouter):
     def predict_quality(self, X): return super().predict_quality(self._feature(X))
     def _predict(self, X): return X
 
-# %% ../nbs/22_routers.ipynb #2a76cf92
+# %% ../nbs/22_routers.ipynb #302b1e70
 def unit_rows(X):
     "Rows of X (n, D) as float32 of length 1; a row of zeros stays."
     X = np.ascontiguousarray(X, dtype=np.float32)
@@ -252,7 +252,7 @@ def nearest(queries, train, k, metric="cosine"):
     with pool_threads(): near, index = faiss.knn(queries, train, min(k, len(train)), metric=faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT)
     return np.sqrt(np.maximum(near, 0)) if metric == "l2" else near, index
 
-
+# %% ../nbs/22_routers.ipynb #40283044
 @register_router
 class KNNRouter(PoolRouter):
     """Mean outcomes of the k nearest training queries (who-routes App. E, K-NN). X: embeddings (n, D).
@@ -262,7 +262,8 @@ class KNNRouter(PoolRouter):
     """
     feature_kind, own_cost = "embedding", {"params_b": .0227}
 
-    def __init__(self, *, k=50, metric="cosine", weights="uniform", missing="mask"): self.k, self.metric, self.weights, self.missing = k, metric, weights, missing
+    def __init__(self, *, k=50, metric="cosine", weights="uniform", missing="mask"):
+        self.k, self.metric, self.weights, self.missing = k, metric, weights, missing
 
     def _fit(self, X, scores, validation):
         lookup({"uniform": 0, "distance": 0}, self.weights, "neighbour weights")
@@ -277,7 +278,7 @@ class KNNRouter(PoolRouter):
         A = csr_matrix((w.ravel().astype(np.float64), index.ravel(), np.arange(len(index) + 1) * index.shape[1]), shape=(len(index), len(self.train_)))
         return masked_means(A, self.scores_, self.mean_)
 
-# %% ../nbs/22_routers.ipynb #9c07777a
+# %% ../nbs/22_routers.ipynb #1e76f459
 @register_router
 class KMeansRouter(PoolRouter):
     """Mean outcomes of the nearest cluster of training queries (who-routes App. E, K-Means; UniRoute). X: embeddings (n, D).
@@ -302,9 +303,9 @@ class KMeansRouter(PoolRouter):
         X = np.asarray(X, dtype=np.float64)
         return self.quality_[((self.centroids_**2).sum(1) - 2 * X @ self.centroids_.T).argmin(1)]
 
-# %% ../nbs/22_routers.ipynb #1e76f459
+# %% ../nbs/22_routers.ipynb #e184f8b1
 def pool_mlp_start(width, hidden, n_models, seed):
-    "Parameters of `n_models` networks width -> hidden -> 1: [weights (m, a, b), bias (m, 1, b), ...], PyTorch's default start; model j's depends on (seed, j) alone."
+    "Parameters of `n_models` networks width -> hidden -> 1, [weights (m, a, b), bias (m, 1, b), ...]: PyTorch's start, model j's from (seed, j) alone."
     sizes, parameters = [width, *hidden, 1], []
     generators = [torch.Generator().manual_seed(int(hash_fraction("pool mlp", seed, j) * 2**52)) for j in range(n_models)]
     for a, b in zip(sizes, sizes[1:]):
@@ -327,7 +328,7 @@ def masked_losses(logits, scores):
     loss = F.binary_cross_entropy_with_logits(logits, torch.where(seen, scores, 0.), reduction="none")
     return (loss * seen).sum(0) / seen.sum(0).clamp(min=1)
 
-# %% ../nbs/22_routers.ipynb #6942729a
+# %% ../nbs/22_routers.ipynb #ed688af4
 def train_pool(parameters, forward, X, S, X_val, S_val, *, lr, batch_size, epochs, patience=8, weight_decay=0., separate=True):
     """Adam on `masked_losses` of `forward(parameters, X)`, summed over models; returns (best parameters, history of the mean validation loss).
 
@@ -355,7 +356,7 @@ def train_pool(parameters, forward, X, S, X_val, S_val, *, lr, batch_size, epoch
     if not torch.isfinite(best).all(): raise NotFiniteError("The validation loss of a model is not finite from the first epoch on: use a smaller lr.")
     return kept, history
 
-# %% ../nbs/22_routers.ipynb #86e49624
+# %% ../nbs/22_routers.ipynb #ea98f680
 class _TrainedPoolRouter(PoolRouter):
     "What the trained pool routers share: tensors, a validation part (20%, or the one given), one thread, and the parameters as arrays in `state_`."
     feature_kind, own_cost, separate = "embedding", {"params_b": .0227}, True
@@ -375,7 +376,7 @@ class _TrainedPoolRouter(PoolRouter):
         X = torch.tensor(np.asarray(X), dtype=torch.float32)
         with one_thread(), torch.no_grad(): return torch.cat([torch.sigmoid(self._forward(parameters, piece)) for piece in X.split(1024)]).numpy()
 
-# %% ../nbs/22_routers.ipynb #e184f8b1
+# %% ../nbs/22_routers.ipynb #59ae076e
 @register_router
 class MLPRouter(_TrainedPoolRouter):
     """A small network for each model, trained at once (who-routes App. E, MLP). X: embeddings (n, D); predictions are probabilities of success.
@@ -389,7 +390,7 @@ class MLPRouter(_TrainedPoolRouter):
     def _start(self, width, n_models): return pool_mlp_start(width, self.hidden, n_models, self.random_state)
     def _forward(self, parameters, X): return pool_mlp(parameters, X)
 
-# %% ../nbs/22_routers.ipynb #ea98f680
+# %% ../nbs/22_routers.ipynb #06e268ac
 @register_router
 class MatrixFactorisationRouter(_TrainedPoolRouter):
     """sigma(u_j . (A^T x + a) + b_j): model vectors u_j and a shared linear query projection (who-routes App. E; EmbedLLM). X: embeddings (n, D).
@@ -409,7 +410,7 @@ class MatrixFactorisationRouter(_TrainedPoolRouter):
 
     def _forward(self, parameters, X): return (X @ parameters[0] + parameters[1]) @ parameters[2].T + parameters[3]
 
-# %% ../nbs/22_routers.ipynb #06e268ac
+# %% ../nbs/22_routers.ipynb #01dec08a
 @register_router
 class SVMRouter(PoolRouter):
     """A support vector machine for each model (scikit-learn): LinearSVC and Platt's sigmoid for 0/1 outcomes, LinearSVR clipped to [0, 1] for graded ones.
