@@ -315,3 +315,244 @@ def test_reliability_bins_and_error_by_loop():
         assert c.frequency[b] == pytest.approx(y[inside].mean()) and c.probability[b] == pytest.approx(p[inside].mean())
         ece += len(inside) / 203 * abs(y[inside].mean() - p[inside].mean())
     assert c.count[3] == 0 and m.expected_calibration_error(p, y, 5) == pytest.approx(ece)
+
+
+# ---- pools: deferral curves against loops
+
+@st.composite
+def pools(draw, most=12, models=5, gaps=False):
+    "predicted (n, m) with ties, outcomes (n, m), costs (m,) with ties."
+    n, k = draw(st.integers(1, most)), draw(st.integers(1, models))
+    grid = lambda values: np.array(draw(st.lists(st.lists(st.sampled_from(values), min_size=k, max_size=k), min_size=n, max_size=n)), float)
+    costs = np.array(draw(st.lists(st.sampled_from([.5, 1., 2., 7.]), min_size=k, max_size=k)))
+    return grid([0, .25, .5, 1]), grid([0., 1., .5] + [np.nan] * gaps), costs
+
+
+def choose(predicted, costs, budget):
+    "The best predicted model within the budget; ties go to the cheapest, then the first. None if there is none."
+    best = None
+    for j in range(len(costs)):
+        if costs[j] > budget: continue
+        if best is None or predicted[j] > predicted[best] or (predicted[j] == predicted[best] and costs[j] < costs[best]): best = j
+    return best
+
+
+def brute_budget(predicted, outcomes, costs, budgets):
+    "Per budget: mean outcome of the chosen models, missing ones left out; NaN without any."
+    curve = []
+    for b in budgets:
+        picked = [(row, choose(p, costs, b)) for p, row in zip(predicted, outcomes)]
+        got = [row[j] for row, j in picked if j is not None and not np.isnan(row[j])]
+        curve.append(sum(got) / len(got) if got else np.nan)
+    return np.array(curve)
+
+
+@quick
+@given(pools(gaps=True))
+def test_budget_sweep_against_a_loop(pool):
+    predicted, outcomes, costs = pool
+    budgets = [0, .5, .7, 1, 2, 6.9, 7, 100]
+    s = m.budget_sweep(predicted, outcomes, costs, budgets)
+    expected = brute_budget(predicted, outcomes, costs, budgets)
+    assert np.allclose(m.weighted_quality(s.quality, np.ones((1, len(outcomes))))[0], expected, equal_nan=True)
+    per_query = m.budget_sweep(predicted, outcomes, np.tile(costs, (len(outcomes), 1)), budgets)
+    assert np.allclose(per_query.quality, s.quality, equal_nan=True) and (per_query.choice == s.choice).all() and np.allclose(per_query.cost, s.cost, equal_nan=True)
+    for (i, k), j in np.ndenumerate(s.choice):
+        assert j == (-1 if choose(predicted[i], costs, budgets[k]) is None else choose(predicted[i], costs, budgets[k]))
+        assert np.isnan(s.cost[i, k]) if j < 0 else s.cost[i, k] == costs[j] <= budgets[k]
+
+
+@quick
+@given(pools(gaps=True))
+def test_average_over_ties_is_the_mean_over_all_tied_models(pool):
+    predicted, outcomes, costs = pool
+    budgets = np.array([.5, 1, 2, 7])
+    s = m.budget_sweep(predicted, outcomes, costs, budgets, ties="average")
+    for (i, k), value in np.ndenumerate(s.quality):
+        within = [j for j in range(len(costs)) if costs[j] <= budgets[k]]
+        tied = [outcomes[i, j] for j in within if predicted[i, j] == max(predicted[i, j] for j in within)]
+        tied = [t for t in tied if not np.isnan(t)]
+        assert np.isclose(value, np.mean(tied) if tied else np.nan, equal_nan=True)
+    per_query = m.budget_sweep(predicted, outcomes, np.tile(costs, (len(outcomes), 1)), budgets, ties="average")
+    assert np.allclose(per_query.quality, s.quality, equal_nan=True) and np.allclose(per_query.cost, s.cost, equal_nan=True)
+
+
+def test_caps_that_differ_by_query():
+    costs = np.array([[1., 5.], [5., 1.], [9., 9.]])
+    s = m.budget_sweep([[0, 1.], [0, 1], [0, 1]], [[.1, .2], [.3, .4], [.5, .6]], costs, [1, 5, 9])
+    assert s.choice.T.tolist() == [[0, 1, -1], [1, 1, -1], [1, 1, 1]] and s.cost[0].tolist() == [1, 5, 5]
+    assert np.allclose(s.quality[:2], [[.1, .2, .2], [.4, .4, .4]]) and np.isnan(s.quality[2, :2]).all() and s.missing.tolist() == [1 / 3, 1 / 3, 0]
+
+
+@quick
+@given(pools(), st.randoms(use_true_random=False))
+def test_order_of_queries_and_models_and_the_unit_of_cost_do_not_matter(pool, random):
+    predicted, outcomes, costs = pool
+    predicted = predicted + np.arange(len(costs)) * 1e-3  # no ties among models of one cost, whose order would matter
+    budgets = m.budget_grid(costs, 17)
+    area = lambda p, o, c, b: m.audc(m.budget_sweep(p, o, c, b).curve())
+    value, rows, columns = area(predicted, outcomes, costs, budgets), random.sample(range(len(outcomes)), len(outcomes)), random.sample(range(len(costs)), len(costs))
+    assert np.isclose(value, area(predicted[rows], outcomes[rows], costs, budgets))
+    assert np.isclose(value, area(predicted[:, columns], outcomes[:, columns], costs[columns], budgets))
+    assert np.isclose(value, area(predicted, outcomes, 8 * costs, 8 * budgets))
+    price = lambda p, o, c: m.audc(m.lambda_sweep(p, o, c).curve())
+    assert np.isclose(price(predicted, outcomes, costs), price(predicted, outcomes, 8 * costs))
+    assert np.isclose(price(predicted, outcomes, costs), price(predicted[rows][:, columns], outcomes[rows][:, columns], costs[columns]))
+
+
+@quick
+@given(pools())
+def test_the_oracle_bounds_every_router_and_one_model_is_constant(pool):
+    predicted, outcomes, costs = pool
+    budgets = m.budget_grid(costs, 9)
+    ours, best = m.budget_sweep(predicted, outcomes, costs, budgets), m.budget_sweep(outcomes, outcomes, costs, budgets)
+    assert (best.quality >= ours.quality - 1e-12).all()
+    assert m.audc(ours.curve()) <= m.audc(best.curve()) + 1e-12 and m.aiq(ours.curve()) <= m.aiq(best.curve()) + 1e-12
+    alone = m.budget_sweep(predicted[:, :1], outcomes[:, :1], costs[:1], np.linspace(costs[0], costs[0] + 3, 7)).curve()
+    assert np.allclose(alone.quality, outcomes[:, 0].mean()) and np.isclose(m.audc(alone), outcomes[:, 0].mean())
+    point = m.lambda_sweep(predicted[:, :1], outcomes[:, :1], costs[:1]).curve()
+    assert point.cost.tolist() == [costs[0]] and np.isclose(m.audc(point), outcomes[:, 0].mean()) and np.isclose(m.peak(point), outcomes[:, 0].mean())
+
+
+@quick
+@given(pools(gaps=True), st.integers(0, 99))
+def test_lambda_sweep_against_a_loop(pool, seed):
+    predicted, outcomes, costs = pool
+    paid = np.random.default_rng(seed).random(outcomes.shape)
+    prices = [0, .1, .5, 3, np.inf]
+    s = m.lambda_sweep(predicted, outcomes, costs, prices, paid=paid)
+    for k, lam in enumerate(prices):
+        for i in range(len(outcomes)):
+            value = lambda j: (-costs[j], predicted[i, j]) if np.isinf(lam) else predicted[i, j] - lam * costs[j] / costs.max()
+            j = max(range(len(costs)), key=lambda j: (value(j), -costs[j], -j))
+            assert s.choice[i, k] == j and s.cost[i, k] == paid[i, j] and np.isclose(s.quality[i, k], outcomes[i, j], equal_nan=True)
+
+
+@quick
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 10)), min_size=1, max_size=9), st.integers(0, 6), st.integers(1, 9))
+def test_area_peak_qnc_aiq_against_rational_arithmetic(points, start, width):
+    merged = {}
+    for x, y in points: merged.setdefault(x, []).append(F(y, 10))
+    xs = sorted(merged)
+    ys = [sum(merged[x], F(0)) / len(merged[x]) for x in xs]
+    at = lambda x: None if x < xs[0] else ys[-1] if x >= xs[-1] else next(a + (b - a) * F(x - p) / F(q - p) for p, q, a, b in zip(xs, xs[1:], ys, ys[1:]) if p <= x <= q)
+    for axis in m.AXES:
+        c = m.deferral_curve([p[0] for p in points], [p[1] / 10 for p in points], axis=axis)
+        assert c.cost.tolist() == xs and np.allclose(c.quality, [float(y) for y in ys])
+        knots = sorted({F(start), F(start + width), *(F(x) for x in xs if start < x < start + width)})
+        if start < xs[0]: assert np.isnan(m.audc(c, low=start, high=start + width)) and "begins" in m.audc(c, low=start, high=start + width).reason
+        else:
+            area = sum((q - p) * (at(p) + at(q)) / 2 for p, q in zip(knots, knots[1:]))
+            assert np.isclose(m.audc(c, low=start, high=start + width), float(area / width))
+            stairs = sum((q - p) * max((x, y) for x, y in zip(xs, ys) if x <= p)[1] for p, q in zip(knots, knots[1:]))
+            assert np.isclose(m.audc(c, low=start, high=start + width, interpolation="step"), float(stairs / width))
+        assert np.isclose(m.peak(c), float(max(ys))) and m.peak_cost(c) == xs[ys.index(max(ys))]
+        for target in (F(1, 4), F(1, 2), max(ys)):
+            found = next((k for k, y in enumerate(ys) if y >= target), None)
+            if found is None: assert np.isnan(m.qnc(c, float(target))) and "never reaches" in m.qnc(c, float(target)).reason
+            elif found == 0 or axis == "budget": assert np.isclose(m.qnc(c, float(target)), xs[found])
+            else:
+                p, q, a, b = xs[found - 1], xs[found], ys[found - 1], ys[found]
+                assert np.isclose(m.qnc(c, float(target)), float(p + (q - p) * (target - a) / (b - a)))
+        hull = [max(float(ys[k]) for k in range(len(xs)) if xs[k] <= x) for x in xs]
+        tops = [max([hull[k]] + [hull[i] + (hull[j] - hull[i]) * (xs[k] - xs[i]) / (xs[j] - xs[i]) for i in range(k) for j in range(k + 1, len(xs))]) for k in range(len(xs))]
+        assert np.allclose(m.convex_hull(c).quality, tops)
+        top = xs[-1] + 2
+        assert np.isclose(m.aiq(c, largest_cost=top), (sum((q - p) * (a + b) / 2 for p, q, a, b in zip(xs, xs[1:], tops, tops[1:])) + 2 * tops[-1]) / top)
+
+
+@quick
+@given(pools(gaps=True), st.integers(0, 99))
+def test_a_batch_of_curves_is_each_curve_and_resampling_is_repeating_rows(pool, seed):
+    predicted, outcomes, costs = pool
+    rng, n = np.random.default_rng(seed), len(outcomes)
+    W = rng.multinomial(n, np.full(n, 1 / n), 4)
+    paid = rng.random(outcomes.shape)
+    for s in (m.budget_sweep(predicted, outcomes, costs, m.budget_grid(costs, 6)), m.lambda_sweep(predicted, outcomes, costs, paid=paid)):
+        if np.isnan(s.quality).all(): continue
+        batch = s.curve(W)
+        for b, w in enumerate(W):
+            rows = np.repeat(np.arange(n), w)
+            if np.isnan(s.quality[rows]).all(0).any(): continue
+            one = m.Sweep(s.setting, s.quality[rows], s.choice[rows], s.booked if s.booked.ndim == 1 else s.booked[rows], s.axis).curve()
+            low, high = one.cost[0], one.cost[-1]
+            assert np.isclose(m.audc(batch, low=low, high=high)[b], m.audc(one), atol=1e-9) and np.isclose(m.peak(batch)[b], m.peak(one))
+            assert np.isclose(m.qnc(batch, .4)[b], m.qnc(one, .4), equal_nan=True)
+            assert np.isclose(m.aiq(batch, largest_cost=9)[b], m.aiq(one, largest_cost=9)) and np.allclose(m.convex_hull(batch)(one.cost)[b], m.convex_hull(one).quality)
+            if s.axis == "budget": assert np.isclose(m.weighted_audc(s.quality, s.setting, w)[0], m.audc(one))
+
+
+def test_area_is_a_mean_of_per_query_areas():
+    rng = np.random.default_rng(0)
+    s = m.budget_sweep(rng.random((40, 6)), rng.random((40, 6)), rng.random(6), np.linspace(0, 1, 30))
+    b = s.setting[~np.isnan(s.quality[0])]
+    areas = s.quality[:, ~np.isnan(s.quality[0])] @ m.area_weights(b)
+    assert np.isclose(areas.mean(), m.audc(s.curve())) and np.isclose(m.weighted_audc(s.quality, s.setting, np.ones(40))[0], areas.mean())
+    assert np.isclose(m.area_weights(b, interpolation="step").sum(), 1) and m.area_weights(b, interpolation="step")[-1] == 0
+
+
+def test_edges_of_a_deferral_curve():
+    below = m.budget_sweep([[.5, .6]], [[1, 0]], [2, 3], [1, 2, 3])
+    assert below.choice.tolist() == [[-1, 0, 1]] and np.isnan(below.quality[0, 0]) and below.curve().cost.tolist() == [2, 3]
+    with pytest.raises(m.MetricInputError, match="below the cheapest"): m.budget_sweep([[.5, .6]], [[1, 0]], [2, 3], [1]).curve()
+    equal = m.budget_sweep([[.5, .6], [.7, .6]], [[1, 0], [1, 0]], [2, 2])
+    assert equal.setting.tolist() == [2] and equal.choice[:, 0].tolist() == [1, 0] and m.audc(equal.curve()) == .5
+    tie = m.budget_sweep([[.5, .5, .5]], [[0, 1, 0]], [3, 1, 1], [9])
+    assert tie.choice.tolist() == [[1]], "the cheapest, then the first"
+    free = m.lambda_sweep([[.2, .9]], [[0, 1]], [0, 0])
+    assert (free.choice[:, :-1] == 1).all() and m.peak(free.curve()) == 1 and np.isnan(m.aiq(free.curve()))
+    hole = m.budget_sweep([[.1, .9], [.1, .9]], [[1, np.nan], [0, 1]], [1, 2], [1, 2])
+    assert hole.curve().quality.tolist() == [.5, 1] and hole.missing.tolist() == [0, .5]
+    lost = m.budget_sweep([[.1, .9]], [[1, np.nan]], [1, 2], [1, 2])
+    assert lost.curve().cost.tolist() == [1], "a point without any outcome is left out"
+    assert m.deferral_curve([3, 1, 3], [.2, .1, .4]).quality.tolist() == pytest.approx([.1, .3])
+    assert m.budget_grid([1, 4, np.nan, 2], spacing="distinct").tolist() == [1, 2, 4] and np.allclose(m.budget_grid([1, 4], 3, spacing="log"), [1, 2, 4])
+    falling = m.deferral_curve([0, 1, 2], [.4, .2, .2])
+    assert np.isclose(m.audc(m.non_decreasing(falling)), .4) and np.isclose(m.audc(falling), .25), "only AIQ makes a curve non-decreasing"
+
+
+@pytest.mark.parametrize("call, match", [
+    (lambda: m.deferral_curve([1, 2], [.5], axis="budget"), "does not fit"), (lambda: m.deferral_curve([1], [.5], axis="spent"), "Unknown cost axis"),
+    (lambda: m.deferral_curve([np.inf], [.5]), "finite cost"), (lambda: m.deferral_curve([1], [np.nan]), "No point"),
+    (lambda: m.deferral_curve([1], [.5], weights=[[1]]), "per-query"), (lambda: m.deferral_curve([1], [[.5]], weights=[[0]]), "only zeros"),
+    (lambda: m.DeferralCurve([2, 1], [.1, .2]), "finite and rise"), (lambda: m.audc(m.deferral_curve([1, 2], [.1, .2]), low=3, high=2), "low <= high"),
+    (lambda: m.qnc(m.deferral_curve([1], [.5]), .4, relative=True), "reference_cost"), (lambda: m.aiq(m.deferral_curve([1, 5], [.5, .6]), largest_cost=3), "inside the curve"),
+    (lambda: m.budget_sweep([[.5]], [[2.]], [1]), r"outcomes, position \(0, 0\)"), (lambda: m.budget_sweep([[.5]], [[1.]], [-1]), "costs, position"),
+    (lambda: m.budget_sweep([[np.nan]], [[1.]], [1]), "predicted, position"), (lambda: m.budget_sweep([[.5, .5]], [[1.]], [1]), "predicted must be"),
+    (lambda: m.budget_sweep([[.5]], [[1.]], [1], []), "budgets"), (lambda: m.budget_sweep([[.5]], [[1.]], [1], ties="first"), "Unknown rule for ties"),
+    (lambda: m.lambda_sweep([[.5]], [[1.]], [1], [-1]), "trade_offs"), (lambda: m.arena_score(40, 1), "divide per cent"), (lambda: m.budget_grid([np.nan]), "No finite cost")])
+def test_pool_errors_are_named(call, match):
+    with pytest.raises(CompanionError, match=match): call()
+
+
+def test_arena_score_by_hand():
+    c = np.log2(200 / 1) / np.log2(200 / .0044)
+    assert np.isclose(m.arena_score(.6, 1), 1.1 * .6 * c / (.06 + c)) and m.arena_score(1, .001) == 1 and m.arena_score(.5, 1000) == 0
+    assert np.isnan(m.arena_score(0, 200)) and m.arena_score([.5, .5], [.01, 1]).shape == (2,) and (np.diff(m.arena_score([.5, .5], [.01, 1])) < 0).all()
+
+
+def test_published_qnc_is_the_cost_of_the_own_peak():
+    c = m.deferral_curve([1, 2, 3], [.3, .5, .4], axis="realised")
+    assert m.qnc(c, .9, definition="as_published") == 2 and m.qnc(c, .4) == 1.5 and m.qnc(c, .5, relative=True, reference_cost=4) == .5
+
+
+@quick
+@given(pairs())
+def test_area_under_the_routing_rate(pair):
+    score, small, large = pair
+    c = m.cost_performance_curve(score, small, large)
+    assert np.isclose(m.routing_rate_area(c), np.trapezoid(c.performance, c.call_rate))
+    assert np.isclose(m.weighted_rate_area(score, small, large, np.ones(len(score))), m.routing_rate_area(c))
+    assert np.allclose(m.weighted_phi(score, small, large, np.ones((2, len(score))), rates=[0, .37, 1]), np.tile(c(np.array([0, .37, 1])), (2, 1)))
+    P = np.c_[1 - score, score]
+    assert np.array_equal(m.pair_score(P, 0, 1), score - 1) and np.array_equal(m.pair_score(P, 0, 1, by="gain"), 2 * score - 1)
+
+
+def test_a_range_without_width_is_the_quality_there_in_each_row_of_a_batch():
+    batch = m.DeferralCurve([1., 2, 3], [[.1, .2, .3], [.4, .6, .8]])
+    assert np.allclose(m.audc(batch, low=np.array([1., 2]), high=np.array([3., 2])), [.2, .6]) and np.allclose(m.audc(batch, low=1, high=1), [.1, .4])
+
+
+def test_a_free_reference_model_has_no_relative_cost():
+    c = m.deferral_curve([0, 1], [.5, .6])
+    assert np.isnan(m.qnc(c, .5, relative=True, reference_cost=0)) and "free" in m.qnc(c, .5, relative=True, reference_cost=0).reason

@@ -53,7 +53,24 @@ def reliability(slope):
 def layer_weights(k): return (w := np.exp(k * np.arange(31) / 30)) / w.sum()
 
 
+def deferral(top, n=60):
+    cost = np.linspace(1, 70, n)
+    return SimpleNamespace(cost=cost, quality=.3 + (top - .3) * (1 - np.exp(-cost / 12)))
+
+
+def pool_curves(): return {n: deferral(.5 + .03 * i) for i, n in enumerate(["K-NN", "KMeans", "MLP", "MF", "SVM", "CSCR", "Heuristic"])}
+
+
+def deferral_figure(**options):
+    c = pool_curves()
+    return plots.plot_deferral_curves(c, oracle=deferral(.9), random=deferral(.45), bands={"K-NN": (c["K-NN"].cost, c["K-NN"].quality - .02, c["K-NN"].quality + .02)},
+                                      models=([1, 7, 70], [.3, .4, .6]), **options).figure
+
+
 FIGURES = {
+    "deferral": deferral_figure,
+    "deferral, log": lambda: deferral_figure(log=True, title="A pool"),
+    "routing rates": lambda: plots.plot_routing_rates({"K-NN": curve(.5), "MF": curve(.2)}, oracle=curve(1e6), small="Llama-2-7B", large="Llama-2-70B", title="A pair").figure,
     "curves": lambda: plots.plot_call_rate_curves(many_curves(), oracle=curve(1e6)).figure,
     "curves with title": lambda: plots.plot_call_rate_curves({"mine": curve(.4)}, oracle=curve(1e6), title="One router").figure,
     "intervals": lambda: plots.plot_intervals(intervals()),
@@ -269,3 +286,31 @@ def test_tables_that_cannot_be_shown(tmp_path):
 def test_item_names_are_file_stems():
     names = plots.load_items()["name"]
     assert names.is_unique and names.str.fullmatch(r"[a-z_]+_(table|figure)\d+").all()
+
+
+# ---- pools
+
+def test_deferral_picture_needs_random_and_oracle_and_draws_everything():
+    for missing in ("oracle", "random"):
+        with pytest.raises(CompanionError, match=f"No {missing.title()}"):
+            plots.plot_deferral_curves(pool_curves(), **{k: deferral(.5) for k in ("oracle", "random") if k != missing})
+    with pytest.raises(CompanionError, match="rising"):
+        plots.plot_deferral_curves({"Random": SimpleNamespace(cost=[2, 1], quality=[.1, .2])}, oracle=deferral(.9))
+    ax = deferral_figure().axes[0]
+    drawn = [line.get_label() for line in ax.get_lines()]
+    assert len(drawn) == 1 + 7 + 2 and len(ax.collections) == 1, "crosses, seven routers, Random and Oracle; one band"
+    assert {t.get_text() for t in ax.texts} >= {*pool_curves(), "Random", "Oracle"}
+
+
+def test_deferral_curve_goes_on_flat_and_shows_its_own_numbers():
+    short = SimpleNamespace(cost=np.array([1., 5.]), quality=np.array([.2, .4]))
+    ax = plots.plot_deferral_curves({"short": short}, oracle=deferral(.9), random=SimpleNamespace(cost=np.array([1.]), quality=np.array([.3])))
+    x, y = ax.get_lines()[0].get_data()
+    assert x.tolist() == [1, 5, 70] and np.allclose(y, [20, 40, 40]) and ax.get_xlim() == (1, 70)
+    assert ax.get_lines()[1].get_ydata().tolist() == [30, 30], "one point is a constant"
+
+
+def test_pool_routers_look_the_same_by_either_name_and_differ_from_each_other():
+    look = plots.looks(plots.POOL_LOOK)
+    for name, short in (("KNNRouter", "K-NN"), ("KMeansRouter", "KMeans"), ("MatrixFactorisationRouter", "MF"), ("HeuristicRouter", "Heuristic")): assert look[name] == look[short]
+    assert len({str(look[n]) for n in [*pool_curves()]} | {str(v) for v in plots.looks(["Random", "Oracle"]).values()}) == 9
