@@ -292,25 +292,29 @@ def record_answers(bank, model=SMALL, *, judges, samples=5, name="answers", **op
     return save_signals(name, bank.query_ids, found, about)
 
 
-def model_scores(bank, outcomes, model, routers):
+def model_scores(bank, outcomes, model, routers, **options):
     """Routers with `model` as the small model, trained on the bank's training queries: (dict router -> scores, rows of the other queries, the feature store).
 
-    outcomes: a table with `model` and at least one other. Its features are computed (hours of CPU for a large bank), or read from the cache.
+    outcomes: a table with `model` and at least one other. options: those of `bank_features` (say, the number type of the stored states); the model's
+    features are computed (a quarter of an hour or more for 9,600 queries on two cores), or read from the cache.
     """
     other = next(m for m in outcomes.models if m != model)   # the training label of 0/1 outcomes needs the small model only
-    store = bank_features(bank, model)
+    store = bank_features(bank, model, **options)
     signals = bank_signals(bank, store, bank_embeddings(bank), outcomes, (model, other))
     rows = np.flatnonzero(signals.split != "train")
     return router_scores(routers, signals, signals.rows(split="train"), rows)[0], rows, store
 
 # %% ../nbs/23_evaluation.ipynb #61f7eec5
-def record_scores(bank, outcomes, models, routers, name="small_models"):
-    "Save the decision scores of `routers` (names -> unfitted) with each of `models` as the small one, columns 'model: router', for the queries outside training; returns the path."
+def record_scores(bank, outcomes, models, routers, name="small_models", **options):
+    """Save the decision scores of `routers` (names -> unfitted) with each of `models` as the small one, for the bank's queries outside training; returns the path.
+
+    Columns are called 'model: router'. options: those of `bank_features`. Resumable: finished batches of features stay in the cache.
+    """
     columns, weights = {}, {}
     for model in models:
-        scores, rows, store = model_scores(bank, outcomes, model, routers)
+        scores, rows, store = model_scores(bank, outcomes, model, routers, **options)
         columns |= {f"{model}: {router}": s for router, s in scores.items()}
         weights[model] = store.manifest["model_hash"]
     about = dict(made="evaluation.record_scores", bank=bank.name, training_queries=int((bank.table.split == "train").sum()), weights_sha256=weights,
-                 routers={k: repr(r) for k, r in routers.items()}, score="high = send to the large model")
+                 routers={k: repr(r) for k, r in routers.items()}, features={k: str(v) for k, v in options.items()}, score="high = send to the large model")
     return save_signals(name, bank.query_ids[rows], columns, about)
