@@ -244,7 +244,7 @@ def nested_sample(signals, rows, per_column, rng=42):
     chosen = []
     for i, column in enumerate(sorted(set(signals.column[rows]))):
         here = rows[signals.column[rows] == column]
-        if per_column > len(here): raise CompanionError(f"Column {column!r} has {len(here)} training queries, not {per_column}; ask for fewer.")
+        if per_column > len(here): raise CompanionError(f"Column {str(column)!r} has {len(here)} training queries, not {per_column}; ask for fewer.")
         chosen.append(np.random.default_rng([rng, i]).permutation(here)[:per_column])
     return np.sort(np.concatenate(chosen))
 

@@ -97,7 +97,7 @@ def _signal_columns(query_ids, columns, path):
     if not columns or "query_id" in columns: raise error("give at least one column, and none called 'query_id'.")
     for name, values in columns.items():
         if np.shape(values) != (len(query_ids),): raise error(f"column {name!r} has shape {np.shape(values)} for {len(query_ids)} queries; give one number for each.")
-        bad = np.isinf(np.asarray(values, np.float32))
+        with np.errstate(over="ignore"): bad = np.isinf(np.asarray(values, np.float32))
         if bad.any(): raise error(f"column {name!r}, row {int(bad.argmax())}: {np.asarray(values)[bad][0]} is not finite in float32; use NaN for a missing value.")
     return {name: np.asarray(values, np.float32) for name, values in columns.items()}
 
