@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['concentration', 'concentration_gradients', 'expected_effective_layers', 'mixed_logits', 'logit_gradients',
            'layer_statistics', 'load_features', 'EarlyStop', 'split_rows', 'one_thread', 'train_linear_probe',
-           'LinearProbe', 'FinalLayerProbe', 'MeanProbe', 'DirichletProbe', 'dirichlet_uncertainty']
+           'LinearProbe', 'FinalLayerProbe', 'MeanProbe', 'DirichletProbe', 'build_mlp', 'train_mlp', 'MLPProbe',
+           'loss_gap', 'dirichlet_uncertainty']
 
 # %% ../nbs/20_probes.ipynb #c0327e32
 import contextlib
 import math
+from functools import partial
 
 import numpy as np
 import torch
@@ -180,44 +182,53 @@ class LinearProbe(BinaryRouter):
     """Base of the linear probes on X (n, L, D): published training set-up, score = log-odds that the small model is wrong (high = send to the large model).
 
     lr, batch_size, epochs: Adam with plateau halving and early stop. standardize: z-score per layer and dimension with training statistics, in use too.
-    layers: list of layers to use, None = all. random_state: seed of split, batches and samples.
+    layers: list of layers to use, None = all. drop_embedding: leave layer 0 out of them. random_state: seed of split, batches and samples.
     Fitted: coef_ (D,), intercept_, layer_weights_ (L,), history_ (dict of lists per epoch), n_epochs_, best_epoch_, statistics_ if standardize.
     """
     feature_kind, runs_small, score_is_logit = "hidden_mean", True, True
 
-    def __init__(self, *, lr=1e-4, batch_size=32, epochs=50, standardize=False, layers=None, random_state=42):
+    def __init__(self, *, lr=1e-4, batch_size=32, epochs=50, standardize=False, layers=None, drop_embedding=False, random_state=42):
         self.lr, self.batch_size, self.epochs, self.standardize, self.layers, self.random_state = lr, batch_size, epochs, standardize, layers, random_state
+        self.drop_embedding = drop_embedding
+
+    def _layers(self, n_layers):
+        "Indices of the layers to read out of n_layers, or None for all of them."
+        if self.layers is None and not self.drop_embedding: return None
+        chosen = [l for l in (range(n_layers) if self.layers is None else self.layers) if not (self.drop_embedding and l % n_layers == 0)]
+        if not chosen: raise RoutingInputError(f"No layer is left of layers={self.layers} with drop_embedding={self.drop_embedding}: name at least one.")
+        return chosen
 
     def _fixed_weights(self, n_layers): return np.full(n_layers, 1 / n_layers, np.float32)
-    def _layers(self): return None if self.layers is None else list(self.layers)
     def _b0(self): return None
+    def _statistics(self): return (self.statistics_["mean"], self.statistics_["sd"]) if self.standardize else None
+
+    def _inputs(self, X, y, validation):
+        """(Z (n, L, D) or (n, 1, D) mixed with fixed weights, training rows, Z and labels of the validation queries): a shuffled fifth of X unless one is given.
+        Keeps the statistics and the fixed layer weights."""
+        layers = self._layers(X.shape[1])
+        train, val = (np.arange(len(y)), None) if validation is not None else split_rows(len(y), seed=self.random_state)
+        self.statistics_ = dict(zip(("mean", "sd"), layer_statistics(X, layers))) if self.standardize else None
+        fixed = None if self._b0() is not None else self._fixed_weights(X.shape[1] if layers is None else len(layers))
+        read = partial(load_features, layers=layers, statistics=self._statistics(), weights=fixed)
+        Z, self.layer_weights_ = read(X), fixed
+        return (Z, train, Z[val], y[val]) if validation is None else (Z, train, read(validation[0]), validation[1])
 
     def _fit(self, X, y, validation):
-        layers, n = self._layers(), len(y)
-        train, val = (np.arange(n), None) if validation is not None else split_rows(n, seed=self.random_state)
-        self.statistics_ = dict(zip(("mean", "sd"), layer_statistics(X, layers))) if self.standardize else None
-        fixed = None if self._b0() is not None else self._fixed_weights(len(range(X.shape[1]) if layers is None else layers))
-        Z = load_features(X, layers, statistics=self._statistics(), weights=fixed)
-        if validation is None: Zv, yv = Z[val], y[val]
-        else: Zv, yv = load_features(validation[0], layers, statistics=self._statistics(), weights=fixed), validation[1]
+        Z, train, Zv, yv = self._inputs(X, y, validation)
         options = dict(lr=self.lr, batch_size=self.batch_size, epochs=self.epochs, seed=self.random_state)
         state, self.history_ = train_linear_probe(Z, y, train, Zv, yv, b0=self._b0(), **options)
         self.coef_, self.intercept_, self.best_epoch_ = state["coef"], state["intercept"], state["best_epoch"]
         self.n_epochs_ = len(self.history_["val_loss"])
-        self.layer_weights_ = state["weights"] if fixed is None else fixed
-        if fixed is None: self.concentration_ = state["concentration"]
+        if self._b0() is not None: self.layer_weights_, self.concentration_ = state["weights"], state["concentration"]
 
-    def _statistics(self): return (self.statistics_["mean"], self.statistics_["sd"]) if self.standardize else None
-
-    def _score(self, X):
-        mixed = load_features(X, self._layers(), statistics=self._statistics(), weights=self.layer_weights_)[:, 0]
-        return mixed @ self.coef_ + self.intercept_
+    def _mixed(self, X): return load_features(X, self._layers(X.shape[1]), statistics=self._statistics(), weights=self.layer_weights_)[:, 0]
+    def _score(self, X): return self._mixed(X) @ self.coef_ + self.intercept_
 
 # %% ../nbs/20_probes.ipynb #8f32562d
 @register_router
 class FinalLayerProbe(LinearProbe):
     "Linear probe on the last layer only (the last of `layers`). X (n, L, D); parameters as `LinearProbe`."
-    def _layers(self): return [-1 if self.layers is None else list(self.layers)[-1]]
+    def _layers(self, n_layers): return [(super()._layers(n_layers) or [-1])[-1]]
 
 
 @register_router
@@ -232,13 +243,102 @@ class DirichletProbe(LinearProbe):
     initial_concentration: sum of alpha at the start (published: e, from b0 = 1); theta starts at 0, so all layers start equal. Others as `LinearProbe`.
     Fitted: as `LinearProbe`, and concentration_ (L,) = exp(b0) softmax(theta), one for all queries.
     """
-    def __init__(self, *, lr=1e-4, batch_size=32, epochs=50, standardize=False, layers=None, random_state=42, initial_concentration=math.e):
-        super().__init__(lr=lr, batch_size=batch_size, epochs=epochs, standardize=standardize, layers=layers, random_state=random_state)
+    def __init__(self, *, lr=1e-4, batch_size=32, epochs=50, standardize=False, layers=None, drop_embedding=False, random_state=42,
+                 initial_concentration=math.e):
+        super().__init__(lr=lr, batch_size=batch_size, epochs=epochs, standardize=standardize, layers=layers, drop_embedding=drop_embedding,
+                         random_state=random_state)
         self.initial_concentration = initial_concentration
 
     def _b0(self):
         if not self.initial_concentration > 0: raise RoutingInputError(f"initial_concentration = {self.initial_concentration}: it must be positive.")
         return math.log(self.initial_concentration)
+
+# %% ../nbs/20_probes.ipynb #89641046
+def build_mlp(width, hidden, dropout):
+    "The network width -> hidden[0] -> ... -> 1 (ReLU and dropout after each hidden layer) with PyTorch's default start."
+    sizes, layers = [width, *hidden], []
+    for a, b in zip(sizes, sizes[1:]): layers += [torch.nn.Linear(a, b), torch.nn.ReLU(), torch.nn.Dropout(dropout)]
+    return torch.nn.Sequential(*layers, torch.nn.Linear(sizes[-1], 1))
+
+
+def train_mlp(net, X, y, X_val, y_val, *, lr, batch_size, epochs):
+    "Train with the probes' protocol; X (n, D), y (n,) tensors. Returns (best state dict as NumPy arrays, history, best epoch)."
+    optimizer = torch.optim.Adam(net.parameters(), lr=lr)
+    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=.5, patience=5)
+    history, stop, best = {"train_loss": [], "val_loss": []}, EarlyStop(), None
+    for epoch in range(1, epochs + 1):
+        history["train_loss"].append(_mlp_epoch(net, optimizer, X, y, torch.randperm(len(y)).split(batch_size)))
+        net.eval()
+        with torch.no_grad(): val = float(F.binary_cross_entropy_with_logits(net(X_val)[:, 0], y_val))
+        history["val_loss"].append(val)
+        schedule.step(val)
+        improved, done = stop.step(epoch, val)
+        if improved: best = {k: v.numpy().copy() for k, v in net.state_dict().items()}
+        if done: break
+    if best is None: raise NotFiniteError("The validation loss is not finite from the first epoch on: use a smaller lr.")
+    return best, history, stop.best_epoch
+
+# %% ../nbs/20_probes.ipynb #f13f9c02
+def _mlp_epoch(net, optimizer, X, y, batches):
+    net.train()
+    total = 0.
+    for batch in batches:
+        loss = F.binary_cross_entropy_with_logits(net(X[batch])[:, 0], y[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.item() * len(batch)
+    return total / len(y)
+
+
+def _network(width, hidden, dropout, state=None):
+    "The network of `build_mlp`, with the parameters of a fitted `state` and in evaluation mode if one is given."
+    net = build_mlp(width, hidden, dropout)
+    if state is not None: net.eval().load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in state.items()})
+    return net
+
+# %% ../nbs/20_probes.ipynb #e186d8f5
+@register_router
+class MLPProbe(LinearProbe):
+    """A probe with one hidden layer on the mean of the layers (xbench section 6, Figure 3): D -> width -> 1, ReLU, then dropout. X (n, L, D).
+
+    width: hidden units; 0 or None is the linear probe, byte for byte `MeanProbe`. dropout in [0, 1). Others as `LinearProbe`.
+    Fitted: history_, n_epochs_, best_epoch_, layer_weights_, and state_ (dict of arrays), or coef_ and intercept_ of the linear probe.
+    """
+    def __init__(self, *, width=64, dropout=0., lr=1e-4, batch_size=32, epochs=50, standardize=False, layers=None, drop_embedding=False, random_state=42):
+        super().__init__(lr=lr, batch_size=batch_size, epochs=epochs, standardize=standardize, layers=layers, drop_embedding=drop_embedding, random_state=random_state)
+        self.width, self.dropout = width, dropout
+
+    def _hidden(self):
+        width = self.width or 0
+        if width != int(width) or width < 0: raise RoutingInputError(f"width = {self.width}: give a whole number of hidden units, or 0 for the linear probe.")
+        if not 0 <= self.dropout < 1: raise RoutingInputError(f"dropout = {self.dropout}: it must lie in [0, 1).")
+        return (int(width),) * bool(width)
+
+    def _fit(self, X, y, validation):
+        hidden = self._hidden()
+        if not hidden: return super()._fit(X, y, validation)
+        Z, train, Zv, yv = self._inputs(X, y, validation)
+        tensors = [torch.tensor(np.asarray(a), dtype=torch.float32) for a in (Z[train, 0], y[train], Zv[:, 0], yv)]
+        with one_thread(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.random_state)
+            net = _network(Z.shape[2], hidden, self.dropout)
+            self.state_, self.history_, self.best_epoch_ = train_mlp(net, *tensors, lr=self.lr, batch_size=self.batch_size, epochs=self.epochs)
+        self.n_epochs_ = len(self.history_["val_loss"])
+
+    def _score(self, X):
+        if not self._hidden(): return super()._score(X)
+        net = _network(X.shape[2], self._hidden(), self.dropout, self.state_)
+        with one_thread(), torch.no_grad(): return net(torch.from_numpy(self._mixed(X)))[:, 0].numpy()
+
+# %% ../nbs/20_probes.ipynb #64427712
+def loss_gap(probe):
+    """Validation minus training loss (nats) of a fitted probe as a dict: `best` at the epoch whose parameters are kept, `last` at the last epoch run.
+
+    The training loss is the running mean over the epoch, so a small negative gap is normal while the loss still falls (and with dropout).
+    """
+    gap = np.subtract(probe.history_["val_loss"], probe.history_["train_loss"])
+    return dict(best=float(gap[probe.best_epoch_ - 1]), last=float(gap[-1]))
 
 # %% ../nbs/20_probes.ipynb #013d33a7
 def dirichlet_uncertainty(alpha, n=1):

@@ -4,17 +4,21 @@
 
 # %% auto #0
 __all__ = ['SMALL', 'LARGE', 'MODELS', 'ENCODER', 'MAX_NEW_TOKENS', 'answer_bank', 'outcomes_of', 'outcomes_path',
-           'recorded_outcomes', 'record_models', 'recheck', 'bank_features', 'bank_embeddings', 'pilot_table']
+           'recorded_outcomes', 'record_models', 'recheck', 'SignalFileError', 'save_signals', 'recorded_signals',
+           'bank_features', 'bank_embeddings', 'pilot_table']
 
 # %% ../nbs/05_recording.ipynb #53b6813a
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from safetensors.numpy import save_file
 
 from .banks import TASKS, embedded_bank, judge, pilot_bank
-from .core import atomic_path, cache_dir, content_hash, make_rng, progress, project_root, read_jsonl, write_jsonl
+from .core import CompanionError, atomic_path, cache_dir, content_hash, make_rng, progress, project_root, read_jsonl, write_jsonl
 from .models import load_causal_lm, load_encoder, open_tensor
 from .outcomes import OutcomeTable, evidence_check, label_flip_rate
 
@@ -78,11 +82,79 @@ def recheck(lm, bank, recorded, *, fraction=.1, rng=42):
     part = bank.take(chosen)
     return label_flip_rate(recorded.align(part.query_ids, allow_extra=True).select([lm.name]), outcomes_of(lm, part, answer_bank(lm, part, cache=False)))
 
+# %% ../nbs/05_recording.ipynb #8cdfb6ff
+_SIGNALS = b"routercompanion.signals"
+
+
+class SignalFileError(CompanionError):
+    "A file of recorded signals is missing, damaged, of another kind or of another bank, or lacks queries. The message names the file and what to do."
+
+
+def _signal_columns(query_ids, columns, path):
+    "The columns as float32 arrays (n,), checked: one value per query, none infinite, no query twice."
+    error = lambda problem: SignalFileError(f"{path.name}: {problem}")
+    if len(set(query_ids)) != len(query_ids): raise error(f"query {pd.Series(query_ids)[pd.Series(query_ids).duplicated()].iloc[0]} occurs twice; keep one row for each.")
+    if not columns or "query_id" in columns: raise error("give at least one column, and none called 'query_id'.")
+    for name, values in columns.items():
+        if np.shape(values) != (len(query_ids),): raise error(f"column {name!r} has shape {np.shape(values)} for {len(query_ids)} queries; give one number for each.")
+        with np.errstate(over="ignore"): bad = np.isinf(np.asarray(values, np.float32))
+        if bad.any(): raise error(f"column {name!r}, row {int(bad.argmax())}: {np.asarray(values)[bad][0]} is not finite in float32; use NaN for a missing value.")
+    return {name: np.asarray(values, np.float32) for name, values in columns.items()}
+
+# %% ../nbs/05_recording.ipynb #1e6f22bd
+def save_signals(name, query_ids, columns, about):
+    """Write `columns` (dict name -> (n,) numbers, NaN = missing) for n queries to data/outcomes/<name>.parquet; returns the path.
+
+    float32, zstd; `about` (a JSON dict: how the signals were made) is kept in the file with its hash. Atomic; equal input gives equal bytes.
+    A record of outcomes under that name is never overwritten. Bad columns raise `SignalFileError`.
+    """
+    path, query_ids = outcomes_path(name), [str(q) for q in query_ids]
+    columns = _signal_columns(query_ids, columns, path)
+    if path.is_file() and _SIGNALS not in (pq.read_metadata(path).metadata or {}): raise SignalFileError(f"{path.name} exists and holds something else; choose another name.")
+    about = json.loads(json.dumps(about)) | {"columns": list(columns)}
+    table = pa.table({"query_id": pa.array(query_ids, pa.string()), **{k: pa.array(v) for k, v in columns.items()}})
+    table = table.replace_schema_metadata({_SIGNALS: json.dumps(about | {"sha256": content_hash(about)}, sort_keys=True)})
+    with atomic_path(path) as tmp: pq.write_table(table, tmp, compression="zstd", version="2.6", row_group_size=1 << 20, write_page_checksum=True)
+    return path
+
+
+def _read_signals(name):
+    "(Arrow table, about) of a record of signals; `SignalFileError` if it is absent, damaged or of another kind."
+    path, restore = outcomes_path(name), "Restore it (git checkout), or compute it again."
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as f: data = f.read()
+    except FileNotFoundError as e: raise SignalFileError(f"{path} does not exist. Record it first (--from-scratch computes it), or check the name.") from e
+    except (pa.ArrowException, OSError) as e: raise SignalFileError(f"{path} is not a whole Parquet file ({str(e).splitlines()[0].rstrip('. ')}). {restore}") from e
+    if _SIGNALS not in (data.schema.metadata or {}): raise SignalFileError(f"{path} holds no signals (perhaps outcomes: read those with `recorded_outcomes`).")
+    try: about = json.loads(data.schema.metadata[_SIGNALS])
+    except ValueError as e: raise SignalFileError(f"{path}: its metadata is damaged. {restore}") from e
+    if about.pop("sha256", None) != content_hash(about) or about["columns"] != data.column_names[1:]: raise SignalFileError(f"{path}: its metadata is damaged. {restore}")
+    return data, about
+
+# %% ../nbs/05_recording.ipynb #8bcdbffb
+def recorded_signals(name, bank, *, with_about=False):
+    """Recorded signals data/outcomes/<name>.parquet for the queries of `bank`, in its order: dict name -> (n,) float32; with `with_about` also the provenance dict.
+
+    The record may hold more queries. `SignalFileError`: the file is missing, damaged, of another bank, or lacks queries (the message names the first).
+    """
+    data, about = _read_signals(name)
+    at = pd.Series(np.arange(len(data)), index=data["query_id"].to_pylist()).reindex(bank.query_ids)
+    if at.isna().all(): raise SignalFileError(f"{outcomes_path(name).name} is of another bank: none of the {len(bank)} queries of {bank.name!r} is in it.")
+    if at.isna().any():
+        raise SignalFileError(f"{outcomes_path(name).name} lacks {int(at.isna().sum())} of the {len(bank)} queries of {bank.name!r}, the first in row {int(at.isna().argmax())} "
+                              f"(query {at.index[at.isna()][0]}). Record them (--from-scratch), or take the queries that it holds.")
+    found = {k: data[k].to_numpy()[at.to_numpy(int)] for k in data.column_names[1:]}
+    return (found, about) if with_about else found
+
 # %% ../nbs/05_recording.ipynb #e3386652
-def bank_features(bank, model=SMALL):
-    "The `FeatureStore` of `model` on `bank`, in the user's cache; computed (resumably) when absent or when anything about it changed."
+def bank_features(bank, model=SMALL, **options):
+    """The `FeatureStore` of `model` on `bank`, in the user's cache; computed (resumably) when absent or when anything about it changed.
+
+    options: those of `CausalLM.features` (poolings and so on); another choice gets a folder of its own, so that stores live side by side.
+    """
     lm = model if hasattr(model, "features") else load_causal_lm(model)
-    return lm.features(bank, cache_dir("features", lm.name) / f"{bank.name}-{content_hash(list(bank.query_ids))[:12]}")
+    variant = f"-{content_hash({k: list(v) if isinstance(v, tuple) else v for k, v in options.items()})[:8]}" if options else ""
+    return lm.features(bank, cache_dir("features", lm.name) / f"{bank.name}-{content_hash(list(bank.query_ids))[:12]}{variant}", **options)
 
 
 def bank_embeddings(bank, encoder=ENCODER):

@@ -247,3 +247,86 @@ def test_bank_signals_are_aligned_by_query_id():
     assert signals.outcomes.tolist() == [[i % 2, int(i % 3 > 0)] for i in range(6)] and list(signals.query_ids) == list(bank.query_ids)
     turned = bank_signals(bank, Store(), np.eye(6), outcomes, ("l", "s"))
     assert np.array_equal(turned.outcomes, signals.outcomes[:, ::-1])
+
+
+# ---------- further kinds, and records ----------
+
+def small_bank():
+    from routercompanion.banks import make_bank
+    rows = [dict(prompt=f"q{i}", references=["x"], task="ab"[i % 2], domain="d", source="s", split=("train", "train", "test", "ood")[i % 4]) for i in range(80)]
+    return make_bank(rows, name="little")
+
+
+def table_of(bank, models=("first", "second", "third")):
+    from routercompanion.outcomes import OutcomeTable
+    rng = np.random.default_rng(5)
+    return OutcomeTable((rng.random((len(bank), len(models))) < .5).astype(np.float32), {}, bank.query_ids, list(models))
+
+
+def store_of(bank, shift=0.):
+    rng = np.random.default_rng(6)
+
+    class Store:
+        query_ids, manifest = bank.query_ids, {"model_hash": "f" * 8}
+        mean, last = rng.normal(size=(len(bank), 3, 4)) + shift, rng.normal(size=(len(bank), 3, 4))
+        logits = dict(entropy=rng.random(len(bank)), margin=rng.random(len(bank)), max_logit=rng.random(len(bank)))
+        def rows(self, ids): return np.array([list(self.query_ids).index(q) for q in ids])
+    return Store()
+
+
+def test_further_kinds_join_the_signals_of_a_bank_and_replace_none():
+    from routercompanion.core import CompanionError
+    bank = small_bank()
+    args = bank, store_of(bank), np.eye(80), table_of(bank), ("first", "second")
+    plain, more = bank_signals(*args), bank_signals(*args, extra={"answers": {"p_true": np.arange(80)}})
+    assert set(more.kinds) - set(plain.kinds) == {"answers"} and more.kinds["answers"]["p_true"][7] == 7 and set(bank_signals(*args, {}).kinds) == set(plain.kinds)
+    with pytest.raises(CompanionError, match=r"\['embedding'\] are the bank's own"): bank_signals(*args, extra={"embedding": np.eye(80)})
+    with pytest.raises(CompanionError, match="'answers' has 79 rows for 80"): bank_signals(*args, extra={"answers": np.arange(79)})
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    (tmp_path / "nbs").mkdir()
+    (tmp_path / "pyproject.toml").write_text("")
+    monkeypatch.setenv("ROUTERCOMPANION_ROOT", str(tmp_path))
+    monkeypatch.setenv("ROUTERCOMPANION_JOBS", "1")
+
+
+def test_scores_of_other_small_models_are_those_of_routers_trained_on_them(project, monkeypatch):
+    from routercompanion import evaluation
+    from routercompanion.probes import MeanProbe
+    from routercompanion.recording import recorded_signals
+    from routercompanion.uncertainty import Entropy
+    bank, asked = small_bank(), []
+    outcomes, stores = table_of(bank), {"second": store_of(bank, 1.), "third": store_of(bank, 2.)}
+    monkeypatch.setattr(evaluation, "bank_features", lambda b, model, **options: (asked.append((model, options)), stores[model])[1])
+    monkeypatch.setattr(evaluation, "bank_embeddings", lambda b: np.eye(len(b), dtype=np.float32))
+    routers = {"ProbeMean": MeanProbe(epochs=2), "Entropy": Entropy()}
+    evaluation.record_scores(bank, outcomes, ["second", "third"], routers, "others", dtype="BF16")
+    rest = np.flatnonzero(bank.table.split != "train")
+    found, about = recorded_signals("others", bank.take(rest), with_about=True)
+    assert asked == [("second", dict(dtype="BF16")), ("third", dict(dtype="BF16"))] and list(found) == [f"{m}: {r}" for m in ("second", "third") for r in routers]
+    train = np.flatnonzero(bank.table.split == "train")
+    for i, model in ((1, "second"), (2, "third")):
+        y = outcomes.score[train][:, [i, 0]]
+        by_hand = MeanProbe(epochs=2).fit(stores[model].mean[train], y).decision_function(stores[model].mean[rest])
+        assert np.allclose(found[f"{model}: ProbeMean"], by_hand, atol=1e-6) and np.allclose(found[f"{model}: Entropy"], stores[model].logits["entropy"][rest])
+    assert about["training_queries"] == 40 and about["weights_sha256"] == {"second": "f" * 8, "third": "f" * 8} and "MeanProbe(epochs=2)" in about["routers"]["ProbeMean"]
+
+
+def test_answers_are_recorded_for_every_query(project, monkeypatch):
+    from routercompanion import uncertainty
+    from routercompanion.evaluation import record_answers
+    from routercompanion.recording import recorded_signals
+    bank, asked = small_bank(), {}
+
+    class Model: name, hash, dtype = "first", "e" * 8, "float32"
+
+    def stand_in(lm, bank, *, judges, samples, **options):
+        asked.update(judges=judges, samples=samples, **options)
+        return dict(self_ask=np.arange(len(bank)) / 80, tokens=np.where(np.arange(len(bank)) == 3, np.nan, 2.))
+    monkeypatch.setattr(uncertainty, "answer_signals", stand_in, raising=False)
+    record_answers(bank, Model(), judges=("exact",), samples=3, rng=1)
+    found, about = recorded_signals("answers", bank, with_about=True)
+    assert asked == dict(judges=("exact",), samples=3, rng=1) and about["judges"] == ["exact"] and about["weights_sha256"] == "e" * 8 and about["samples"] == 3
+    assert np.allclose(found["self_ask"], np.arange(80) / 80) and np.isnan(found["tokens"][3]) and np.isfinite(found["tokens"][4:]).all()

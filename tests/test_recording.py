@@ -11,7 +11,8 @@ from routercompanion.banks import make_bank
 from routercompanion.core import CompanionError
 from routercompanion.models import Generations
 from routercompanion.outcomes import OutcomeTable
-from routercompanion.recording import LARGE, MODELS, SMALL, answer_bank, outcomes_of, pilot_table, recheck, record_models, recorded_outcomes
+from routercompanion.recording import (LARGE, MODELS, SMALL, SignalFileError, answer_bank, bank_features, outcomes_of, pilot_table, recheck, record_models, recorded_outcomes,
+                                       recorded_signals, save_signals)
 
 SECRET = "xylophone"   # a word of the prompts and answers that no record may hold
 
@@ -169,3 +170,90 @@ def test_the_pilot_table_says_accuracy_and_reason():
     table = pilot_table(o).set_index("task")
     assert set(table.index) == set(some) and table.loc[some[0], SMALL] == .5 and table.loc[some[0], LARGE] == .9 and table.loc[some[1], LARGE] == .04
     assert table.loc[some[0], "left_out"] == "" and table.loc[some[1], "left_out"] != ""
+
+
+# ---------- recorded signals ----------
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    (tmp_path / "nbs").mkdir()
+    (tmp_path / "pyproject.toml").write_text("")
+    monkeypatch.setenv("ROUTERCOMPANION_ROOT", str(tmp_path))
+    return tmp_path / "data" / "outcomes"
+
+
+def some_signals(bank): return dict(self_ask=np.linspace(0, 1, len(bank)), entropy=np.where(np.arange(len(bank)) % 7 == 2, np.nan, np.arange(len(bank))))
+
+
+def test_signals_come_back_in_the_order_of_the_bank_with_their_provenance(project):
+    bank = a_bank()
+    columns, about = some_signals(bank), dict(made="by hand", model=SMALL, samples=5)
+    path = save_signals("answers", bank.query_ids, columns, about)
+    assert path == project / "answers.parquet"
+    order = np.random.default_rng(0).permutation(60)[:25]
+    found, told = recorded_signals("answers", bank.take(order), with_about=True)
+    assert list(found) == ["self_ask", "entropy"] and told == about | {"columns": ["self_ask", "entropy"]}
+    for name, values in columns.items(): assert found[name].dtype == np.float32 and np.array_equal(found[name], values[order].astype(np.float32), equal_nan=True)
+    assert recorded_signals("answers", bank.take(order)).keys() == found.keys()
+
+
+def test_equal_signals_give_equal_bytes_and_hold_no_text(project):
+    bank = a_bank()
+    first = save_signals("answers", bank.query_ids, some_signals(bank), dict(b=1, a=(2, 3))).read_bytes()
+    assert save_signals("answers", bank.query_ids, some_signals(bank), dict(a=[2, 3], b=1)).read_bytes() == first and SECRET.encode() not in first
+    assert SECRET not in everything_in(project / "answers.parquet")
+    assert save_signals("answers", bank.query_ids, some_signals(bank), dict(a=[2, 4], b=1)).read_bytes() != first
+    assert [p.name for p in project.iterdir()] == ["answers.parquet"]
+
+
+@pytest.mark.parametrize("what,text", [("missing file", "absent.parquet does not exist"), ("another bank", "answers.parquet is of another bank: none of the 1 queries of 'strangers'"),
+                                       ("missing queries", "answers.parquet lacks 2 of the 60 queries of 'mine', the first in row 7"), ("cut short", "not a whole Parquet file"),
+                                       ("outcomes", "outcomes.parquet holds no signals")])
+def test_what_is_wrong_with_a_record_is_named(what, text, project):
+    bank = a_bank()
+    keep = np.setdiff1d(np.arange(60), [7, 30] if what == "missing queries" else [])
+    path = save_signals("answers", bank.query_ids[keep], {k: v[keep] for k, v in some_signals(bank).items()}, {})
+    if what == "cut short": path.write_bytes(path.read_bytes()[:-40])
+    if what == "outcomes": outcomes_of(StandIn(), bank, answer_bank(StandIn(), bank)).to_parquet(project / "outcomes.parquet")
+    asked = make_bank([dict(prompt="who?", references=["I"], task="z", domain="d", source="s", split="test")], name="strangers") if what == "another bank" else bank
+    with pytest.raises(SignalFileError, match=text): recorded_signals({"missing file": "absent", "outcomes": "outcomes"}.get(what, "answers"), asked)
+
+
+def test_altered_metadata_is_noticed(project):
+    bank = a_bank()
+    path = save_signals("answers", bank.query_ids, some_signals(bank), dict(model="the small one"))
+    table = pq.read_table(path)
+    meta = {k: v.replace(b"the small one", b"the large one") for k, v in table.schema.metadata.items()}
+    for altered in (table.replace_schema_metadata(meta), table.rename_columns(["query_id", "entropy", "self_ask"]).replace_schema_metadata(table.schema.metadata)):
+        pq.write_table(altered, path)
+        with pytest.raises(SignalFileError, match="metadata is damaged"): recorded_signals("answers", bank)
+
+
+@pytest.mark.parametrize("change,text", [(lambda c: c | {"entropy": c["entropy"][:-1]}, r"'entropy' has shape \(59,\) for 60"), (lambda c: c | {"self_ask": np.r_[c["self_ask"][:-1], np.inf]}, "'self_ask', row 59"),
+                                         (lambda c: c | {"self_ask": np.r_[1e39, c["self_ask"][1:]]}, "row 0: 1e.39 is not finite"), (lambda c: {}, "at least one column"),
+                                         (lambda c: c | {"query_id": c["self_ask"]}, "none called 'query_id'")])
+def test_bad_columns_are_named_and_nothing_is_written(change, text, project):
+    bank = a_bank()
+    with pytest.raises(SignalFileError, match=text): save_signals("answers", bank.query_ids, change(some_signals(bank)), {})
+    with pytest.raises(SignalFileError, match=f"query {bank.query_ids[0]} occurs twice"): save_signals("answers", [bank.query_ids[0], *bank.query_ids[:-1]], some_signals(bank), {})
+    assert not project.exists() or not list(project.iterdir())
+
+
+def test_a_record_of_outcomes_is_never_overwritten(project):
+    bank = a_bank()
+    outcomes_of(StandIn(), bank, answer_bank(StandIn(), bank)).to_parquet(project / "embedded.parquet")
+    before = (project / "embedded.parquet").read_bytes()
+    with pytest.raises(SignalFileError, match="holds something else"): save_signals("embedded", bank.query_ids, some_signals(bank), {})
+    assert (project / "embedded.parquet").read_bytes() == before
+
+
+def test_feature_options_reach_the_model_and_get_a_folder_of_their_own():
+    bank, calls = a_bank(), []
+
+    class Model:
+        name = SMALL
+        def features(self, bank, folder, **options): calls.append((folder.name, options))
+    for options in ({}, dict(chat=True), dict(chat=True, poolings=("mean", "max")), dict(chat=True, poolings=["mean", "max"]), {}): bank_features(bank, Model(), **options)
+    names = [name for name, _ in calls]
+    assert [o for _, o in calls][:3] == [{}, dict(chat=True), dict(chat=True, poolings=("mean", "max"))]
+    assert names[0] == names[4] and names[2] == names[3] and len(set(names)) == 3 and all(n.startswith(names[0]) for n in names) and names[0].startswith("mine-")

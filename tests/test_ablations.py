@@ -1,0 +1,229 @@
+"""What the ablations of RouterXBench rest on: the probe with a hidden layer, layers left out, samples of the training set, wrong labels, means over seeds."""
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from routercompanion.core import CompanionError
+from routercompanion.evaluation import (Draws, Signals, average_rows, column_draws, columns_draws, evaluation_table, flip_labels, fit_router, nested_sample, noise_ceiling, noisy_auroc,
+                                        with_kinds)
+from routercompanion.metrics import auroc, within_task_auroc
+from routercompanion.probes import DirichletProbe, FinalLayerProbe, MeanProbe, MLPProbe, loss_gap
+from routercompanion.routing import MisalignedError, check_router, load_router, save_router
+
+
+def planted(n=240, L=5, D=8, seed=0):
+    "Features (n, L, D) fp16 in which layers 2 and 3 carry the difficulty, and outcomes (n, 2)."
+    rng = np.random.default_rng(seed)
+    hard = rng.normal(size=n)
+    X = rng.normal(0, .5, (n, L, D)).astype(np.float16)
+    X[:, 2:4] += hard[:, None, None].astype(np.float16)
+    return X, np.stack([hard + rng.normal(0, .4, n) < 0, rng.random(n) < .8], 1).astype(np.float32)
+
+
+# ---------- the probe with a hidden layer ----------
+
+@pytest.mark.parametrize("options", [dict(), dict(width=8, dropout=.3), dict(width=0), dict(width=None, standardize=True), dict(width=4, layers=[1, -1], drop_embedding=True)])
+def test_the_hidden_layer_probe_keeps_the_contract(options): check_router(MLPProbe(epochs=2, **options))
+
+
+@pytest.mark.parametrize("width", [0, None])
+def test_width_zero_is_the_mean_probe_byte_for_byte(width, tmp_path):
+    X, outcomes = planted()
+    mlp, mean = (cls(epochs=4, **options).fit(X[:160], outcomes[:160]) for cls, options in ((MLPProbe, dict(width=width)), (MeanProbe, {})))
+    assert mlp.decision_function(X[160:]).tobytes() == mean.decision_function(X[160:]).tobytes() and mlp.history_ == mean.history_
+    again = load_router(save_router(mlp, tmp_path / "probe"))
+    assert again.get_params()["width"] == width and again.decision_function(X[160:]).tobytes() == mean.decision_function(X[160:]).tobytes()
+
+
+def test_the_hidden_layer_is_what_the_formula_says():
+    X, outcomes = planted()
+    probe = MLPProbe(width=6, epochs=3, layers=[1, 3]).fit(X, outcomes)
+    z = X[:, [1, 3]].astype(np.float32).mean(1)
+    W, c, v, b = (probe.state_[k].astype(np.float64) for k in ("0.weight", "0.bias", "3.weight", "3.bias"))
+    by_hand = [sum(v[0, j] * max(0., sum(W[j, d] * z[i, d] for d in range(8)) + c[j]) for j in range(6)) + b[0] for i in range(len(z))]
+    assert np.allclose(probe.decision_function(X), by_hand, atol=1e-5) and W.shape == (6, 8)
+
+
+def test_dropout_acts_in_training_only():
+    X, outcomes = planted()
+    a, b = (MLPProbe(width=32, dropout=d, epochs=5, lr=1e-2).fit(X, outcomes) for d in (0., .8))
+    assert b.decision_function(X).tobytes() == b.decision_function(X).tobytes() and a.history_ != b.history_
+    assert b.history_["train_loss"][-1] > a.history_["train_loss"][-1]
+
+
+def test_a_wide_probe_learns_few_queries_by_heart():
+    X, outcomes = planted(60, D=40, seed=3)
+    noise = np.random.default_rng(0).permutation(outcomes)
+    options = dict(lr=3e-3, epochs=40, batch_size=8)
+    wide, linear = (MLPProbe(width=w, **options).fit(X, noise) for w in (1024, 0))
+    assert loss_gap(wide)["last"] > loss_gap(linear)["last"] + .2 and wide.history_["train_loss"][-1] < .3
+
+
+def test_the_loss_gap_is_read_at_the_kept_and_at_the_last_epoch():
+    probe = MLPProbe()
+    probe.history_, probe.best_epoch_ = dict(train_loss=[.7, .5, .2], val_loss=[.8, .55, .9]), 2
+    assert np.isclose(loss_gap(probe)["best"], .05) and np.isclose(loss_gap(probe)["last"], .7)
+
+
+@pytest.mark.parametrize("options,text", [(dict(width=-1), "width = -1"), (dict(width=2.5), "width = 2.5"), (dict(dropout=1.), "dropout = 1"), (dict(dropout=-.1), "dropout = -0.1")])
+def test_bad_widths_and_dropouts_are_named(options, text):
+    with pytest.raises(CompanionError, match=text): MLPProbe(epochs=1, **options).fit(*planted(64))
+
+
+def test_bytes_of_the_hidden_layer_probe_do_not_depend_on_threads_nor_on_the_global_seed():
+    X, outcomes = planted()
+    state, found = torch.random.get_rng_state(), []
+    try:
+        for threads, seed in ((1, 0), (2, 9)):
+            torch.set_num_threads(threads)
+            torch.manual_seed(seed)
+            found.append(MLPProbe(width=32, epochs=2).fit(X, outcomes).decision_function(X).tobytes())
+    finally:
+        torch.set_num_threads(1)
+        torch.random.set_rng_state(state)
+    assert found[0] == found[1]
+
+
+# ---------- layers left out ----------
+
+@pytest.mark.parametrize("cls", [MeanProbe, DirichletProbe, FinalLayerProbe])
+def test_a_dropped_embedding_layer_is_not_read(cls):
+    X, outcomes = planted()
+    changed = X.copy()
+    changed[:, 0] = 50
+    probe = cls(epochs=2, drop_embedding=True).fit(X, outcomes)
+    assert probe.decision_function(X).tobytes() == probe.decision_function(changed).tobytes() == cls(epochs=2, drop_embedding=True).fit(changed, outcomes).decision_function(X).tobytes()
+    assert probe.decision_function(X).tobytes() == cls(epochs=2, layers=[1, 2, 3, 4]).fit(X, outcomes).decision_function(X).tobytes()
+    assert len(probe.layer_weights_) == (1 if cls is FinalLayerProbe else 4)
+
+
+def test_the_embedding_layer_alone_and_no_layer_at_all():
+    X, outcomes = planted()
+    changed = X.copy()
+    changed[:, 1:] = 50
+    probe = MeanProbe(epochs=2, layers=[0]).fit(X, outcomes)
+    assert probe.decision_function(X).tobytes() == probe.decision_function(changed).tobytes()
+    for layers in ([0], [-5, 0], []):
+        with pytest.raises(CompanionError, match="No layer is left"): MeanProbe(layers=layers, drop_embedding=True).fit(X, outcomes)
+
+
+def test_the_concentration_at_the_start_is_the_given_one():
+    X, outcomes = planted(64)
+    for total in (.1, math.e, 100):
+        assert np.isclose(DirichletProbe(initial_concentration=total, lr=1e-12, epochs=1, drop_embedding=True).fit(X, outcomes).concentration_.sum(), total, rtol=1e-4)
+
+
+# ---------- samples of the training set ----------
+
+def toy(n=400, seed=0):
+    rng = np.random.default_rng(seed)
+    column, task = np.array(["a", "b"])[np.arange(n) % 2], np.array(["s", "t", "u", "v"])[np.arange(n) % 4]
+    y = np.stack([rng.random(n) < .4, rng.random(n) < .8], 1).astype(np.float32)
+    return Signals(dict(task=task, outcomes=y, none=np.arange(n)), y, task, column, np.where(np.arange(n) < 300, "train", "test"), np.arange(n).astype(str))
+
+
+def test_larger_samples_hold_smaller_ones_and_columns_have_equal_parts():
+    signals = toy()
+    train = signals.rows(split="train")
+    samples = [nested_sample(signals, train, k, 7) for k in (1, 10, 60, 150)]
+    for small, large in zip(samples, samples[1:]): assert set(small) < set(large) <= set(train)
+    for k, rows in zip((1, 10, 60, 150), samples):
+        assert len(rows) == len(set(rows)) == 2 * k and (signals.column[rows] == "a").sum() == k and (np.diff(rows) > 0).all()
+    assert nested_sample(signals, train, 10, 7).tolist() == samples[1].tolist() != nested_sample(signals, train, 10, 8).tolist()
+    with pytest.raises(CompanionError, match="'a' has 150 training queries, not 151"): nested_sample(signals, train, 151)
+
+
+def test_kinds_are_added_and_replaced_in_a_copy():
+    signals = toy()
+    other = with_kinds(signals, none=np.zeros(400), answers={"p": np.ones(400)})
+    assert "answers" not in signals.kinds and signals.kinds["none"][3] == 3 and other.kinds["none"][3] == 0 and other.kinds["answers"]["p"].sum() == 400 and other.outcomes is signals.outcomes
+    with pytest.raises(MisalignedError, match="'answers' has 399 rows for 400"): with_kinds(signals, answers={"p": np.ones(399)})
+
+
+# ---------- wrong labels ----------
+
+@pytest.mark.parametrize("share", [0, .1, .33, 1])
+def test_flipped_labels_are_of_the_share_and_of_the_rows(share):
+    signals = toy()
+    train = signals.rows(split="train")
+    noisy = flip_labels(signals, train, share, 3)
+    changed = np.flatnonzero(noisy.outcomes[:, 0] != signals.outcomes[:, 0])
+    assert len(changed) == round(share * 300) and set(changed) <= set(train) and np.isin(noisy.outcomes[:, 0], (0, 1)).all()
+    assert np.array_equal(noisy.outcomes[:, 1], signals.outcomes[:, 1]) and noisy.kinds["outcomes"] is noisy.outcomes and signals.kinds["outcomes"] is signals.outcomes
+    more = flip_labels(signals, train, min(1, share + .2), 3)
+    assert set(changed) <= set(np.flatnonzero(more.outcomes[:, 0] != signals.outcomes[:, 0]))
+
+
+def test_a_share_outside_zero_and_one_is_named():
+    for share in (-.1, 1.1):
+        with pytest.raises(CompanionError, match="share"): flip_labels(toy(), np.arange(5), share)
+        with pytest.raises(CompanionError, match="share"): noisy_auroc(.7, share, .5)
+    with pytest.raises(CompanionError, match="prevalence"): noisy_auroc(.7, .1, 0.)
+
+
+@pytest.mark.parametrize("share,prevalence,true", [(.1, .15, 1.), (.1, .85, .7), (.25, .5, .8), (.4, .3, .6), (0, .2, .9), (.5, .4, .9), (1., .4, .9)])
+def test_noise_in_test_labels_against_every_possible_flip(share, prevalence, true):
+    """Brute force over the four true kinds of a (called failure, called success) pair, by Bayes' rule, nothing else taken from the code."""
+    joint = {}
+    for i_fails in (0, 1):
+        for j_fails in (0, 1):
+            p_i, p_j = (prevalence if f else 1 - prevalence for f in (i_fails, j_fails))
+            called_i = 1 - share if i_fails else share          # i is called a failure
+            called_j = share if j_fails else 1 - share          # j is called a success
+            joint[i_fails, j_fails] = p_i * called_i * p_j * called_j
+    won = joint[1, 0] * true + joint[0, 1] * (1 - true) + .5 * (joint[0, 0] + joint[1, 1])
+    assert np.isclose(noisy_auroc(true, share, prevalence), won / sum(joint.values()))
+
+
+def test_the_closed_form_agrees_with_simulation():
+    rng = np.random.default_rng(0)
+    n, p, share = 1500, .25, .15
+    fails = np.arange(n) < p * n
+    score = rng.normal(size=n) + 1.2 * fails
+    true = auroc(score, 1. - fails)
+    found = [auroc(score, np.where(rng.random(n) < share, fails, ~fails).astype(float)) for _ in range(200)]
+    assert abs(np.mean(found) - noisy_auroc(true, share, p)) < 5 * np.std(found) / math.sqrt(200) + 1e-3
+    assert abs(true - noisy_auroc(true, share, p)) > .05
+
+
+def test_the_ceiling_within_tasks_weighs_tasks_by_their_pairs():
+    rng = np.random.default_rng(1)
+    task = np.repeat(["easy", "hard", "sure"], [500, 300, 100])
+    small = np.r_[rng.random(500) < .8, rng.random(300) < .3, np.ones(100)].astype(float)
+    found = [within_task_auroc(1 - small[:800], np.where(rng.random(800) < .1, 1 - small[:800], small[:800]), task[:800]) for _ in range(200)]
+    assert abs(np.mean(found) - noise_ceiling(small, task, .1)) < 5 * np.std(found) / math.sqrt(200) + 1e-3   # the task without failures has no pair before the flips
+    assert noise_ceiling(small, task, 0) == 1 and np.isclose(noise_ceiling(small, task, .5), .5) and np.isclose(noise_ceiling(small, task, 0, .7), .7)
+
+
+# ---------- means over seeds ----------
+
+def test_a_mean_over_seeds_is_taken_resample_by_resample():
+    signals = toy()
+    test = signals.rows(split="test")
+    rng = np.random.default_rng(0)
+    scores = {"x / 1": rng.normal(size=len(test)), "x / 2": rng.normal(size=len(test)), "y": np.zeros(len(test))}
+    options = dict(metrics=("within-task AUROC", "pooled AUROC"), n_resamples=40, task_resamples=20, rng=42)
+    both = columns_draws(scores, signals, test, ["a", "b"], **options)
+    for c in "ab":
+        rows = test[signals.column[test] == c]
+        alone = column_draws({k: v[signals.column[test] == c] for k, v in scores.items()}, signals.outcomes[rows], signals.task[rows], **options)
+        for key, values in alone.queries.items(): assert np.array_equal(values, both[c].queries[key], equal_nan=True) and alone.estimate[key] == both[c].estimate[key]
+    d = both["a"]
+    mean = average_rows(d, {"x": ["x / 1", "x / 2"], "y": ["y"]})
+    for m in options["metrics"]:
+        assert np.isclose(mean.estimate["x", m], (d.estimate["x / 1", m] + d.estimate["x / 2", m]) / 2) and mean.estimate["y", m] == .5
+        assert np.allclose(mean.queries["x", m], (d.queries["x / 1", m] + d.queries["x / 2", m]) / 2) and np.allclose(mean.tasks["x", m], (d.tasks["x / 1", m] + d.tasks["x / 2", m]) / 2, equal_nan=True)
+    assert isinstance(mean, Draws) and mean.n == d.n and set(evaluation_table({"a": mean}).row) == {"x", "y"}
+
+
+def test_left_out_queries_are_left_out():
+    signals = toy()
+    test = signals.rows(split="test")
+    keep = np.arange(len(test)) % 3 > 0
+    score = np.random.default_rng(2).normal(size=len(test))
+    options = dict(metrics=("pooled AUROC",), n_resamples=10, task_resamples=5)
+    kept = columns_draws({"s": score}, signals, test, ["a"], keep=keep, **options)["a"]
+    mask = keep & (signals.column[test] == "a")
+    assert kept.n == mask.sum() and kept.estimate["s", "pooled AUROC"] == auroc(score[mask], signals.outcomes[test[mask], 0])
