@@ -1517,6 +1517,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'routercompanion/uncertainty.py'),
                                              'routercompanion.uncertainty.EquivalenceJudge': ( 'uncertainty.html#equivalencejudge',
                                                                                                'routercompanion/uncertainty.py'),
+                                             'routercompanion.uncertainty.EquivalenceJudge.__repr__': ( 'uncertainty.html#equivalencejudge.__repr__',
+                                                                                                        'routercompanion/uncertainty.py'),
                                              'routercompanion.uncertainty.EquivalenceJudge.entails': ( 'uncertainty.html#equivalencejudge.entails',
                                                                                                        'routercompanion/uncertainty.py'),
                                              'routercompanion.uncertainty.ExactJudge': ( 'uncertainty.html#exactjudge',

@@ -442,7 +442,7 @@ def fetch_hub(asset, entry, work, out):
     offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
     paths = [f["path"] for f in entry["files"]]
     try:
-        source = snapshot_download(entry["repo_id"], revision=entry["revision"], allow_patterns=paths, local_files_only=offline,
+        source = snapshot_download(entry["repo_id"], revision=entry["revision"], repo_type=entry.get("repo_type"), allow_patterns=paths, local_files_only=offline,
                                    cache_dir=os.environ.get("HF_HUB_CACHE"))
     except Exception as e:
         if getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT): raise

@@ -23,7 +23,7 @@ from . import uncertainty
 from .core import CompanionError, content_hash, lookup, make_rng, progress
 from .metrics import cost_performance_curve, hcr, lpm, mpm, weighted_auroc, within_task_auroc
 from .models import load_causal_lm
-from .recording import SMALL, bank_embeddings, bank_features, save_signals
+from .recording import SMALL, answer_bank, bank_embeddings, bank_features, save_signals
 from .routing import MisalignedError, n_rows, take
 from .significance import resample_counts
 
@@ -283,10 +283,10 @@ def noise_ceiling(small, task, share, auroc=1.):
 def record_answers(bank, model=SMALL, *, judges, samples=5, name="answers", **options):
     """Compute `uncertainty.answer_signals` of a model for all queries of `bank` and save them as the record `name`; returns its path.
 
-    judges, samples and options go to `answer_signals`. Cost: several generations for each query.
+    judges, samples and options go to `answer_signals`; the greedy answers are those of `answer_bank`. Cost: several generations for each query.
     """
     lm = model if hasattr(model, "hash") else load_causal_lm(model)
-    found = uncertainty.answer_signals(lm, bank, judges=judges, samples=samples, **options)
+    found = uncertainty.answer_signals(lm, bank, judges=judges, samples=samples, answers=answer_bank(lm, bank).text, **options)
     about = dict(made="uncertainty.answer_signals", bank=bank.name, model=lm.name, weights_sha256=lm.hash, dtype=str(lm.dtype), judges=[str(j) for j in judges], samples=samples,
                  options={k: str(v) for k, v in options.items()})
     return save_signals(name, bank.query_ids, found, about)

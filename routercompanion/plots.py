@@ -433,7 +433,7 @@ def _draw_overview(ax):
 def load_published(paper, item):
     "The published values of one item in long form (`data/paper/`), e.g. `load_published('xbench', 'Table 1')`. An unknown item lists the known ones."
     folder = project_root() / "data" / "paper"
-    known = {p.stem: p for p in folder.glob("*_table*.csv")}
+    known = {p.stem: p for p in folder.glob("*_*.csv")}
     return pd.read_csv(lookup(known, item_name(paper, item), "published item"), keep_default_na=True)
 
 
@@ -528,7 +528,7 @@ def table_markdown(frame, *, caption, float_format="%.2f"):
                 said = [", ".join(map(str, part[c].dropna().unique()[:4])) for c in ("model_small", "model_large") if c in part]
                 unit = f" ({', '.join(part['unit'].dropna().unique())})" if "unit" in part else ""
                 head = f"{block}: {metric}" if block else metric
-                tail = f"; small model {said[0]}, large model {said[1]}" if len(said) == 2 else ""
+                tail = "" if len(said) < 2 else f"; {said[0]}" if said[0] == said[1] else f"; small model {said[0]}, large model {said[1]}"   # a pool is named once
                 parts.append(f"{head[0].upper()}{head[1:]}{direction(metric)}{unit}{tail}\n\n{_markdown(_wide(part, float_format))}")
     if any(str(c) == "low" or str(c).endswith("_low") for c in frame): parts.append("In brackets: 95% interval.\n")
     if "block" in frame and "published" in set(frame["block"]):

@@ -100,6 +100,8 @@ class EquivalenceJudge:
 
     def entails(self, pairs): raise NotImplementedError
 
+    def __repr__(self): return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in vars(self).items() if isinstance(v, (int, float, str)))})"   # for provenance
+
 
 class ExactJudge(EquivalenceJudge):
     "Equal after `banks.clean_answer` (case, spaces, final punctuation), or equal numbers by math-verify: the rule by which answers are judged."

@@ -40,8 +40,9 @@ def feature(router, X, S): return {"embedding": X, "none": np.arange(len(X)), "o
 
 # ---- the contract
 
+@pytest.mark.parametrize("missing", ["mask", "raise"])
 @pytest.mark.parametrize("name", FAST)
-def test_contract(name): check_router(make(name, missing="raise"))
+def test_contract(name, missing): check_router(make(name, missing=missing))
 
 
 @pytest.mark.parametrize("name, options", [("RandomPoolRouter", dict(random_state=3)), ("KNNRouter", dict(metric="l2", weights="distance")), ("KNNRouter", dict(metric="ip")),
