@@ -23,7 +23,7 @@ from . import uncertainty
 from .core import CompanionError, content_hash, lookup, make_rng, progress
 from .metrics import cost_performance_curve, hcr, lpm, mpm, weighted_auroc, within_task_auroc
 from .models import load_causal_lm
-from .recording import SMALL, answer_bank, bank_embeddings, bank_features, save_signals
+from .recording import ENCODER, MAX_NEW_TOKENS, SMALL, answer_bank, bank_embeddings, bank_features, save_signals
 from .routing import MisalignedError, n_rows, take
 from .significance import resample_counts
 
@@ -60,7 +60,7 @@ def bank_signals(bank, store, embeddings, outcomes, pair, extra=None):
     at = store.rows(bank.query_ids)
     same = np.array_equal(at, np.arange(len(store.query_ids)))
     scores = outcomes.align(bank.query_ids, allow_extra=True).select(list(pair)).score
-    statistics = {k: v[at] for k, v in store.logits.items() if v.ndim == 1}
+    statistics = {k: v[at] for k, v in uncertainty.add_logit_margin(store.logits).items() if v.ndim == 1}
     kinds = dict(hidden_mean=store.mean if same else store.mean[at], hidden_last=store.last if same else store.last[at], logits=statistics, embedding=embeddings,
                  text=bank.table.prompt.to_numpy(str), task=bank.table.task.to_numpy(str), none=np.arange(len(bank)), outcomes=scores)
     if set(extra or {}) & set(kinds): raise CompanionError(f"The kinds {sorted(set(extra) & set(kinds))} are the bank's own; give extra ones another name, or use `with_kinds`.")
@@ -280,13 +280,16 @@ def noise_ceiling(small, task, share, auroc=1.):
     return float((pairs * each).sum() / pairs.sum())
 
 # %% ../nbs/23_evaluation.ipynb #7b7d23ad
-def record_answers(bank, model=SMALL, *, judges, samples=5, name="answers", **options):
+def record_answers(bank, model=SMALL, *, judges=None, samples=5, name="answers", max_new_tokens=MAX_NEW_TOKENS, **options):
     """Compute `uncertainty.answer_signals` of a model for all queries of `bank` and save them as the record `name`; returns its path.
 
-    judges, samples and options go to `answer_signals`; the greedy answers are those of `answer_bank`. Cost: several generations for each query.
+    judges (default: equal answers, similar texts, near embeddings), samples and options go to `answer_signals`; the greedy answers are those of
+    `answer_bank`. Cost: several generations for each query.
     """
     lm = model if hasattr(model, "hash") else load_causal_lm(model)
-    found = uncertainty.answer_signals(lm, bank, judges=judges, samples=samples, answers=answer_bank(lm, bank).text, **options)
+    judges = judges or [uncertainty.ExactJudge(), uncertainty.SimilarityJudge(), uncertainty.EmbeddingJudge(load_encoder(ENCODER))]
+    options["max_new_tokens"] = max_new_tokens
+    found = uncertainty.answer_signals(lm, bank, judges=judges, samples=samples, answers=answer_bank(lm, bank, max_new_tokens=max_new_tokens).text, **options)
     about = dict(made="uncertainty.answer_signals", bank=bank.name, model=lm.name, weights_sha256=lm.hash, dtype=str(lm.dtype), judges=[str(j) for j in judges], samples=samples,
                  options={k: str(v) for k, v in options.items()})
     return save_signals(name, bank.query_ids, found, about)
