@@ -22,7 +22,7 @@ from sklearn.base import clone
 from . import uncertainty
 from .core import CompanionError, content_hash, lookup, make_rng, progress
 from .metrics import cost_performance_curve, hcr, lpm, mpm, weighted_auroc, within_task_auroc
-from .models import load_causal_lm
+from .models import load_causal_lm, load_encoder
 from .recording import ENCODER, MAX_NEW_TOKENS, SMALL, answer_bank, bank_embeddings, bank_features, save_signals
 from .routing import MisalignedError, n_rows, take
 from .significance import resample_counts
@@ -252,7 +252,8 @@ def nested_sample(signals, rows, per_column, rng=42):
 def flip_labels(signals, rows, share, rng=42):
     "`Signals` in which the small model's 0/1 score is turned over for a random `share` of `rows`; a larger share with the same seed flips the same ones and more."
     if not 0 <= share <= 1: raise CompanionError(f"share = {share}: give the share of labels to flip, between 0 and 1.")
-    flipped, outcomes = make_rng(rng).permutation(rows)[:round(share * len(rows))], signals.outcomes.copy()
+    own = np.random.default_rng([rng, int(content_hash("flip labels")[:8], 16)])   # not the stream by which a probe of the same seed draws its validation queries
+    flipped, outcomes = own.permutation(rows)[:round(share * len(rows))], signals.outcomes.copy()
     outcomes[flipped, 0] = 1 - outcomes[flipped, 0]
     return replace(signals, outcomes=outcomes, kinds={**signals.kinds, "outcomes": outcomes})
 

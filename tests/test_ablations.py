@@ -9,7 +9,7 @@ from routercompanion.core import CompanionError
 from routercompanion.evaluation import (Draws, Signals, average_rows, column_draws, columns_draws, evaluation_table, flip_labels, fit_router, nested_sample, noise_ceiling, noisy_auroc,
                                         with_kinds)
 from routercompanion.metrics import auroc, within_task_auroc
-from routercompanion.probes import DirichletProbe, FinalLayerProbe, MeanProbe, MLPProbe, loss_gap
+from routercompanion.probes import DirichletProbe, FinalLayerProbe, MeanProbe, MLPProbe, loss_gap, split_rows
 from routercompanion.routing import MisalignedError, check_router, load_router, save_router
 
 
@@ -154,6 +154,16 @@ def test_flipped_labels_are_of_the_share_and_of_the_rows(share):
     assert np.array_equal(noisy.outcomes[:, 1], signals.outcomes[:, 1]) and noisy.kinds["outcomes"] is noisy.outcomes and signals.kinds["outcomes"] is signals.outcomes
     more = flip_labels(signals, train, min(1, share + .2), 3)
     assert set(changed) <= set(np.flatnonzero(more.outcomes[:, 0] != signals.outcomes[:, 0]))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 42])
+def test_flips_fall_on_training_and_validation_queries_alike(seed):
+    "A probe with the same seed sets a fifth aside by a permutation of its own: the flipped labels must not be just that fifth."
+    signals = toy(2000)
+    rows = np.arange(2000)
+    flipped = flip_labels(signals, rows, .2, seed).outcomes[:, 0] != signals.outcomes[:, 0]
+    inside, outside = (flipped[part].mean() for part in split_rows(2000, seed=seed)[::-1])
+    assert abs(inside - .2) < .06 and abs(outside - .2) < .03   # three standard errors and more
 
 
 def test_a_share_outside_zero_and_one_is_named():
