@@ -243,7 +243,7 @@ def test_bank_signals_are_aligned_by_query_id():
     outcomes = OutcomeTable(score, {}, bank.query_ids[order], ["s", "l"])
     signals = bank_signals(bank, Store(), np.eye(6), outcomes, ("s", "l"))
     assert signals.kinds["hidden_mean"][:, 0, 0].tolist() == [0, 1, 2, 3, 4, 5] == (-signals.kinds["hidden_last"][:, 1, 2]).tolist()
-    assert np.allclose(signals.kinds["logits"]["entropy"], np.arange(6) / 10) and list(signals.kinds["logits"]) == ["entropy"]
+    assert np.allclose(signals.kinds["logits"]["entropy"], np.arange(6) / 10) and set(signals.kinds["logits"]) == {"entropy", "logit_margin"}
     assert signals.outcomes.tolist() == [[i % 2, int(i % 3 > 0)] for i in range(6)] and list(signals.query_ids) == list(bank.query_ids)
     turned = bank_signals(bank, Store(), np.eye(6), outcomes, ("l", "s"))
     assert np.array_equal(turned.outcomes, signals.outcomes[:, ::-1])
@@ -269,7 +269,7 @@ def store_of(bank, shift=0.):
     class Store:
         query_ids, manifest = bank.query_ids, {"model_hash": "f" * 8}
         mean, last = rng.normal(size=(len(bank), 3, 4)) + shift, rng.normal(size=(len(bank), 3, 4))
-        logits = dict(entropy=rng.random(len(bank)), margin=rng.random(len(bank)), max_logit=rng.random(len(bank)))
+        logits = dict(entropy=rng.random(len(bank)), margin=rng.random(len(bank)), max_logit=rng.random(len(bank)), top_logits=-np.sort(-rng.random((len(bank), 3))))
         def rows(self, ids): return np.array([list(self.query_ids).index(q) for q in ids])
     return Store()
 
@@ -328,5 +328,5 @@ def test_answers_are_recorded_for_every_query(project, monkeypatch):
     monkeypatch.setattr(uncertainty, "answer_signals", stand_in, raising=False)
     record_answers(bank, Model(), judges=("exact",), samples=3, rng=1)
     found, about = recorded_signals("answers", bank, with_about=True)
-    assert asked == dict(judges=("exact",), samples=3, rng=1) and about["judges"] == ["exact"] and about["weights_sha256"] == "e" * 8 and about["samples"] == 3
+    assert asked == dict(judges=("exact",), samples=3, rng=1, answers=None, max_new_tokens=16, include=("self_ask", "semantic_entropy")) and about["judges"] == ["exact"] and about["weights_sha256"] == "e" * 8 and about["samples"] == 3
     assert np.allclose(found["self_ask"], np.arange(80) / 80) and np.isnan(found["tokens"][3]) and np.isfinite(found["tokens"][4:]).all()

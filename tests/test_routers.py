@@ -308,13 +308,13 @@ def test_threshold_against_brute_force(rows, asked):
     score, scores = np.array([float(r[0]) for r in rows]), np.array([r[1:] for r in rows], float)
     options = [(np.mean(score >= t), np.where(score >= t, scores[:, 1], scores[:, 0]).mean()) for t in (np.inf, *np.unique(score))]
     threshold, rate, performance = threshold_for(score, scores, call_rate=asked)
-    assert rate == (score >= threshold).mean() == max(r for r, _ in options if r <= asked + 1e-9)
+    assert rate == (score >= threshold).mean() == max(r for r, _ in options if r * len(rows) <= asked * len(rows) + 1e-9)
     small, large = scores.mean(0)
     if large <= small:
         with pytest.raises(NoGainError): threshold_for(score, scores, target=asked)
     else:
         threshold, rate, performance = threshold_for(score, scores, target=asked)
-        assert np.isclose(rate, min(r for r, p in options if p >= small + asked * (large - small) - 1e-9)) and np.isclose((score >= threshold).mean(), rate)
+        assert np.isclose(rate, min(r for r, p in options if p >= small + asked * (large - small) - 1e-12)) and np.isclose((score >= threshold).mean(), rate)
         assert np.isclose(np.where(score >= threshold, scores[:, 1], scores[:, 0]).mean(), performance)
 
 
