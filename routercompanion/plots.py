@@ -6,8 +6,9 @@
 __all__ = ['OKABE_ITO', 'DASH', 'DOTS', 'DASHDOT', 'ROUTER_LOOK', 'POOL_LOOK', 'HALF', 'FULL', 'DPI', 'STYLE', 'INTERVAL_COLUMNS',
            'TIDY', 'UP', 'DOWN', 'looks', 'style', 'item_name', 'save_figure', 'spread', 'label_lines',
            'plot_call_rate_curves', 'plot_deferral_curves', 'plot_routing_rates', 'plot_intervals',
-           'plot_layer_weights', 'wilson', 'plot_reliability', 'plot_pipeline_overview', 'load_published', 'load_items',
-           'published_beside', 'direction', 'format_interval', 'table_markdown', 'write_table']
+           'plot_layer_weights', 'plot_lines', 'wilson', 'plot_reliability', 'plot_pipeline_overview', 'load_published',
+           'load_items', 'published_beside', 'direction', 'format_interval', 'table_markdown', 'write_table',
+           'brief_table']
 
 # %% ../nbs/80_plots.ipynb #138faa09
 import functools
@@ -344,6 +345,34 @@ def plot_layer_weights(weights, *, bands=None, from_zero=True, xlabel="layer (0 
     label_lines(ax, [(n, 100 * w[-1], look[n]) for n, w in weights.items()] + [uniform])
     return ax
 
+# %% ../nbs/80_plots.ipynb #c29527f4
+@_styled
+def plot_lines(lines, *, bands=None, references=None, like=None, ticks=None, log=False, xlabel="", ylabel="", title=None, ax=None):
+    """Lines (dict name -> (x, y)) over a setting, labelled at the right; return the axes.
+
+    `bands`: dict name -> (low, high). `references`: dict name -> y, drawn across; `like`: dict reference -> the line whose colour it takes.
+    `ticks`: values of the setting that get a tick; `log`: logarithmic axis of the setting.
+    """
+    if ax is None: _, ax = plt.subplots(figsize=(HALF, 2.5))
+    look, ends = looks([*lines, *(references or {})]), []
+    for name, line in (like or {}).items(): look[name] = {"color": look[line]["color"], "linestyle": DASH}
+    for name, (x, y) in lines.items():
+        ax.plot(x, y, marker="o", ms=3, **look[name], zorder=3)
+        if bands and name in bands: ax.fill_between(x, *bands[name], color=look[name]["color"], alpha=.16, lw=0)
+        ends.append((name, y[-1], look[name]))
+    for name, y in (references or {}).items():
+        ax.axhline(y, **{**look[name], "lw": .9}, zorder=1)
+        ends.append((name, y, look[name]))
+    if log: ax.set_xscale("log")
+    if ticks is not None:
+        ax.set_xticks(ticks, [f"{t:,}" if isinstance(t, int) else str(t) for t in ticks])
+        ax.minorticks_off()
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.margins(y=.12)
+    if title: ax.set_title(title, loc="left")
+    label_lines(ax, ends)
+    return ax
+
 # %% ../nbs/80_plots.ipynb #0c7b7077
 def wilson(share, count, z=1.959964):
     "Wilson's interval of a share in [0, 1] out of `count` (arrays allowed): (low, high), both in [0, 1]."
@@ -548,3 +577,10 @@ def write_table(frame, item, folder, *, caption, float_format="%.2f"):
     write_text(paths[0], frame.to_csv(index=False, lineterminator="\n"))
     write_text(paths[1], text)
     return paths
+
+# %% ../nbs/80_plots.ipynb #0014ece9
+def brief_table(table, rows, columns, metric):
+    "`value [low, high]` in percent of one `metric` of a long table (row, column, metric, value, low, high): strings, `rows` by `columns`, for the eye."
+    part = table[table.row.isin(list(rows)) & table.column.isin(list(columns)) & (table.metric == metric)]
+    text = part.assign(text=[f"{100 * v:.1f} [{100 * l:.1f}, {100 * h:.1f}]" for v, l, h in zip(part.value, part.low, part.high)])
+    return text.pivot(index="row", columns="column", values="text").reindex(index=list(rows), columns=[c for c in columns if c in set(part.column)])
