@@ -564,7 +564,9 @@ def plot_judge_prompt(text=None, *, width=96, ax=None):
 
     import matplotlib.pyplot as plt
     lines = [part for line in (text or judge_prompt()).split("\n") for part in (textwrap.wrap(line, width) or [""])]
-    if ax is None: ax = plt.figure(figsize=(6.9, .155 * len(lines) + .3), layout="none").add_axes([.005, .01, .99, .98])
+    if ax is None:
+        fig, ax = plt.subplots(figsize=(6.9, .155 * len(lines) + .3))
+        if fig.get_layout_engine() is None: ax.set_position([.005, .01, .99, .98])
     ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[])
     for spine in ax.spines.values(): spine.set(visible=True, color="#767676", linewidth=.8)
     colour = lambda line: "#0072B2" if re.match(r"</?\w+>|\{", line) else "#009E73" if re.match(r"\s*\d+: ", line) else "#000000"
