@@ -1158,6 +1158,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'routercompanion/published.py'),
                                            'routercompanion.published.bench_bank': ( 'published.html#bench_bank',
                                                                                      'routercompanion/published.py'),
+                                           'routercompanion.published.bench_outcomes': ( 'published.html#bench_outcomes',
+                                                                                         'routercompanion/published.py'),
                                            'routercompanion.published.bench_scores': ( 'published.html#bench_scores',
                                                                                        'routercompanion/published.py'),
                                            'routercompanion.published.by_hash': ('published.html#by_hash', 'routercompanion/published.py'),

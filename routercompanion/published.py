@@ -9,7 +9,7 @@ __all__ = ['GROUPS', 'FILES', 'KINDS', 'LARGE_RECORDED', 'SECOND_RECORDED', 'REC
            'read_prompt_file', 'by_hash', 'without_overlap', 'load_routerxbench', 'load_report', 'stem', 'leaked_rows',
            'leakage_report', 'RecordedPrompts', 'read_records', 'load_routellm_prompts', 'solved_examples',
            'column_rows', 'bench_bank', 'recorded_large', 'question_of', 'bench_scores', 'PaperSetup', 'paper_setup',
-           'paper_models', 'load_placed', 'paper_outcomes']
+           'paper_models', 'load_placed', 'paper_outcomes', 'bench_outcomes']
 
 # %% ../nbs/14_published.ipynb #4b921431
 import csv
@@ -29,6 +29,7 @@ from .judges import (LETTERS, ChatEndpoint, LLMJudge, LocalChat, NoOptionsError,
                                     math_scores, parse_options, short_scores)
 from .models import load_causal_lm
 from .outcomes import OutcomeTable
+from .recording import MAX_NEW_TOKENS, answer_bank
 
 # %% ../nbs/14_published.ipynb #494dfa46
 class PublishedFileError(BankError):
@@ -487,3 +488,17 @@ def paper_outcomes(setup, bank, *, load=load_placed, cache=True):
     table = OutcomeTable(np.stack([s for s, _ in marked.values()], 1), {}, bank.query_ids, list(marked), {}, "score >= 0.5", "computed: paper profile",
                          **{c: bank.table[c].to_numpy(str) for c in ("task", "domain", "split")})
     return table, {name: report for name, (_, report) in marked.items()}
+
+# %% ../nbs/14_published.ipynb #a51be0c2
+def bench_outcomes(bank, models, path=None, *, records=None, open_ended=None, max_new_tokens=MAX_NEW_TOKENS):
+    """Answer `bank` with each of `models` (`CausalLM`s; cached task by task), mark the answers and add the recorded large models: an `OutcomeTable`.
+
+    Written to `path` if given; it holds no text. Exact columns score 0 or 1; open ones are NaN without `open_ended` (see `bench_scores`).
+    """
+    marked = [bench_scores(bank, list(answer_bank(lm, bank, max_new_tokens=max_new_tokens).text), open_ended=open_ended)[0] for lm in models]
+    about = {lm.name: dict(weights_sha256=lm.hash, dtype=str(lm.dtype).split(".")[-1], max_new_tokens=max_new_tokens) for lm in models}
+    small = OutcomeTable(np.stack(marked, 1), {}, bank.query_ids, list(about), about, "score == 1", "recorded: greedy answers, first line, nbs/papers/xbench_bench.ipynb",
+                         **{c: bank.table[c].to_numpy(str) for c in ("task", "domain", "split")})
+    table = small.merge(recorded_large(bank, records=records))
+    if path: table.to_parquet(path)
+    return table
