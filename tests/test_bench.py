@@ -40,6 +40,7 @@ def test_the_notebook_runs_on_generated_files(files, records, tmp_path, monkeypa
     bank = bench_bank(sampled(sizes), columns=COLUMNS, folder=files, records=records, longest=600)
     table = bench_outcomes(bank, [load_causal_lm(model)], records=records)
     table.score[:, 0] = bank.table.groupby("domain").cumcount() % 4 == 0   # a random model has no right answer; these stand in
+    table.score[np.isin(table.domain, ["MMLU", "GSM8K"]), 1] = 1   # the generated records are too few for a clear gap
     table.to_parquet(tmp_path / "bench.parquet")
     given = dict(profile="bench", out=str(tmp_path / "figures"), sizes=sizes, n_resamples=50, prompts=str(files), records=str(records), model=model, encoder="stand-in",
                  recorded=str(tmp_path / "bench.parquet"))
