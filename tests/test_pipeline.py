@@ -333,6 +333,27 @@ def test_project_steps_are_a_graph_with_unique_names():
     assert {"00_core", "90_pipeline", "91_cli"} <= {s.name for s in steps}
 
 
+def test_a_step_says_in_which_profiles_it_exists():
+    "The embedded bank's notebooks do not run on the papers' own prompt files, nor the other way round; the library runs everywhere."
+    names = {p: [s.name for s in P.project_steps(profile=p)] for p in ("smoke", "embedded", "bench", "paper")}
+    assert names["smoke"] == names["embedded"] and names["bench"] == names["paper"]
+    assert "papers/xbench" in names["smoke"] and "papers/xbench_bench" not in names["smoke"]
+    assert [n for n in names["bench"] if n.startswith("papers/")] == ["papers/xbench_bench"] and {"00_core", "90_pipeline"} <= set(names["bench"])
+    assert {n for part in names.values() for n in part} == {s.name for s in P.project_steps()}
+    for part in names: P.sort_steps(P.project_steps(profile=part))   # no step needs one of another profile
+    with pytest.raises(CompanionError, match="profile"): P.project_steps(profile="bnech")
+
+
+def test_items_of_another_profile():
+    "An item comes from the notebook that makes it in this profile; one that is not made there says where it is."
+    steps, table = P.project_steps(profile="bench"), P.list_items(profile="bench")
+    assert P.steps_for("xbench_table1", steps, table) == P.steps_for("papers/xbench_bench", steps, table) == ["papers/xbench_bench"]
+    assert P.list_items(profile="embedded").set_index("id").notebook["xbench_table1"] == "papers/xbench"
+    with pytest.raises(CompanionError, match=r"does not run in this profile. Choose one of smoke, embedded"): P.steps_for("papers/features", steps, table)
+    table.loc[table.id == "xbench_table1", "notebook"] = "papers/features"
+    with pytest.raises(CompanionError, match=r"not made in this profile: it comes from papers/features \(profiles smoke, embedded\)"): P.steps_for("xbench_table1", steps, table)
+
+
 def test_items_become_stale_when_edited(project):
     (project / "data/paper").mkdir()
     (project / "data/paper/items.csv").write_text("paper,item,title,status,notebook,note\ncount,md,c,analogue,two,\nsquare,x,s,planned,five,later\n")
