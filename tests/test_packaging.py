@@ -18,7 +18,7 @@ from routercompanion.cli import read_lock
 from routercompanion.core import project_root
 
 ROOT = project_root(Path(__file__).parent)
-NOTEBOOKS = sorted(p for p in ROOT.glob("nbs/**/*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+NOTEBOOKS = sorted(p for p in ROOT.glob("nbs/**/*.ipynb") if not any(part.startswith((".", "_")) for part in p.relative_to(ROOT).parts))
 LIBRARY = [p for p in NOTEBOOKS if p.parent.name == "nbs"]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCK = ROOT / "data/environment.lock"
