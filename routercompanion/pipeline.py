@@ -194,9 +194,9 @@ def kernel_environment(root, state):
 
 # %% ../nbs/90_pipeline.ipynb #cab69758
 def tidy_output(output):
-    "One cell output without memory addresses; its text and data stay."
-    text = json.dumps(output)
-    return nbformat.from_dict(json.loads(re.sub(r" at 0x[0-9a-f]{6,}", "", text)))
+    "One cell output without memory addresses and without the names of temporary folders; its text and data stay."
+    text = re.sub(r" at 0x[0-9a-f]{6,}", "", json.dumps(output))
+    return nbformat.from_dict(json.loads(re.sub(re.escape(tempfile.gettempdir()) + r"/tmp\w{8}", "(a temporary folder)", text)))
 
 
 def tidy(nb, parameters=None):

@@ -63,7 +63,8 @@ def test_notebook_is_committed_executed_and_clean(path):
     assert not [o.ename for c in code for o in c.outputs if o.output_type == "error"]
     assert all(set(c.metadata) <= {"tags"} for c in nb.cells) and set(nb.metadata) <= {"kernelspec"}
     assert not any("injected-parameters" in c.metadata.get("tags", []) for c in nb.cells), "a run's own parameters do not belong in the repository"
-    assert not re.search(r"/tmp/|/root/|/home/|/site-packages/|\.routercompanion/", "".join(str(c.outputs) for c in code)), "paths of one machine"
+    said = "".join(str({k: v for k, v in {**o, **o.get("data", {})}.items() if k not in ("data", "image/png", "image/svg+xml")}) for c in code for o in c.outputs)
+    assert not re.search(r"/tmp/|/root/|/home/|/site-packages/|\.routercompanion/", said), "paths of one machine"
     assert not re.search(r"\d%\|.*(it/s|s/it)", "".join(o.get("text", "") for c in code for o in c.outputs)), "a progress bar: its speed changes from run to run"
 
 
