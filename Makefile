@@ -7,6 +7,8 @@ PY     := $(VENV)/bin/python
 LOCK   := data/environment.lock
 PIP_ARGS ?=
 TESTS  ?= tests
+# tests run in two processes with one thread each; WORKERS=0: in one process
+WORKERS ?= 2
 export PYTHONHASHSEED = 0
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -40,7 +42,7 @@ reproduce: env
 	$(VENV)/bin/routercompanion reproduce $(ARGS)
 
 test: env
-	$(PY) -m pytest $(TESTS) $(ARGS)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest $(TESTS) -n $(WORKERS) --dist worksteal $(ARGS)
 
 notebooks: env
 	$(VENV)/bin/routercompanion notebooks $(ARGS)
