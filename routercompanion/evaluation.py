@@ -286,7 +286,7 @@ def record_answers(bank, model=SMALL, *, judges=None, samples=5, name="answers",
     """Compute `uncertainty.answer_signals` of a model for all queries of `bank` and save them as the record `name`; returns its path.
 
     judges (default: equal answers, similar texts, near embeddings), samples and options go to `answer_signals`; the greedy answers are those of
-    `answer_bank`; include: which of `uncertainty.SIGNALS`. Cost: about 20 minutes for 9,600 queries of the embedded bank on two quiet cores.
+    `answer_bank`; include: which of `uncertainty.SIGNALS`. Cost: 41 minutes for the 9,600 queries of the embedded bank on two busy cores.
     """
     lm = model if hasattr(model, "hash") else load_causal_lm(model)
     judges = judges or [uncertainty.ExactJudge(), uncertainty.SimilarityJudge(), uncertainty.EmbeddingJudge(load_encoder(ENCODER))]
@@ -302,7 +302,7 @@ def model_scores(bank, outcomes, model, routers, **options):
     """Routers with `model` as the small model, trained on the bank's training queries: (dict router -> scores, rows of the other queries, the feature store).
 
     outcomes: a table with `model` and at least one other. options: those of `bank_features` (say, the number type of the stored states); the model's
-    features are computed (a quarter of an hour or more for 9,600 queries on two cores), or read from the cache.
+    features are computed (the slow part), or read from the cache.
     """
     other = next(m for m in outcomes.models if m != model)   # the training label of 0/1 outcomes needs the small model only
     store = bank_features(bank, model, **options)
