@@ -6,6 +6,8 @@ import time
 import numpy as np
 import pytest
 
+from timing import best_of, report
+
 from routercompanion import curation as c
 
 N, D, MODELS = 36_000, 384, 112
@@ -18,20 +20,6 @@ def queries(n, seed=0):
     copy = rng.choice(n // 2, n // 27, replace=False)
     e[n - len(copy):] = e[copy] + .005 * rng.normal(size=(len(copy), D))
     return e
-
-
-def best_of(function, times):
-    seconds = []
-    for _ in range(times):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
-
-
-def report(benchmark, **figures):
-    benchmark.extra_info.update(figures)
-    print("\n" + ", ".join(f"{k} = {v:.4g}" for k, v in figures.items()))
 
 
 def plain_duplicates(e, threshold):

@@ -1,9 +1,10 @@
 """Speed of the exact curve and of weighted resampling, each beside a plain loop in the same run. The two bounds are printed and recorded."""
-import time
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
+
+from timing import best_of, report
 
 from routercompanion import metrics as m
 from routercompanion.significance import paired_bootstrap, resample_counts
@@ -14,20 +15,6 @@ def data(n, seed=0):
     hard = rng.normal(size=n)
     small, large = (hard + .5 * rng.normal(size=n) < 0).astype(float), (hard + rng.normal(size=n) < 1).astype(float)
     return hard + rng.normal(size=n), hard + 1.5 * rng.normal(size=n), small, large
-
-
-def best_of(function, times):
-    seconds = []
-    for _ in range(times):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
-
-
-def report(benchmark, **figures):
-    benchmark.extra_info.update(figures)
-    print("\n" + ", ".join(f"{k} = {v:.4g}" for k, v in figures.items()))
 
 
 def test_exact_curve_over_14_000_queries(benchmark):

@@ -12,6 +12,8 @@ import time
 import pytest
 import torch
 
+from timing import report
+
 from routercompanion.banks import make_bank, reasoning_gym_task
 from routercompanion.core import deterministic, project_root
 from routercompanion.models import load_causal_lm, plan_batches
@@ -28,11 +30,6 @@ def seconds(function):
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
-
-
-def report(benchmark, **figures):
-    benchmark.extra_info.update(figures)
-    print("\n" + ", ".join(f"{k} = {v:.4g}" for k, v in figures.items()))
 
 
 @pytest.mark.model

@@ -9,6 +9,8 @@ import sys
 import numpy as np
 import pytest
 
+from timing import report
+
 from routercompanion.outcomes import OutcomeTable, load_embedllm, summarise_blocks, write_outcomes
 
 QUERIES, MODELS = 36_000, 112
@@ -31,11 +33,6 @@ def measure(work, path):
     done = subprocess.run([sys.executable, "-c", MEASURE.replace("{work}", work), str(path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
-
-
-def report(benchmark, **figures):
-    benchmark.extra_info.update(figures)
-    print("\n" + ", ".join(f"{k} = {v:.4g}" for k, v in figures.items()))
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,8 @@ import time
 import numpy as np
 import pytest
 
+from timing import report
+
 from routercompanion import metrics as m
 from routercompanion.routers import KNNRouter
 from routercompanion.significance import paired_bootstrap, resample_counts
@@ -27,11 +29,6 @@ def best_of(function, times):
         function()
         seconds.append((time.process_time() - start[0], time.perf_counter() - start[1]))
     return min(seconds)
-
-
-def report(benchmark, **figures):
-    benchmark.extra_info.update(figures)
-    print("\n" + ", ".join(f"{k} = {v:.4g}" for k, v in figures.items()))
 
 
 def test_deferral_curve_of_112_models_3_000_queries_100_budgets(benchmark):
