@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['REFERENCE_ROWS', 'METRICS', 'PoolInputError', 'pool_rows', 'pool_subset', 'pool_feature', 'fit_pool',
-           'decision_costs', 'sweep_pool', 'pool_metrics', 'PoolEvaluation', 'pool_evaluation',
-           'routing_rate_evaluation']
+           'decision_costs', 'sweep_pool', 'pool_metrics', 'PoolEvaluation', 'pool_evaluation', 'best_choices',
+           'training_change', 'routing_rate_evaluation']
 
 # %% ../nbs/24_pool_evaluation.ipynb #79dda3ff
 from dataclasses import dataclass, field
@@ -226,6 +226,32 @@ def _resample_sweeps(sweeps, part, costs, paid, column, fitted, *, metrics, n_re
     gaps = lambda s: float(s.missing[s.setting >= costs.min()].max() if s.axis == "budget" else s.missing.max())
     rows = {name: dict(column=column, n=n, missing=gaps(s)) for name, s in sweeps.items()}
     return PoolEvaluation(_tabulate(rows, estimates, draws, level), curves, bands, draws, sweeps, fitted, costs, part.models)
+
+# %% ../nbs/24_pool_evaluation.ipynb #d90bc8be
+def best_choices(fitted, part, embeddings):
+    "dict name -> columns (n,) of the models that fitted routers choose for the queries of `part` when cost is no object (first of equals)."
+    free = np.zeros(part.score.shape[1])
+    found = {name: budget_sweep(r.predict_quality(pool_feature(r, part, embeddings)), part.score, free, [0.]) for name, r in fitted.items()}
+    return {name: s.choice[:, 0] for name, s in found.items()}
+
+
+def training_change(outcomes, embeddings, routers, full, reduced, test, *, n_resamples=10_000, rng=42, level=.95):
+    """Accuracy without a budget on the `test` rows, routers fitted on `full` and on `reduced` rows: DataFrame row, full, reduced, value = reduced - full, low, high, n.
+
+    Fractions; intervals: percentiles of the mean paired difference over resampled queries. Queries on which a chosen model has no outcome are left out of
+    that router's row. Rows as in `pool_rows`. Source: who-routes, Tables 5 and 7.
+    """
+    rows = pool_rows(outcomes, test)
+    part, X = pool_subset(outcomes, rows), _feature_rows(embeddings, rows, len(outcomes.score))
+    chosen = [best_choices(fit_pool(routers, outcomes, embeddings, train), part, X) for train in (full, reduced)]
+    gained = {name: [np.take_along_axis(part.score, c[name][:, None], 1)[:, 0] for c in chosen] for name in routers}
+    W = np.concatenate(list(resample_counts(len(rows), int(n_resamples), make_rng(rng)))).astype(np.float32)
+    table = []
+    for name, (a, b) in gained.items():
+        seen = ~np.isnan(a) & ~np.isnan(b)
+        low, high = limits(W[:, seen] @ (b - a)[seen] / np.maximum(W[:, seen].sum(1), 1), level)
+        table.append(dict(row=name, full=a[seen].mean(), reduced=b[seen].mean(), value=(b - a)[seen].mean(), low=low, high=high, n=int(seen.sum())))
+    return pd.DataFrame(table)
 
 # %% ../nbs/24_pool_evaluation.ipynb #a0f3d03b
 def routing_rate_evaluation(predicted, outcomes, small, large, *, by="small", rates=101, n_resamples=10_000, clusters=None, rng=42, level=.95):

@@ -6,9 +6,9 @@
 __all__ = ['TARGETS', 'SpecialistError', 'common_ending', 'answer_start', 'training_rows', 'completions', 'completion_loss',
            'epoch_batches', 'fresh_adapter', 'adapter_tensors', 'rate', 'fit_adapter', 'versions', 'adapters_folder',
            'specialist_name', 'train_specialist', 'save_adapter', 'Specialist', 'read_specialist', 'with_adapter',
-           'load_specialist', 'specialist_names', 'record_specialists']
+           'load_specialist', 'specialist_names', 'record_specialists', 'build_specialists', 'pool_outcomes']
 
-# %% ../nbs/31_specialists.ipynb #b87e2f47
+# %% ../nbs/31_specialists.ipynb #c44da138
 import json
 import os
 import platform
@@ -24,9 +24,9 @@ from safetensors.torch import load_file, save_file
 
 from .core import CompanionError, content_hash, file_hash, make_rng, progress, project_root, write_json
 from .models import CausalLM, load_causal_lm
-from .recording import MODELS, SMALL, answer_bank, outcomes_of
+from .recording import MODELS, SMALL, answer_bank, outcomes_of, outcomes_path, recorded_outcomes
 
-# %% ../nbs/31_specialists.ipynb #ee58eb59
+# %% ../nbs/31_specialists.ipynb #16dfd588
 class SpecialistError(CompanionError):
     "A specialist cannot be trained, read or merged; the message names the column, the file or the model, and the remedy."
 
@@ -43,7 +43,7 @@ def answer_start(shots, prompts):
     ending = common_ending(list(prompts))
     return " " if ending and re.search(re.escape(ending) + " ", shots) else ""
 
-# %% ../nbs/31_specialists.ipynb #e25871ff
+# %% ../nbs/31_specialists.ipynb #abcf00c5
 def training_rows(bank, column, *, rows=None, rng=42):
     "The bank of the training rows of `column` (a domain) and of nothing else, or `rows` of them at random, in bank order; without any: `SpecialistError`."
     part = bank.select(split="train", domain=column)
@@ -60,7 +60,7 @@ def completions(lm, part):
         texts |= {i: f"{start}{answers[0].strip()}\n" for i, answers in rows.references.items()}
     return lm.tokens([texts[i] for i in part.table.index])
 
-# %% ../nbs/31_specialists.ipynb #41139ad0
+# %% ../nbs/31_specialists.ipynb #f8d77de1
 def completion_loss(lm, ids, answers, shots):
     "Mean negative log-likelihood (nats per token, low = good) of token lists `answers` behind prompts `ids` and the text `shots`, with gradients."
     encode, forward = (getattr(CausalLM, f).__wrapped__ for f in ("encode_shots", "forward_states"))   # the same passes, not in inference mode
@@ -75,7 +75,7 @@ def epoch_batches(tasks, size, rng):
     batches = [rows[i:i + size] for t in dict.fromkeys(tasks[order]) for rows in [order[tasks[order] == t]] for i in range(0, len(rows), size)]
     return [batches[i] for i in rng.permutation(len(batches))]
 
-# %% ../nbs/31_specialists.ipynb #82fc5e81
+# %% ../nbs/31_specialists.ipynb #31a6bfe9
 TARGETS = ("q_proj", "v_proj", "up_proj", "down_proj")
 
 
@@ -97,7 +97,7 @@ def adapter_tensors(peft_model):
     from peft import get_peft_model_state_dict
     return {k: v.detach().to(torch.bfloat16).contiguous().cpu() for k, v in sorted(get_peft_model_state_dict(peft_model).items())}
 
-# %% ../nbs/31_specialists.ipynb #a6ec366b
+# %% ../nbs/31_specialists.ipynb #9257607a
 def rate(step, steps, warm=.1):
     "Factor of the learning rate at `step` of `steps`: linear warm-up over the share `warm`, then a cosine down to 0."
     first = max(1, round(warm * steps))
@@ -119,7 +119,7 @@ def fit_adapter(lm, part, peft_model, *, epochs, lr, batch_size, random_state):
         log.append(dict(epoch=epoch, step=step, task=task, loss=round(float(loss.detach()), 5)))
     return log
 
-# %% ../nbs/31_specialists.ipynb #a549fa1b
+# %% ../nbs/31_specialists.ipynb #495ed480
 def versions():
     "Versions of what an adapter depends on."
     import peft
@@ -133,7 +133,7 @@ def adapters_folder(): return project_root() / "data" / "adapters"
 def specialist_name(base, column): return f"{str(base).split('-')[0]}-{column.split()[-1]}"
 
 
-def train_specialist(bank, column, *, base=SMALL, name=None, folder=None, rank=4, epochs=1, rows=512, lr=2e-3, batch_size=16, targets=TARGETS,
+def train_specialist(bank, column, *, base=SMALL, name=None, folder=None, rank=4, epochs=1, rows=256, lr=2e-3, batch_size=16, targets=TARGETS,
                      first_layer=10, random_state=42):
     """Train a LoRA specialist of `base` on `rows` (None: all) of the training rows of one column of `bank`; returns its folder (default data/adapters/<name>).
 
@@ -164,7 +164,7 @@ def save_adapter(peft_model, folder, log, about):
     os.replace(partial, folder)
     return folder
 
-# %% ../nbs/31_specialists.ipynb #fc361239
+# %% ../nbs/31_specialists.ipynb #5732d8f4
 @dataclass(frozen=True)
 class Specialist:
     "A stored adapter: its folder, `about` (provenance.json) and `log` (DataFrame: epoch, step, task, loss)."
@@ -208,7 +208,7 @@ def specialist_names():
     "Names of the adapters in data/adapters, sorted."
     return sorted(p.parent.name for p in adapters_folder().glob("*/provenance.json"))
 
-# %% ../nbs/31_specialists.ipynb #754a6f84
+# %% ../nbs/31_specialists.ipynb #813ea404
 def record_specialists(bank, names=None, path=None):
     "Answer `bank` with each specialist (cached task by task) and return the merged `OutcomeTable`; written to `path` if given."
     tables = []
@@ -221,3 +221,17 @@ def record_specialists(bank, names=None, path=None):
     merged = tables[0].merge(*tables[1:]) if len(tables) > 1 else tables[0]
     if path: merged.to_parquet(path)
     return merged
+
+
+def build_specialists(bank, columns, *, path=None, **settings):
+    "Train the specialists of `columns` that are not in data/adapters yet, then `record_specialists`. Broken off, it goes on at the next adapter or task."
+    names = [specialist_name(settings.get("base", SMALL), c) for c in columns]
+    for name, column in zip(names, columns):
+        if not (adapters_folder() / name / "provenance.json").is_file(): train_specialist(bank, column, **settings)
+    return record_specialists(bank, names, path)
+
+
+def pool_outcomes(bank):
+    "Recorded outcomes of the base models and of the specialists that have been recorded for `bank`, as one table; without data/outcomes/specialists.parquet the base models."
+    base = recorded_outcomes(bank)
+    return base.merge(recorded_outcomes(bank, "specialists")) if outcomes_path("specialists").is_file() else base
