@@ -187,15 +187,17 @@ def _tabulate(rows, estimates, draws, level):
 
 
 def pool_evaluation(outcomes, embeddings, routers, *, train="train", test="test", cost="params_b", axis="budget", settings=None, metrics=METRICS,
-                    n_resamples=10_000, clusters=None, rng=42, level=.95):
+                    n_resamples=10_000, clusters=None, rng=42, level=.95, prices=None):
     """Fit, sweep and resample: `PoolEvaluation` of `routers` (dict name -> unfitted router) and the rows Random, Heuristic and Oracle.
 
     outcomes: table with score (n, m), cost[`cost`], models and (for split names) split; embeddings (n, D) or a dict feature kind -> feature.
     train, test: split names, masks or positions. settings: budgets or trade-offs. clusters (n,): draw whole clusters (tasks) of test queries.
+    prices (m,): decision costs instead of the training means, so that runs on other training rows share one price list and one set of budgets.
     Clones are fitted, the given routers stay as they are. A test query's missing cost is booked as the model's training mean.
     Memory: n_resamples x 100 numbers per row for the bands.
     """
-    test_rows, costs = pool_rows(outcomes, test), decision_costs(outcomes, train, cost)
+    test_rows, costs = pool_rows(outcomes, test), decision_costs(outcomes, train, cost) if prices is None else np.asarray(prices, dtype=np.float64)
+    if costs.shape != (outcomes.score.shape[1],): raise PoolInputError(f"prices has shape {costs.shape}: give one cost for each of {outcomes.score.shape[1]} models.")
     overlap = np.intersect1d(test_rows, pool_rows(outcomes, train))
     if len(overlap): raise PoolInputError(f"{len(overlap)} queries are both in train and in test (the first is row {overlap[0]}). Split them first.")
     part = pool_subset(outcomes, test_rows)

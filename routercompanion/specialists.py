@@ -8,7 +8,7 @@ __all__ = ['TARGETS', 'SpecialistError', 'common_ending', 'answer_start', 'train
            'specialist_name', 'train_specialist', 'save_adapter', 'Specialist', 'read_specialist', 'with_adapter',
            'load_specialist', 'specialist_names', 'record_specialists', 'build_specialists', 'pool_outcomes']
 
-# %% ../nbs/31_specialists.ipynb #70194658
+# %% ../nbs/31_specialists.ipynb #ab34ba2d
 import json
 import os
 import platform
@@ -25,7 +25,7 @@ from .core import CompanionError, content_hash, file_hash, make_rng, progress, p
 from .models import CausalLM, load_causal_lm
 from .recording import MODELS, SMALL, answer_bank, outcomes_of, outcomes_path, recorded_outcomes
 
-# %% ../nbs/31_specialists.ipynb #60b7dded
+# %% ../nbs/31_specialists.ipynb #99911977
 class SpecialistError(CompanionError):
     "A specialist cannot be trained, read or merged; the message names the column, the file or the model, and the remedy."
 
@@ -43,7 +43,7 @@ def answer_start(shots, prompts):
     after = (shots[shots.rfind(e) + len(e):] for i in range(len(ending)) if (e := ending[i:]) in shots)
     return " " if next(after, "").startswith(" ") else ""
 
-# %% ../nbs/31_specialists.ipynb #187c0266
+# %% ../nbs/31_specialists.ipynb #e69826b7
 def training_rows(bank, column, *, rows=None, rng=42):
     "The bank of the training rows of `column` (a domain) and of nothing else, or `rows` of them at random, in bank order; without any: `SpecialistError`."
     part = bank.select(split="train", domain=column)
@@ -60,7 +60,7 @@ def completions(lm, part):
         texts |= {i: f"{start}{answers[0].strip()}\n" for i, answers in rows.references.items()}
     return lm.tokens([texts[i] for i in part.table.index])
 
-# %% ../nbs/31_specialists.ipynb #f2ae1d85
+# %% ../nbs/31_specialists.ipynb #b599c5ed
 def completion_loss(lm, ids, answers, shots):
     "Mean negative log-likelihood (nats per token, low = good) of token lists `answers` behind prompts `ids` and the text `shots`, with gradients."
     encode, forward = (getattr(CausalLM, f).__wrapped__ for f in ("encode_shots", "forward_states"))   # the same passes, not in inference mode
@@ -75,7 +75,7 @@ def epoch_batches(tasks, size, rng):
     batches = [rows[i:i + size] for t in dict.fromkeys(tasks[order]) for rows in [order[tasks[order] == t]] for i in range(0, len(rows), size)]
     return [batches[i] for i in rng.permutation(len(batches))]
 
-# %% ../nbs/31_specialists.ipynb #366a3d04
+# %% ../nbs/31_specialists.ipynb #13cef58d
 TARGETS = ("q_proj", "v_proj", "up_proj", "down_proj")
 
 
@@ -97,7 +97,7 @@ def adapter_tensors(peft_model):
     from peft import get_peft_model_state_dict
     return {k: v.detach().to(torch.bfloat16).contiguous().cpu() for k, v in sorted(get_peft_model_state_dict(peft_model).items())}
 
-# %% ../nbs/31_specialists.ipynb #f2657eb1
+# %% ../nbs/31_specialists.ipynb #53ffb4de
 def rate(step, steps, warm=.1):
     "Factor of the learning rate at `step` of `steps`: linear warm-up over the share `warm`, then a cosine down to 0."
     first = max(1, round(warm * steps))
@@ -119,7 +119,7 @@ def fit_adapter(lm, part, peft_model, *, epochs, lr, batch_size, random_state):
         log.append(dict(epoch=epoch, step=step, task=task, loss=round(float(loss.detach()), 5)))
     return log
 
-# %% ../nbs/31_specialists.ipynb #9237f814
+# %% ../nbs/31_specialists.ipynb #d9b4bc5e
 def versions():
     "Versions of what an adapter depends on."
     import peft
@@ -164,7 +164,7 @@ def save_adapter(peft_model, folder, log, about):
     os.replace(partial, folder)
     return folder
 
-# %% ../nbs/31_specialists.ipynb #acb9ed3d
+# %% ../nbs/31_specialists.ipynb #d071cea5
 @dataclass(frozen=True)
 class Specialist:
     "A stored adapter: its folder, `about` (provenance.json) and `log` (DataFrame: epoch, step, task, loss)."
@@ -208,7 +208,7 @@ def specialist_names():
     "Names of the adapters in data/adapters, sorted."
     return sorted(p.parent.name for p in adapters_folder().glob("*/provenance.json"))
 
-# %% ../nbs/31_specialists.ipynb #3d77248a
+# %% ../nbs/31_specialists.ipynb #da263b44
 def record_specialists(bank, names=None, path=None):
     "Answer `bank` with each specialist (cached task by task) and return the merged `OutcomeTable`; written to `path` if given."
     tables = []

