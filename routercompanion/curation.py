@@ -6,9 +6,9 @@
 __all__ = ['EPS', 'CurationError', 'EmptyCategoryError', 'DuplicateQueryError', 'specialist_score', 'specialist_bands',
            'model_costs', 'category_similarity', 'ordered_by_similarity', 'redundant_categories', 'shared_prefix',
            'without_shared_prefix', 'similar_pairs', 'DuplicateGroups', 'near_duplicates', 'Disagreement',
-           'label_disagreement', 'deduplicate', 'average_rank', 'agreement', 'agreement_by', 'pseudo_specialist',
-           'specialist_targets', 'jaccard_similarity', 'Pruning', 'pruning_path', 'prune_models', 'hold_out',
-           'CardStep', 'DataCard', 'Remastered', 'remaster']
+           'label_disagreement', 'deduplicate', 'average_rank', 'agreement', 'agreement_by', 'agreement_with',
+           'pseudo_specialist', 'specialist_targets', 'jaccard_similarity', 'Pruning', 'pruning_path', 'prune_models',
+           'hold_out', 'CardStep', 'DataCard', 'Remastered', 'remaster']
 
 # %% ../nbs/30_curation.ipynb #0f9a9ae2
 import os.path
@@ -366,6 +366,20 @@ def agreement_by(route_a, route_b, groups):
     a, b = _routes(route_a, "route_a"), _routes(route_b, "route_b")
     groups = _labels(groups, a.shape[-1], "groups")
     return pd.Series({"Overall": agreement(a, b), **{g: agreement(a[..., groups == g], b[..., groups == g]) for g in np.unique(groups).tolist()}})
+
+# %% ../nbs/30_curation.ipynb #12481be8
+def agreement_with(evaluation, groups, *, reference="Heuristic", routers=None):
+    """Agreement of routers with `reference`, mean over all budgets: DataFrame, a row per group ("Overall" first), a column per router, in [0, 1].
+
+    evaluation: a `pool_evaluation.PoolEvaluation` on the budget axis; groups (n,): the category of each of its test queries. Budgets that buy nothing
+    are left out. Source: who-routes, Table 4 (which does not say at which budget).
+    """
+    names = np.array([*map(str, evaluation.models), ""], dtype=object)
+    choices = {k: s.choice for k, s in evaluation.sweeps.items() if s.choice is not None}
+    bought = (lookup(choices, reference, "router that chooses") >= 0).all(0)
+    route = lambda k: names[choices[k][:, bought]].T.astype(str)
+    routers = [k for k in choices if k not in (reference, "Random", "Oracle")] if routers is None else routers
+    return pd.DataFrame({k: agreement_by(route(k), route(reference), groups) for k in routers})
 
 # %% ../nbs/30_curation.ipynb #008adaa4
 def pseudo_specialist(outcomes, task, accuracy, rng, *, name=None, by="task"):

@@ -673,7 +673,7 @@ def _set_files(name, source, patterns):
         source = get_asset(about.asset, lock=lock)
     source = Path(source)
     if source.is_file(): return [source]
-    found = sorted({p for pattern in patterns for p in source.rglob(pattern) if p.is_file()})
+    found = sorted({p for pattern in patterns for p in source.rglob(pattern) if p.is_file() and p.name != "manifest.json"})   # that one is the asset's own
     if not found: raise SourceError(f"no file matches {' or '.join(patterns)}" if source.is_dir() else "there is no such file or folder",
                                     f"{about.title} is the {about.where}.", source=source)
     return found

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['REFERENCE_ROWS', 'METRICS', 'PoolInputError', 'pool_rows', 'pool_subset', 'pool_feature', 'fit_pool',
-           'decision_costs', 'sweep_pool', 'pool_metrics', 'PoolEvaluation', 'pool_evaluation',
-           'routing_rate_evaluation']
+           'decision_costs', 'sweep_pool', 'pool_metrics', 'PoolEvaluation', 'pool_evaluation', 'best_choices',
+           'training_change', 'routing_rate_evaluation']
 
 # %% ../nbs/24_pool_evaluation.ipynb #79dda3ff
 from dataclasses import dataclass, field
@@ -187,15 +187,17 @@ def _tabulate(rows, estimates, draws, level):
 
 
 def pool_evaluation(outcomes, embeddings, routers, *, train="train", test="test", cost="params_b", axis="budget", settings=None, metrics=METRICS,
-                    n_resamples=10_000, clusters=None, rng=42, level=.95):
+                    n_resamples=10_000, clusters=None, rng=42, level=.95, prices=None):
     """Fit, sweep and resample: `PoolEvaluation` of `routers` (dict name -> unfitted router) and the rows Random, Heuristic and Oracle.
 
     outcomes: table with score (n, m), cost[`cost`], models and (for split names) split; embeddings (n, D) or a dict feature kind -> feature.
     train, test: split names, masks or positions. settings: budgets or trade-offs. clusters (n,): draw whole clusters (tasks) of test queries.
+    prices (m,): decision costs instead of the training means, so that runs on other training rows share one price list and one set of budgets.
     Clones are fitted, the given routers stay as they are. A test query's missing cost is booked as the model's training mean.
     Memory: n_resamples x 100 numbers per row for the bands.
     """
-    test_rows, costs = pool_rows(outcomes, test), decision_costs(outcomes, train, cost)
+    test_rows, costs = pool_rows(outcomes, test), decision_costs(outcomes, train, cost) if prices is None else np.asarray(prices, dtype=np.float64)
+    if costs.shape != (outcomes.score.shape[1],): raise PoolInputError(f"prices has shape {costs.shape}: give one cost for each of {outcomes.score.shape[1]} models.")
     overlap = np.intersect1d(test_rows, pool_rows(outcomes, train))
     if len(overlap): raise PoolInputError(f"{len(overlap)} queries are both in train and in test (the first is row {overlap[0]}). Split them first.")
     part = pool_subset(outcomes, test_rows)
@@ -226,6 +228,32 @@ def _resample_sweeps(sweeps, part, costs, paid, column, fitted, *, metrics, n_re
     gaps = lambda s: float(s.missing[s.setting >= costs.min()].max() if s.axis == "budget" else s.missing.max())
     rows = {name: dict(column=column, n=n, missing=gaps(s)) for name, s in sweeps.items()}
     return PoolEvaluation(_tabulate(rows, estimates, draws, level), curves, bands, draws, sweeps, fitted, costs, part.models)
+
+# %% ../nbs/24_pool_evaluation.ipynb #d90bc8be
+def best_choices(fitted, part, embeddings):
+    "dict name -> columns (n,) of the models that fitted routers choose for the queries of `part` when cost is no object (first of equals)."
+    free = np.zeros(part.score.shape[1])
+    found = {name: budget_sweep(r.predict_quality(pool_feature(r, part, embeddings)), part.score, free, [0.]) for name, r in fitted.items()}
+    return {name: s.choice[:, 0] for name, s in found.items()}
+
+
+def training_change(outcomes, embeddings, routers, full, reduced, test, *, n_resamples=10_000, rng=42, level=.95):
+    """Accuracy without a budget on the `test` rows, routers fitted on `full` and on `reduced` rows: DataFrame row, full, reduced, value = reduced - full, low, high, n.
+
+    Fractions; intervals: percentiles of the mean paired difference over resampled queries. Queries on which a chosen model has no outcome are left out of
+    that router's row. Rows as in `pool_rows`. Source: who-routes, Tables 5 and 7.
+    """
+    rows = pool_rows(outcomes, test)
+    part, X = pool_subset(outcomes, rows), _feature_rows(embeddings, rows, len(outcomes.score))
+    chosen = [best_choices(fit_pool(routers, outcomes, embeddings, train), part, X) for train in (full, reduced)]
+    gained = {name: [np.take_along_axis(part.score, c[name][:, None], 1)[:, 0] for c in chosen] for name in routers}
+    W = np.concatenate(list(resample_counts(len(rows), int(n_resamples), make_rng(rng)))).astype(np.float32)
+    table = []
+    for name, (a, b) in gained.items():
+        seen = ~np.isnan(a) & ~np.isnan(b)
+        low, high = limits(W[:, seen] @ (b - a)[seen] / np.maximum(W[:, seen].sum(1), 1), level)
+        table.append(dict(row=name, full=a[seen].mean(), reduced=b[seen].mean(), value=(b - a)[seen].mean(), low=low, high=high, n=int(seen.sum())))
+    return pd.DataFrame(table)
 
 # %% ../nbs/24_pool_evaluation.ipynb #a0f3d03b
 def routing_rate_evaluation(predicted, outcomes, small, large, *, by="small", rates=101, n_resamples=10_000, clusters=None, rng=42, level=.95):

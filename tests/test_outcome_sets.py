@@ -405,6 +405,12 @@ def test_routerdc_bad_json(text, kind, message, tmp_path):
     with pytest.raises(kind, match=f"gsm8k-test.json.*{message}"): load_routerdc(tmp_path)
 
 
+def test_the_manifest_of_an_asset_is_no_part_of_the_set(tmp_path):
+    (tmp_path / "mbpp.json").write_text('[{"question": "q", "scores": {"m-7b": 1}}]')
+    (tmp_path / "manifest.json").write_text('{"asset": "x"}')
+    assert load_routerdc(tmp_path).task.tolist() == ["mbpp"]
+
+
 def test_routerdc_names_and_rule(tmp_path):
     for name in ("gsm8k-train", "arc_easy_test", "mbpp"): (tmp_path / f"{name}.json").write_text(json.dumps([{"question": name, "scores": {"m-7b": 1e-6}}]))
     t = load_routerdc(tmp_path)
