@@ -460,6 +460,8 @@ PAPERS = (
          data=(RECORD, ANSWERS, "data/assets.lock.json"), profiles=EMBEDDED),
     Step("papers/xbench", "nbs/papers/xbench.ipynb", needs=("papers/outcomes", "papers/features"), parameters=SCALE,
          data=(RECORD, ANSWERS, "data/paper"), profiles=EMBEDDED),
+    Step("papers/xbench_ablations", "nbs/papers/xbench_ablations.ipynb", needs=("papers/outcomes", "papers/features"), parameters=SCALE | SCRATCH,
+         data=(RECORD, "data/outcomes/small_models.parquet", "data/paper"), profiles=EMBEDDED),
     Step("papers/xbench_bench", "nbs/papers/xbench_bench.ipynb", parameters=SCALE | SCRATCH, data=("data/outcomes/bench.parquet", "data/paper", "data/assets.lock.json"),
          profiles=PUBLISHED, instead_of="papers/xbench"),
 )
