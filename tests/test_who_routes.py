@@ -1,5 +1,6 @@
 "What the notebooks on Who Routes the Router rest on, against plain statements; and both notebooks, cell by cell, on a small made pool."
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import matplotlib
@@ -11,7 +12,7 @@ from scipy.stats import norm
 
 from routercompanion import pipeline
 from routercompanion.banks import IN_DOMAIN
-from routercompanion.core import UnknownNameError, project_root
+from routercompanion.core import UnknownNameError, hash_fraction, project_root
 from routercompanion.curation import agreement_with
 from routercompanion.metrics import budget_sweep
 from routercompanion.outcomes import OutcomeTable
@@ -190,3 +191,54 @@ def test_the_notebook_on_a_made_pool(specialists, quick, tmp_path):
             rows = test & (pool.domain == c)
             assert np.isclose(own.gain[m], pool.score[rows, pool.models.index(m)].mean() - pool.score[rows, 0].mean()) and own.gain_low[m] <= own.gain[m] <= own.gain_high[m]
         assert space["joined"].column.nunique() == 2
+
+
+class WordEncoder:
+    "Unit vectors from the first `window` words: a stand-in for a sentence encoder with a short window."
+    def __init__(self, window=12, width=16):
+        self.model = SimpleNamespace(max_seq_length=window, tokenizer=lambda text, truncation: dict(input_ids=text.split()))
+        self.width = width
+
+    def encode(self, texts):
+        word = lambda w: np.random.default_rng(int(hash_fraction("word", w) * 2**52)).normal(size=self.width)
+        X = np.array([np.sum([word(w) for w in str(t).split()[:self.model.max_seq_length]], 0) for t in texts], np.float32)
+        return X / np.linalg.norm(X, axis=1, keepdims=True)
+
+
+def made_outcomes(rng, tasks, models, splits, per_task, prefix="", **cost):
+    "Outcomes of `models` on `tasks` (dict name -> accuracy by model) with prompts that begin alike in a task."
+    name, split = map(np.array, zip(*[(t, s) for t in tasks for s in splits(t) for _ in range(per_task)]))
+    score = (rng.random((len(name), len(models))) < np.array([tasks[t] for t in name])).astype(np.float32)
+    text = [f"{prefix.format(t)}{t} number {rng.integers(10**6)} of {rng.integers(10**6)}" for t in name]
+    return OutcomeTable(score, cost, [f"{t}-{i}" for i, t in enumerate(name)], models, provenance="recorded: made for a test", task=name, split=split, prompts=text)
+
+
+def test_the_bench_notebook_on_made_outcomes(quick, tmp_path):
+    rng = np.random.default_rng(0)
+    models = ["mistralai/mistral-7b-chat", "mistralai/mixtral-8x7b-chat", "gpt-4-1106-preview", *(f"vendor/model-{i}" for i in range(8))]
+    tasks = {t: np.clip(base + rng.normal(0, .1, 11), .05, .95) for t, base in (("arc-challenge", .6), ("mbpp", .4), ("winogrande", .5))}
+    bench = made_outcomes(rng, tasks, models, lambda t: ("train", "test"), 40, "{} example one line two line three line four line five line six seven eight\n", usd=np.geomspace(1e-4, 1e-2, 11))
+    bench.score[:3] = np.nan
+    seven = {t: np.clip(.5 + rng.normal(0, .2, 7), .05, .95) for t in ("gsm8k", "mmlu", "arc_easy", "mbpp")}
+    dc = made_outcomes(rng, seven, [f"lab/seven-{i}" for i in range(7)], lambda t: ("ood",) if t == "mbpp" else ("train", "test"), 25, params_b=np.full(7, 7.))
+    dc.score *= .5   # right answers carry a probability
+    dc = replace(dc, correct_rule="score > 0")
+    patch(quick, outcomes__load_routerbench=lambda: bench, outcomes__load_routerdc=lambda: dc, models__load_encoder=lambda name: WordEncoder(),
+          core__get_profile=lambda name: SimpleNamespace(n_resamples=50, paper_seed=42))
+    quick.setenv("ROUTERCOMPANION_CACHE", str(tmp_path / "cache"))
+    space = run_cells("who_routes_bench", dict(out=str(tmp_path / "figures"), per_task=20))
+    found, pictures = tables(tmp_path / "figures")
+    made = {f"who_routes_table{i}" for i in range(1, 8)} | {f"who_routes_figure{i}" for i in (2, 3, 6, 7, 8, 9, 10, 11, 12, 13)}
+    assert made <= set(found) and {f"who_routes_figure{i}" for i in (2, 3, 7, 8, 9, 10, 11, 12, 13)} <= pictures
+    seen = found["who_routes_encoder"].set_index("encoded")
+    assert found["who_routes_shared_prefix"].hidden.all() and seen.distinct["whole prompts"] == 3 < seen.distinct["questions"] == seen.queries["questions"]
+    assert len(space["part"]) == 3 * 2 * 20 + 20 and set(np.unique(space["part"].score)) == {0, 1}
+    assert found["who_routes_sets"].set_index("set").missing.tolist() == [33, 0]
+    held = found["who_routes_table5"].query("block == 'ours'")
+    assert set(held.row) == {f"{t} (RouterBench)" for t in tasks} | {f"{t} (RouterDC)" for t in seven if t != "mbpp"} and set(held.column) == {"K-NN", "KMeans", "MLP", "MF", "SVM"}
+    assert (held.low <= held.value + 1e-9).all() and (held.value <= held.high + 1e-9).all()
+    alone = found["who_routes_routerdc"].set_index(["row", "column"]).value
+    test = space["part"].split == "test"
+    assert np.isclose(alone["always seven-0", "test"], space["part"].score[test, 0].mean())
+    best = space["part"].score[space["part"].split == "train"].mean(0).argmax()
+    assert np.isclose(alone["Heuristic", "test"], space["part"].score[test, best].mean()) and np.isclose(alone["Oracle", "test"], space["part"].score[test].max(1).mean())
