@@ -69,6 +69,12 @@ def fit_pool(routers, outcomes, embeddings, train):
     return dict(zip(routers, fan_out(_fit_one, [(r, part, features) for r in routers.values()], "fitting pool routers")))
 
 
+def _fitted(routers, outcomes, embeddings, train, fitted):
+    "dict name -> router fitted on `train`: taken from `fitted` where that is given, else fitted now."
+    if fitted is None: return fit_pool(routers, outcomes, embeddings, train)
+    return {name: lookup(fitted, name, "fitted router") for name in routers}
+
+
 def _feature_rows(embeddings, rows, n):
     kinds = embeddings if isinstance(embeddings, dict) else {"embedding": embeddings}
     for kind, X in kinds.items():
@@ -187,13 +193,14 @@ def _tabulate(rows, estimates, draws, level):
 
 
 def pool_evaluation(outcomes, embeddings, routers, *, train="train", test="test", cost="params_b", axis="budget", settings=None, metrics=METRICS,
-                    n_resamples=10_000, clusters=None, rng=42, level=.95, prices=None):
+                    n_resamples=10_000, clusters=None, rng=42, level=.95, prices=None, fitted=None):
     """Fit, sweep and resample: `PoolEvaluation` of `routers` (dict name -> unfitted router) and the rows Random, Heuristic and Oracle.
 
     outcomes: table with score (n, m), cost[`cost`], models and (for split names) split; embeddings (n, D) or a dict feature kind -> feature.
     train, test: split names, masks or positions. settings: budgets or trade-offs. clusters (n,): draw whole clusters (tasks) of test queries.
     prices (m,): decision costs instead of the training means, so that runs on other training rows share one price list and one set of budgets.
-    Clones are fitted, the given routers stay as they are. A test query's missing cost is booked as the model's training mean.
+    Clones are fitted, the given routers stay as they are; `fitted` (dict of routers fitted on `train`, as in another evaluation's `fitted`) saves the
+    fitting, where only the cost or the test part differs. A test query's missing cost is booked as the model's training mean.
     Memory: n_resamples x 100 numbers per row for the bands.
     """
     test_rows, costs = pool_rows(outcomes, test), decision_costs(outcomes, train, cost) if prices is None else np.asarray(prices, dtype=np.float64)
@@ -202,7 +209,7 @@ def pool_evaluation(outcomes, embeddings, routers, *, train="train", test="test"
     if len(overlap): raise PoolInputError(f"{len(overlap)} queries are both in train and in test (the first is row {overlap[0]}). Split them first.")
     part = pool_subset(outcomes, test_rows)
     paid = np.where(np.isnan(part.cost[cost]), costs, part.cost[cost])
-    fitted = fit_pool({**routers, **{k: v for k, v in REFERENCE_ROWS.items() if k not in routers}}, outcomes, embeddings, train)
+    fitted = _fitted({**routers, **{k: v for k, v in REFERENCE_ROWS.items() if k not in routers}}, outcomes, embeddings, train, fitted)
     sweeps = sweep_pool(fitted, part, _feature_rows(embeddings, test_rows, len(outcomes.score)), costs, axis=axis, settings=settings, paid=paid)
     return _resample_sweeps(sweeps, part, costs, paid, cost, fitted, metrics=metrics, n_resamples=n_resamples, rng=rng, level=level,
                             clusters=None if clusters is None else np.asarray(clusters)[test_rows])
@@ -237,23 +244,33 @@ def best_choices(fitted, part, embeddings):
     return {name: s.choice[:, 0] for name, s in found.items()}
 
 
-def training_change(outcomes, embeddings, routers, full, reduced, test, *, n_resamples=10_000, rng=42, level=.95):
-    """Accuracy without a budget on the `test` rows, routers fitted on `full` and on `reduced` rows: DataFrame row, full, reduced, value = reduced - full, low, high, n.
+def training_change(outcomes, embeddings, routers, full, reduced, test, *, by=None, fitted=None, n_resamples=10_000, rng=42, level=.95):
+    """Accuracy without a budget on the `test` rows, routers fitted on `full` and on `reduced` rows: DataFrame group, row, full, reduced, value = reduced - full,
+    low, high, n.
 
-    Fractions; intervals: percentiles of the mean paired difference over resampled queries. Queries on which a chosen model has no outcome are left out of
-    that router's row. Rows as in `pool_rows`. Source: who-routes, Tables 5 and 7.
+    by (n,): labels of the queries of the table; each label in `test` is a group of its own ("all": no labels). fitted: dict of routers that are fitted
+    on `full` already, as in `PoolEvaluation.fitted`. Fractions; intervals: percentiles of the mean paired difference over resampled queries. Queries on
+    which a chosen model has no outcome are left out of that router's row. Rows as in `pool_rows`. Source: who-routes, Tables 5 and 7.
     """
     rows = pool_rows(outcomes, test)
     part, X = pool_subset(outcomes, rows), _feature_rows(embeddings, rows, len(outcomes.score))
-    chosen = [best_choices(fit_pool(routers, outcomes, embeddings, train), part, X) for train in (full, reduced)]
-    gained = {name: [np.take_along_axis(part.score, c[name][:, None], 1)[:, 0] for c in chosen] for name in routers}
-    W = np.concatenate(list(resample_counts(len(rows), int(n_resamples), make_rng(rng)))).astype(np.float32)
-    table = []
-    for name, (a, b) in gained.items():
-        seen = ~np.isnan(a) & ~np.isnan(b)
-        low, high = limits(W[:, seen] @ (b - a)[seen] / np.maximum(W[:, seen].sum(1), 1), level)
-        table.append(dict(row=name, full=a[seen].mean(), reduced=b[seen].mean(), value=(b - a)[seen].mean(), low=low, high=high, n=int(seen.sum())))
-    return pd.DataFrame(table)
+    chosen = [best_choices(_fitted(routers, outcomes, embeddings, *how), part, X) for how in ((full, fitted), (reduced, None))]
+    got = {name: np.stack([np.take_along_axis(part.score, c[name][:, None], 1)[:, 0] for c in chosen]) for name in routers}
+    labels = np.full(len(rows), "all") if by is None else np.asarray(by).astype(str)[rows]
+    groups = [(g, np.flatnonzero(labels == g)) for g in np.unique(labels).tolist()]
+    return pd.concat([_changes({k: v[:, at] for k, v in got.items()}, n_resamples, rng, level).assign(group=g) for g, at in groups], ignore_index=True)[
+        ["group", "row", "full", "reduced", "value", "low", "high", "n"]]
+
+
+def _changes(got, n_resamples, rng, level):
+    "One group of `training_change`: `got` is a dict name -> outcomes (2, k) before and after."
+    a, b = (np.stack([v[i] for v in got.values()], 1) for i in (0, 1))
+    seen = ~np.isnan(a) & ~np.isnan(b)
+    gain, n = np.where(seen, b - a, 0), np.where(seen.any(0), seen.sum(0), np.nan)
+    draws = np.concatenate([(w @ gain) / np.maximum(w @ seen, 1) for w in resample_counts(len(gain), int(n_resamples), make_rng(rng))])
+    low, high = zip(*(limits(d, level) if s.any() else (np.nan, np.nan) for d, s in zip(draws.T, seen.T)))
+    mean = lambda x: np.where(seen, x, 0).sum(0) / n
+    return pd.DataFrame(dict(row=list(got), full=mean(a), reduced=mean(b), value=gain.sum(0) / n, low=low, high=high, n=seen.sum(0)))
 
 # %% ../nbs/24_pool_evaluation.ipynb #a0f3d03b
 def routing_rate_evaluation(predicted, outcomes, small, large, *, by="small", rates=101, n_resamples=10_000, clusters=None, rng=42, level=.95):

@@ -167,7 +167,7 @@ def save_adapter(peft_model, folder, log, about):
 # %% ../nbs/31_specialists.ipynb #d071cea5
 @dataclass(frozen=True)
 class Specialist:
-    "A stored adapter: its folder, `about` (provenance.json) and `log` (DataFrame: epoch, step, task, loss)."
+    "A stored adapter: its folder, `about` (provenance.json) and `log` (a dict with epoch, step, task and loss for each step)."
     folder: Path
     about: dict
     log: list

@@ -342,6 +342,33 @@ def test_routing_rate_evaluation_against_the_curves():
     with pytest.raises(PoolInputError, match="columns 0 and 1"): routing_rate_evaluation({}, np.array([[np.nan, 1.], [1, np.nan]]), 0, 1)
 
 
+@pytest.mark.parametrize("axis", ["budget", "realised"])
+def test_edges_of_an_evaluation(axis):
+    "One model: every row is that model. Equal costs, zero ones included: the area is the accuracy without a budget. Ties: what the routers prefer, then the first."
+    X, t = table(gaps=0)
+    train, test = t.score[:250], t.score[250:]
+    few = dict(axis=axis, cost="params_b", metrics=("AUDC", "peak"), n_resamples=20)
+    alone = SimpleNamespace(**{**vars(t), "score": t.score[:, :1], "models": ["a"], "cost": {"params_b": t.cost["params_b"][:, :1]}})
+    e = pool_evaluation(alone, X, ROUTERS_HERE, **few)
+    assert np.allclose(e.table.value, test[:, 0].mean()) and set(e.table.row) == {"K-NN", "KMeans", "Random", "Heuristic", "Oracle"}
+    for price in (0., 2.):
+        t.cost["params_b"] = np.full((400, 4), price)
+        e = pool_evaluation(t, X, ROUTERS_HERE, **few)
+        chosen = e.fitted["K-NN"].predict_quality(X[250:]).argmax(1)
+        expected = {"Oracle": test.max(1).mean(), "Heuristic": test[:, train.mean(0).argmax()].mean(), "Random": test.mean(), "K-NN": test[np.arange(150), chosen].mean()}
+        for name, value in expected.items(): assert np.isclose(e.value(name, "AUDC"), value) and np.isclose(e.value(name, "peak"), value), (name, price)
+    twins = SimpleNamespace(**{**vars(t), "score": t.score[:, [1, 1]], "models": ["b", "twin"], "cost": {"params_b": np.ones((400, 2))}})
+    assert np.allclose(pool_evaluation(twins, X, ROUTERS_HERE, **few).table.value, test[:, 1].mean())
+
+
+def test_an_evaluation_leaves_missing_outcomes_out_and_says_how_many():
+    X, t = table(gaps=.2)
+    e = pool_evaluation(t, X, {}, metrics=("AUDC",), n_resamples=20, settings=[1.])
+    seen = t.score[250:, 0][~np.isnan(t.score[250:, 0])]
+    row = e.table[e.table.row == "Heuristic"].iloc[0]
+    assert np.isclose(row.value, seen.mean()) and np.isclose(row.missing, 1 - len(seen) / 150) and row.n == 150
+
+
 @pytest.mark.parametrize("broken, match", [
     (lambda t, X: pool_evaluation(t, X, {}, test="dev"), "No query in the selection"), (lambda t, X: pool_evaluation(t, X[:-1], {}), "399 rows of embedding and 400"),
     (lambda t, X: pool_evaluation(t, X, {}, cost="usd"), "Unknown cost"), (lambda t, X: pool_evaluation(t, X, {}, train=range(300), test=range(250, 400)), "both in train and in test"),

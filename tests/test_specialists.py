@@ -4,8 +4,11 @@ import torch
 from tiny_models import tiny_llama
 
 import routercompanion.specialists as sp
-from routercompanion.banks import make_bank
+from routercompanion.banks import IN_DOMAIN, embedded_bank, make_bank
+from routercompanion.core import content_hash
 from routercompanion.models import load_causal_lm
+from routercompanion.outcomes import OutcomeTable
+from routercompanion.recording import SMALL, outcomes_path
 from routercompanion.specialists import (SpecialistError, answer_start, common_ending, completion_loss, completions, epoch_batches, fresh_adapter, load_specialist, rate,
                                          read_specialist, train_specialist, training_rows, with_adapter)
 
@@ -125,7 +128,28 @@ def test_batches_and_rate():
 
 
 def test_committed_adapters_are_whole_and_small():
+    assert {read_specialist(name).about["column"] for name in sp.specialist_names()} == set(IN_DOMAIN), "one for each column that has training rows"
     for name in sp.specialist_names():
         stored = read_specialist(name)
-        assert (stored.folder / "adapter_model.safetensors").stat().st_size <= 2 << 20 and stored.about["name"] == name
-        assert stored.log and stored.about["rows"] <= 1200
+        assert (stored.folder / "adapter_model.safetensors").stat().st_size <= 2 << 20 and stored.about["name"] == name and stored.about["base"] == SMALL
+        assert [step["step"] for step in stored.log] == list(range(len(stored.log))) and sum(stored.about["tasks"].values()) == stored.about["rows"] <= 1200
+        first, last = (np.mean([step["loss"] for step in part]) for part in (stored.log[:4], stored.log[-4:]))
+        assert last < first, "training lowered the loss"
+
+
+@pytest.mark.model
+def test_committed_adapters_were_trained_on_training_rows_of_their_column():
+    bank = embedded_bank("embedded")
+    for about in (read_specialist(name).about for name in sp.specialist_names()):
+        rows = training_rows(bank, about["column"], rows=about["rows"], rng=about["random_state"])
+        assert set(rows.table.split) == {"train"} and content_hash(list(rows.query_ids)) == about["rows_sha256"]
+
+
+def test_the_record_of_the_specialists_is_theirs_and_covers_the_bank():
+    special, base = (OutcomeTable.from_parquet(outcomes_path(name)) for name in ("specialists", "embedded"))
+    whole = base.merge(special)   # the same queries, tasks, columns and splits, or this raises
+    assert set(special.models) == set(sp.specialist_names()) and len(whole.models) == 6 and len(whole) == 9600 and not np.isnan(special.score).any() and special.prompts is None
+    assert special.provenance.startswith("recorded") and (special.cost["params_b"] == base.select([SMALL]).cost["params_b"]).all()
+    for name in special.models:
+        about, kept = special.metadata[name], read_specialist(name).about
+        assert all(about[k] == kept[k] for k in ("base", "column", "adapter_sha256", "base_sha256")) and about["weights_sha256"] != kept["base_sha256"]
