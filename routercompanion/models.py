@@ -114,11 +114,10 @@ class PooledStates:
     def _pool(self, layer, out):
         if self.mask is None: return
         states = (out[0] if isinstance(out, tuple) else out)
-        rows = torch.arange(len(states), device=states.device)
-        if "last" in self.poolings: self.last[:, layer] = states[rows, self.final].float().cpu()
-        weights = self.mask.to(states.dtype)[:, None, :]
-        if "mean" in self.poolings: self.mean[:, layer] = (torch.bmm(weights.float(), states.float())[:, 0] / self.lengths[:, None]).cpu()
-        if "max" in self.poolings: self.max[:, layer] = states.masked_fill(self.mask[:, :, None] == 0, -torch.inf).amax(1).float().cpu()
+        mask, final, lengths = (t.to(states.device) for t in (self.mask, self.final, self.lengths))   # layers may lie on several devices
+        if "last" in self.poolings: self.last[:, layer] = states[torch.arange(len(states), device=states.device), final].float().cpu()
+        if "mean" in self.poolings: self.mean[:, layer] = (torch.bmm(mask[:, None, :].float(), states.float())[:, 0] / lengths[:, None]).cpu()
+        if "max" in self.poolings: self.max[:, layer] = states.masked_fill(mask[:, :, None] == 0, -torch.inf).amax(1).float().cpu()
 
 # %% ../nbs/03_models.ipynb #694ee35e
 SAFETENSORS_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "I32": "int32"}

@@ -460,8 +460,13 @@ PAPERS = (
          data=(RECORD, ANSWERS, "data/assets.lock.json"), profiles=EMBEDDED),
     Step("papers/xbench", "nbs/papers/xbench.ipynb", needs=("papers/outcomes", "papers/features"), parameters=SCALE,
          data=(RECORD, ANSWERS, "data/paper"), profiles=EMBEDDED),
+    Step("papers/xbench_ablations", "nbs/papers/xbench_ablations.ipynb", needs=("papers/outcomes", "papers/features"), parameters=SCALE | SCRATCH,
+         data=(RECORD, "data/outcomes/small_models.parquet", "data/paper"), profiles=EMBEDDED),
     Step("papers/xbench_bench", "nbs/papers/xbench_bench.ipynb", parameters=SCALE | SCRATCH, data=("data/outcomes/bench.parquet", "data/paper", "data/assets.lock.json"),
          profiles=PUBLISHED, instead_of="papers/xbench"),
+    Step("papers/who_routes", "nbs/papers/who_routes.ipynb", needs=("papers/outcomes",), parameters=SCALE | SCRATCH,
+         data=(RECORD, "data/outcomes/specialists.parquet", "data/adapters", "data/paper", "data/assets.lock.json"), profiles=EMBEDDED),
+    Step("papers/who_routes_bench", "nbs/papers/who_routes_bench.ipynb", parameters=SCALE, data=("data/paper", "data/assets.lock.json"), profiles=PUBLISHED, instead_of="papers/who_routes"),
 )
 
 

@@ -31,8 +31,10 @@ OKABE_ITO = {"black": "#000000", "orange": "#E69F00", "sky": "#56B4E9", "green":
 DASH, DOTS, DASHDOT = (0, (3, 1.4)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2))
 ROUTER_LOOK = {"DirichletProbe": ("blue", "-"), "MeanProbe": ("sky", "-"), "FinalLayerProbe": ("blue", DASH),
                "ConfidenceMargin": ("orange", "-"), "Entropy": ("vermillion", "-"), "MaxLogits": ("vermillion", DASH),
+               "LogitMargin": ("orange", DASH), "SelfAsk": ("sky", DASH), "SemanticEntropy": ("green", DASH), "Perplexity": ("orange", DOTS), "PTrue": ("sky", DOTS),
                "EmbeddingMLP": ("green", "-"), "TaskMean": ("purple", "-"), "PromptLength": ("purple", DASH),
                "Random": ("grey", DASH), "LabelOracle": ("black", DOTS), "GainOracle": ("black", DASHDOT), "Oracle": ("black", DASHDOT)}
+ROUTER_LOOK |= {name: ROUTER_LOOK[cls] for name, cls in (("ProbeDirichlet", "DirichletProbe"), ("ProbeMean", "MeanProbe"), ("ProbeFinal", "FinalLayerProbe"))}
 
 POOL_LOOK = {"K-NN": ("blue", "-"), "KMeans": ("sky", "-"), "MLP": ("green", "-"), "MF": ("orange", "-"), "SVM": ("purple", "-"), "CSCR": ("vermillion", "-"),
              "Heuristic": ("grey", DOTS)}
