@@ -272,6 +272,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'routercompanion/confidence.py'),
                                             'routercompanion.confidence.record_routellm': ( 'confidence.html#record_routellm',
                                                                                             'routercompanion/confidence.py'),
+                                            'routercompanion.confidence.routellm_bank': ( 'confidence.html#routellm_bank',
+                                                                                          'routercompanion/confidence.py'),
                                             'routercompanion.confidence.routellm_outcomes': ( 'confidence.html#routellm_outcomes',
                                                                                               'routercompanion/confidence.py'),
                                             'routercompanion.confidence.routellm_pairs': ( 'confidence.html#routellm_pairs',

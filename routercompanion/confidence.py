@@ -9,10 +9,10 @@ __all__ = ['WINNERS', 'RECORD', 'MEASURES', 'USD', 'ROUTELLM_PAIR', 'ROUTELLM_BE
            'routellm_pairs', 'Battles', 'pair_battles', 'battles_of', 'PreferenceRouter', 'bradley_terry',
            'SimilarityWeightedRouter', 'PreferenceMFRouter', 'PreferenceMLPRouter', 'PreferenceKNNRouter',
            'measure_values', 'measure_draws', 'quantile_points', 'interpolated_cpt', 'random_protocol',
-           'record_routellm', 'routellm_outcomes', 'selection_prompt', 'parse_selection', 'SelectionJudge',
-           'ReferenceChoice', 'selection_score', 'training_order', 'record_preferences']
+           'record_routellm', 'routellm_bank', 'routellm_outcomes', 'selection_prompt', 'parse_selection',
+           'SelectionJudge', 'ReferenceChoice', 'selection_score', 'training_order', 'record_preferences']
 
-# %% ../nbs/50_confidence.ipynb #0d52307e
+# %% ../nbs/50_confidence.ipynb #c3798da8
 import json
 import random
 import re
@@ -30,6 +30,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import expit, log_expit
 
 from .assets import get_asset
+from .banks import QueryBank
 from .core import CompanionError, cache_dir, content_hash, hash_fraction, lookup, make_rng, project_root, read_jsonl, write_jsonl
 from .evaluation import Draws
 from .judges import JudgeError, ReferenceScore, report_of
@@ -44,7 +45,7 @@ from .routing import (BinaryRouter, MisalignedError, NotFiniteError, OneClassErr
 from .significance import resample_counts
 from .uncertainty import EmbeddingJudge, ExactJudge, SimilarityJudge, sampled_entropies
 
-# %% ../nbs/50_confidence.ipynb #83002408
+# %% ../nbs/50_confidence.ipynb #bf7ea27a
 _SAMPLE_TYPES = dict(log_likelihood=np.float32, tokens_out=np.int32, tokens_scored=np.int32, tokens_in=np.int32, seconds=np.float32)
 
 
@@ -65,7 +66,7 @@ def sampled_answers(lm, bank, *, samples=5, temperature=.7, max_new_tokens=MAX_N
         drawn += read_jsonl(path)
     return Samples(text=[r["text"] for r in drawn], **{k: np.array([r[k] for r in drawn], kind) for k, kind in _SAMPLE_TYPES.items()})
 
-# %% ../nbs/50_confidence.ipynb #c7f3c09c
+# %% ../nbs/50_confidence.ipynb #2cd0a294
 class PreferenceError(CompanionError):
     "Entropies or preference records cannot be used; the message names the row, model or column and the remedy."
 
@@ -89,7 +90,7 @@ def semantic_preferences(se_strong, se_weak, tau=.1):
     delta = normalised_difference(se_strong, se_weak)
     return np.where(delta > tau, np.asarray(se_strong) < np.asarray(se_weak), .5)
 
-# %% ../nbs/50_confidence.ipynb #835b501e
+# %% ../nbs/50_confidence.ipynb #559ec151
 def outcome_preferences(outcomes):
     "Preferences (n,) from scores (n, 2) of the weak and the strong model in [0, 1] (right answers, grades, votes): 1 = strong better, 0 = weak better, .5 = equal."
     weak, strong = score_matrix(outcomes, 2).T
@@ -103,7 +104,7 @@ def preference_outcomes(preferred):
     if p.ndim != 1 or bad.any(): raise PreferenceError(f"Preferences have shape {p.shape}" + (f", row {int(bad.argmax())} is {p[bad][0]}" if bad.any() else "") + ": give (n,) numbers in [0, 1], 1 = strong.")
     return np.stack([1 - p, p], 1)
 
-# %% ../nbs/50_confidence.ipynb #7944a08b
+# %% ../nbs/50_confidence.ipynb #f0c48b0a
 WINNERS = ["winner_model_a", "winner_model_b", "winner_tie"]
 RECORD = ["id", "model_a", "model_b", "prompt", "response_a", "response_b", *WINNERS]
 
@@ -125,7 +126,7 @@ def preference_records(ids, prompts, preferred, responses, models):
     columns = [list(ids), models[1], models[0], list(prompts), list(responses[1]), list(responses[0]), *((p == v).astype(int) for v in (1, 0, .5))]
     return pd.DataFrame(dict(zip(RECORD, columns)), index=range(len(p)))
 
-# %% ../nbs/50_confidence.ipynb #fe1dbf1b
+# %% ../nbs/50_confidence.ipynb #06cc8db2
 _TURNS = ["prompt", "response_a", "response_b"]
 
 
@@ -151,7 +152,7 @@ def _check_records(table, path):
     same = (table.model_a == table.model_b).to_numpy()
     if same.any(): raise error(f"row {int(same.argmax()) + 1}: model_a and model_b are both {table.model_a.iloc[int(same.argmax())]!r}; a model is not compared with itself.")
 
-# %% ../nbs/50_confidence.ipynb #2db53a34
+# %% ../nbs/50_confidence.ipynb #f62eaaf0
 def _first_turn(value, path, row, column):
     try: turns = json.loads(value)
     except (TypeError, ValueError): turns = None
@@ -173,14 +174,14 @@ def read_preferences(path):
     for c in _TURNS: table[c] = [_first_turn(v, path, i, c) for i, v in enumerate(table[c], 1)]
     return table[RECORD].astype({w: int for w in WINNERS})
 
-# %% ../nbs/50_confidence.ipynb #54235214
+# %% ../nbs/50_confidence.ipynb #1f166d6d
 def routellm_pairs(records):
     "The list of {idx, model_a, model_b, winner} that RouteLLM's matrix-factorisation training reads; idx is the row of the prompt's embedding; winner is 'model_a', 'model_b' or 'tie'."
     names = np.array(["model_a", "model_b", "tie"])
     winner = names[records[WINNERS].to_numpy().argmax(1)]
     return [dict(idx=i, model_a=a, model_b=b, winner=str(w)) for i, (a, b, w) in enumerate(zip(records.model_a, records.model_b, winner))]
 
-# %% ../nbs/50_confidence.ipynb #d76c3ebb
+# %% ../nbs/50_confidence.ipynb #b77dcb6b
 @dataclass(frozen=True, eq=False)
 class Battles:
     "Battles: `first`, `second` (n,) indices into `models` (names); `won` (n,) in [0, 1], 1 = the first model won, .5 = tie."
@@ -207,7 +208,7 @@ def battles_of(records):
     at = {m: i for i, m in enumerate(models)}
     return Battles(records.model_a.map(at).to_numpy(), records.model_b.map(at).to_numpy(), (records.winner_model_a + .5 * records.winner_tie).to_numpy(float), models)
 
-# %% ../nbs/50_confidence.ipynb #42ee71be
+# %% ../nbs/50_confidence.ipynb #0400fe5f
 class PreferenceRouter(BinaryRouter):
     """Base of the routers that learn preferences from embeddings X (n, D); the score is P(the strong model wins | query) in [0, 1], ties one half.
 
@@ -228,7 +229,7 @@ class PreferenceRouter(BinaryRouter):
 
     def _score(self, X): return self._win(np.asarray(X, dtype=np.float32))
 
-# %% ../nbs/50_confidence.ipynb #d3230ecb
+# %% ../nbs/50_confidence.ipynb #a4e3641d
 @patch
 def fit_battles(self: PreferenceRouter, X, battles, *, strong, weak):
     """Fit on `Battles` (or a DataFrame of records) with one embedding X (n, D) each, to route between the models named `strong` and `weak`. Returns self.
@@ -250,7 +251,7 @@ def fit_battles(self: PreferenceRouter, X, battles, *, strong, weak):
     self._finish(X[rows], scores)
     return self
 
-# %% ../nbs/50_confidence.ipynb #72334ac8
+# %% ../nbs/50_confidence.ipynb #20032b26
 def bradley_terry(wins, *, ridge=0., tolerance=1e-10, steps=100):
     """Bradley-Terry strengths (B, M), mean 0, from tables of (weighted) wins (B, M, M): wins[:, a, b] = how often a beat b, ties one half each way.
 
@@ -287,7 +288,7 @@ def _check_connected(wins):
         if parts > 1: raise PreferenceError(f"Battles (table {b}): no chain of wins leads from every model to every other (groups {label.tolist()}), so a strength is infinite. "
                                             "Leave out models that never win or never lose, add battles, or give ridge > 0.")
 
-# %% ../nbs/50_confidence.ipynb #2c405fc8
+# %% ../nbs/50_confidence.ipynb #18772928
 @register_router
 class SimilarityWeightedRouter(PreferenceRouter):
     """Similarity-weighted Bradley-Terry ranking (confidence, eq. 5-8; RouteLLM): no training, the work is done when routing. X: embeddings (n, D).
@@ -329,7 +330,7 @@ class SimilarityWeightedRouter(PreferenceRouter):
             sums = np.concatenate([self._weights(X[i:i + self.rows]) @ labels for i in range(0, len(X), self.rows)])
         return sums[:, 0].astype(np.float64) / sums[:, 1]
 
-# %% ../nbs/50_confidence.ipynb #ff811a55
+# %% ../nbs/50_confidence.ipynb #e519a920
 class _TrainedPreferenceRouter(PreferenceRouter):
     "What the two trained routers share: Adam with early stopping on 20% of the battles (or a given validation part), one thread, parameters as arrays in `state_`."
     def _learn(self, X, battles, validation):
@@ -372,7 +373,7 @@ class PreferenceMFRouter(_TrainedPreferenceRouter):
         logit = ((X[:, :-2] @ parameters[0]) * (parameters[1][first] - parameters[1][second])).sum(1, keepdim=True)
         return logit + (parameters[2][first] - parameters[2][second])[:, None] if self.bias else logit
 
-# %% ../nbs/50_confidence.ipynb #0a3022d0
+# %% ../nbs/50_confidence.ipynb #e00e9932
 @register_router
 class PreferenceMLPRouter(_TrainedPreferenceRouter):
     """Two-layer network (confidence, eq. 10): embedding (D) -> hidden, ReLU -> P(strong wins); ties are learned as one half. X: embeddings (n, D).
@@ -386,7 +387,7 @@ class PreferenceMLPRouter(_TrainedPreferenceRouter):
     def _start(self, width, n_models): return pool_mlp_start(width, (self.hidden,), 1, self.random_state)
     def _forward(self, parameters, X): return pool_mlp(parameters, X)
 
-# %% ../nbs/50_confidence.ipynb #a6b4d3b5
+# %% ../nbs/50_confidence.ipynb #545d3edb
 @register_router
 class PreferenceKNNRouter(PreferenceRouter):
     """The mean preference of the k most similar training queries by cosine (confidence, eq. 11-12, with k = 1). X: embeddings (n, D).
@@ -401,7 +402,7 @@ class PreferenceKNNRouter(PreferenceRouter):
 
     def _win(self, X): return self.won_[nearest(X, self.train_, self.k)[1]].mean(1)
 
-# %% ../nbs/50_confidence.ipynb #18a6ecfc
+# %% ../nbs/50_confidence.ipynb #757c2f6c
 MEASURES = {"CPT(50%)": partial(cpt, fraction=.5), "CPT(80%)": partial(cpt, fraction=.8), "APGR": apgr}
 USD = "USD at CPT(80%)"
 
@@ -423,7 +424,7 @@ def measure_values(score, outcomes, weights, *, usd=None, own=0., cells=1 << 17)
         parts.append(np.stack(values, 1))
     return np.concatenate(parts)
 
-# %% ../nbs/50_confidence.ipynb #de7657dc
+# %% ../nbs/50_confidence.ipynb #b5f46366
 def measure_draws(scores, outcomes, *, task=None, usd=None, own=None, n_resamples=10_000, task_resamples=2_000, rng=42):
     """Estimates and paired resamples of `MEASURES` (and `USD`) for all routers: `evaluation.Draws`.
 
@@ -444,7 +445,7 @@ def measure_draws(scores, outcomes, *, task=None, usd=None, own=None, n_resample
         kind.update({(r, m): np.concatenate(parts[r])[:, i] for r in scores for i, m in enumerate(names)})
     return out
 
-# %% ../nbs/50_confidence.ipynb #e8856f3b
+# %% ../nbs/50_confidence.ipynb #f60890b4
 def quantile_points(win_rate, weak, strong, bins=10):
     """RouteLLM's evaluation of win rates (n,): (share sent (bins + 1,), mean score (bins + 1,)) at the edges of `bins` quantile bins; `weak`, `strong` (n,) scores.
 
@@ -463,7 +464,7 @@ def interpolated_cpt(share, performance, weak, strong, fraction):
     w, s = np.mean(weak), np.mean(strong)
     return float(np.interp(w + fraction * (s - w), mean, share))
 
-# %% ../nbs/50_confidence.ipynb #9bf06eca
+# %% ../nbs/50_confidence.ipynb #1a4e77a2
 def random_protocol(weak, strong, fractions=(.5, .8), *, passes=10, seed=0, bins=10):
     "CPT (len(fractions),) of RouteLLM's Random router: `passes` draws of Python's `uniform(0, 1)` per prompt, in file order, after one seed; see `interpolated_cpt`."
     draw = random.Random(seed)
@@ -471,7 +472,7 @@ def random_protocol(weak, strong, fractions=(.5, .8), *, passes=10, seed=0, bins
     share, performance = (np.concatenate(p) for p in zip(*points))
     return np.array([interpolated_cpt(share, performance, weak, strong, f) for f in fractions])
 
-# %% ../nbs/50_confidence.ipynb #85e6f971
+# %% ../nbs/50_confidence.ipynb #3156e163
 ROUTELLM_PAIR = ("mistralai/Mixtral-8x7B-Instruct-v0.1", "gpt-4-1106-preview")   # weak, strong
 ROUTELLM_BENCHMARKS = {"MT-Bench": "mt_bench", "GSM8K": "gsm8k", "MMLU": "mmlu"}
 ROUTELLM_PRICES = dict(zip(ROUTELLM_PAIR, ((0., 0.), (30., 60.))))   # US dollars per million tokens read and written: OpenAI's bill, as in the paper
@@ -493,7 +494,7 @@ def _routellm_characters(benchmark, folder):
     talks = {(r["question_id"], r["model"]): _conversation(r["user_prompt"]) for r in read_jsonl(next(folder.rglob("judgements.jsonl"))) if r["turn"] == 2}
     return np.array([[talks[q["question_id"], m] for m in ROUTELLM_PAIR] for q in read_jsonl(next(folder.rglob("question.jsonl")))], float)
 
-# %% ../nbs/50_confidence.ipynb #3ebb8880
+# %% ../nbs/50_confidence.ipynb #29aa657b
 def record_routellm(path=None, *, order=None, prices=ROUTELLM_PRICES):
     """Write RouteLLM's recorded outcomes of three benchmarks (asset `routellm-responses`) as one `OutcomeTable` without any text; returns the path.
 
@@ -512,13 +513,23 @@ def record_routellm(path=None, *, order=None, prices=ROUTELLM_PRICES):
     return table.to_parquet(path or outcomes_path("routellm"))
 
 
+def routellm_bank():
+    "The prompts of the record as a `QueryBank` (asset `routellm-responses`; texts stay in memory), rows and ids as in the record; MT-Bench by its first turn, which is what RouteLLM routes."
+    table, folder = OutcomeTable.from_parquet(outcomes_path("routellm")), Path(get_asset("routellm-responses"))
+    order = project_root() / "data" / "paper" / "routellm_mmlu_order.txt"
+    prompts = [q["turns"][0] for q in read_jsonl(next(folder.rglob("question.jsonl")))]
+    for benchmark in ("gsm8k", "mmlu"): prompts += list(load_routellm(benchmark=benchmark, order=order if benchmark == "mmlu" else None).prompts)
+    rows = dict(query_id=table.query_ids, prompt=prompts, references=[[]] * len(table), choices=None, task=table.task, domain=table.domain, source="lm-sys/RouteLLM", split=table.split)
+    return QueryBank(pd.DataFrame(rows), name="routellm")
+
+
 def routellm_outcomes(benchmark, *, contaminated=False):
     "The recorded outcomes (weak, strong) of 'MT-Bench', 'GSM8K' or 'MMLU' in RouteLLM's order, contaminated prompts left out as there (unless `contaminated`)."
     table = OutcomeTable.from_parquet(outcomes_path("routellm"))
     keep = table.domain == lookup(ROUTELLM_BENCHMARKS, benchmark, "benchmark of RouteLLM")
     return table.subset(np.flatnonzero(keep & (contaminated | (table.split == "test"))))
 
-# %% ../nbs/50_confidence.ipynb #e7be1a76
+# %% ../nbs/50_confidence.ipynb #9bbf1983
 def selection_prompt(question, reference, answers):
     "Our prompt for a judge that names the best of several answers (the rule of confidence, appendix A.2, in our own words)."
     inside = lambda text: str(text).replace("</", "< /")
@@ -534,7 +545,7 @@ def parse_selection(text, n):
     found = [int(x) for x in re.findall(r"(?<![\d.])\d+(?!\.?\d)", text)]
     return {x - 1 for x in found} if found and all(1 <= x <= n for x in found) else None
 
-# %% ../nbs/50_confidence.ipynb #6e4bf976
+# %% ../nbs/50_confidence.ipynb #7b0eaa43
 class SelectionJudge:
     "Somebody with `ask(prompts)` (`ChatEndpoint`, `LocalChat`) who names the best answers. A reply that names none is NaN, a masked query, and is counted."
     def __init__(self, chat, *, rng=42): self.chat, self.rng = chat, rng
@@ -573,7 +584,7 @@ def selection_score(chosen):
     if not judged.any(): raise JudgeError(f"None of {len(chosen)} queries was judged. Look at the JudgeReport.")
     return np.asarray(chosen)[judged].mean(0)
 
-# %% ../nbs/50_confidence.ipynb #910f2794
+# %% ../nbs/50_confidence.ipynb #91e0292b
 def training_order(bank, split="train"):
     "Rows of the bank's training queries in an order by hash, so that a smaller sample is the beginning of a larger one."
     return np.array(sorted(np.flatnonzero(bank.table.split == split), key=lambda i: hash_fraction("preferences", bank.query_ids[i])), int)
