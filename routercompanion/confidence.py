@@ -8,11 +8,12 @@ __all__ = ['WINNERS', 'RECORD', 'MEASURES', 'USD', 'ROUTELLM_PAIR', 'ROUTELLM_BE
            'preference_outcomes', 'PreferenceFileError', 'preference_records', 'write_preferences', 'read_preferences',
            'routellm_pairs', 'Battles', 'pair_battles', 'battles_of', 'PreferenceRouter', 'bradley_terry',
            'SimilarityWeightedRouter', 'PreferenceMFRouter', 'PreferenceMLPRouter', 'PreferenceKNNRouter',
-           'measure_values', 'measure_draws', 'quantile_points', 'interpolated_cpt', 'random_protocol',
-           'record_routellm', 'routellm_bank', 'routellm_outcomes', 'selection_prompt', 'parse_selection',
-           'SelectionJudge', 'ReferenceChoice', 'selection_score', 'training_order', 'record_preferences']
+           'measure_values', 'measure_draws', 'learning_curve', 'cross_fitted', 'sent_at', 'quantile_points',
+           'interpolated_cpt', 'random_protocol', 'record_routellm', 'routellm_bank', 'routellm_outcomes',
+           'selection_prompt', 'parse_selection', 'SelectionJudge', 'ReferenceChoice', 'selection_score',
+           'training_order', 'record_preferences']
 
-# %% ../nbs/50_confidence.ipynb #c3798da8
+# %% ../nbs/50_confidence.ipynb #0c9de37d
 import json
 import random
 import re
@@ -28,6 +29,7 @@ from fastcore.basics import patch
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.special import expit, log_expit
+from sklearn.base import clone
 
 from .assets import get_asset
 from .banks import QueryBank
@@ -45,7 +47,7 @@ from .routing import (BinaryRouter, MisalignedError, NotFiniteError, OneClassErr
 from .significance import resample_counts
 from .uncertainty import EmbeddingJudge, ExactJudge, SimilarityJudge, sampled_entropies
 
-# %% ../nbs/50_confidence.ipynb #bf7ea27a
+# %% ../nbs/50_confidence.ipynb #62966873
 _SAMPLE_TYPES = dict(log_likelihood=np.float32, tokens_out=np.int32, tokens_scored=np.int32, tokens_in=np.int32, seconds=np.float32)
 
 
@@ -66,7 +68,7 @@ def sampled_answers(lm, bank, *, samples=5, temperature=.7, max_new_tokens=MAX_N
         drawn += read_jsonl(path)
     return Samples(text=[r["text"] for r in drawn], **{k: np.array([r[k] for r in drawn], kind) for k, kind in _SAMPLE_TYPES.items()})
 
-# %% ../nbs/50_confidence.ipynb #2cd0a294
+# %% ../nbs/50_confidence.ipynb #f3c225b9
 class PreferenceError(CompanionError):
     "Entropies or preference records cannot be used; the message names the row, model or column and the remedy."
 
@@ -90,7 +92,7 @@ def semantic_preferences(se_strong, se_weak, tau=.1):
     delta = normalised_difference(se_strong, se_weak)
     return np.where(delta > tau, np.asarray(se_strong) < np.asarray(se_weak), .5)
 
-# %% ../nbs/50_confidence.ipynb #559ec151
+# %% ../nbs/50_confidence.ipynb #4c3cbd38
 def outcome_preferences(outcomes):
     "Preferences (n,) from scores (n, 2) of the weak and the strong model in [0, 1] (right answers, grades, votes): 1 = strong better, 0 = weak better, .5 = equal."
     weak, strong = score_matrix(outcomes, 2).T
@@ -104,7 +106,7 @@ def preference_outcomes(preferred):
     if p.ndim != 1 or bad.any(): raise PreferenceError(f"Preferences have shape {p.shape}" + (f", row {int(bad.argmax())} is {p[bad][0]}" if bad.any() else "") + ": give (n,) numbers in [0, 1], 1 = strong.")
     return np.stack([1 - p, p], 1)
 
-# %% ../nbs/50_confidence.ipynb #f0c48b0a
+# %% ../nbs/50_confidence.ipynb #539e5b07
 WINNERS = ["winner_model_a", "winner_model_b", "winner_tie"]
 RECORD = ["id", "model_a", "model_b", "prompt", "response_a", "response_b", *WINNERS]
 
@@ -126,7 +128,7 @@ def preference_records(ids, prompts, preferred, responses, models):
     columns = [list(ids), models[1], models[0], list(prompts), list(responses[1]), list(responses[0]), *((p == v).astype(int) for v in (1, 0, .5))]
     return pd.DataFrame(dict(zip(RECORD, columns)), index=range(len(p)))
 
-# %% ../nbs/50_confidence.ipynb #06cc8db2
+# %% ../nbs/50_confidence.ipynb #7a0b8d31
 _TURNS = ["prompt", "response_a", "response_b"]
 
 
@@ -152,7 +154,7 @@ def _check_records(table, path):
     same = (table.model_a == table.model_b).to_numpy()
     if same.any(): raise error(f"row {int(same.argmax()) + 1}: model_a and model_b are both {table.model_a.iloc[int(same.argmax())]!r}; a model is not compared with itself.")
 
-# %% ../nbs/50_confidence.ipynb #f62eaaf0
+# %% ../nbs/50_confidence.ipynb #f8ac205b
 def _first_turn(value, path, row, column):
     try: turns = json.loads(value)
     except (TypeError, ValueError): turns = None
@@ -174,14 +176,14 @@ def read_preferences(path):
     for c in _TURNS: table[c] = [_first_turn(v, path, i, c) for i, v in enumerate(table[c], 1)]
     return table[RECORD].astype({w: int for w in WINNERS})
 
-# %% ../nbs/50_confidence.ipynb #1f166d6d
+# %% ../nbs/50_confidence.ipynb #84655379
 def routellm_pairs(records):
     "The list of {idx, model_a, model_b, winner} that RouteLLM's matrix-factorisation training reads; idx is the row of the prompt's embedding; winner is 'model_a', 'model_b' or 'tie'."
     names = np.array(["model_a", "model_b", "tie"])
     winner = names[records[WINNERS].to_numpy().argmax(1)]
     return [dict(idx=i, model_a=a, model_b=b, winner=str(w)) for i, (a, b, w) in enumerate(zip(records.model_a, records.model_b, winner))]
 
-# %% ../nbs/50_confidence.ipynb #b77dcb6b
+# %% ../nbs/50_confidence.ipynb #5457288c
 @dataclass(frozen=True, eq=False)
 class Battles:
     "Battles: `first`, `second` (n,) indices into `models` (names); `won` (n,) in [0, 1], 1 = the first model won, .5 = tie."
@@ -208,7 +210,7 @@ def battles_of(records):
     at = {m: i for i, m in enumerate(models)}
     return Battles(records.model_a.map(at).to_numpy(), records.model_b.map(at).to_numpy(), (records.winner_model_a + .5 * records.winner_tie).to_numpy(float), models)
 
-# %% ../nbs/50_confidence.ipynb #0400fe5f
+# %% ../nbs/50_confidence.ipynb #32a157ce
 class PreferenceRouter(BinaryRouter):
     """Base of the routers that learn preferences from embeddings X (n, D); the score is P(the strong model wins | query) in [0, 1], ties one half.
 
@@ -229,7 +231,7 @@ class PreferenceRouter(BinaryRouter):
 
     def _score(self, X): return self._win(np.asarray(X, dtype=np.float32))
 
-# %% ../nbs/50_confidence.ipynb #a4e3641d
+# %% ../nbs/50_confidence.ipynb #bc8f59cd
 @patch
 def fit_battles(self: PreferenceRouter, X, battles, *, strong, weak):
     """Fit on `Battles` (or a DataFrame of records) with one embedding X (n, D) each, to route between the models named `strong` and `weak`. Returns self.
@@ -251,7 +253,7 @@ def fit_battles(self: PreferenceRouter, X, battles, *, strong, weak):
     self._finish(X[rows], scores)
     return self
 
-# %% ../nbs/50_confidence.ipynb #20032b26
+# %% ../nbs/50_confidence.ipynb #fcb12d8f
 def bradley_terry(wins, *, ridge=0., tolerance=1e-10, steps=100):
     """Bradley-Terry strengths (B, M), mean 0, from tables of (weighted) wins (B, M, M): wins[:, a, b] = how often a beat b, ties one half each way.
 
@@ -288,7 +290,7 @@ def _check_connected(wins):
         if parts > 1: raise PreferenceError(f"Battles (table {b}): no chain of wins leads from every model to every other (groups {label.tolist()}), so a strength is infinite. "
                                             "Leave out models that never win or never lose, add battles, or give ridge > 0.")
 
-# %% ../nbs/50_confidence.ipynb #18772928
+# %% ../nbs/50_confidence.ipynb #3b106daf
 @register_router
 class SimilarityWeightedRouter(PreferenceRouter):
     """Similarity-weighted Bradley-Terry ranking (confidence, eq. 5-8; RouteLLM): no training, the work is done when routing. X: embeddings (n, D).
@@ -330,7 +332,7 @@ class SimilarityWeightedRouter(PreferenceRouter):
             sums = np.concatenate([self._weights(X[i:i + self.rows]) @ labels for i in range(0, len(X), self.rows)])
         return sums[:, 0].astype(np.float64) / sums[:, 1]
 
-# %% ../nbs/50_confidence.ipynb #e519a920
+# %% ../nbs/50_confidence.ipynb #dc7ca032
 class _TrainedPreferenceRouter(PreferenceRouter):
     "What the two trained routers share: Adam with early stopping on 20% of the battles (or a given validation part), one thread, parameters as arrays in `state_`."
     def _learn(self, X, battles, validation):
@@ -373,7 +375,7 @@ class PreferenceMFRouter(_TrainedPreferenceRouter):
         logit = ((X[:, :-2] @ parameters[0]) * (parameters[1][first] - parameters[1][second])).sum(1, keepdim=True)
         return logit + (parameters[2][first] - parameters[2][second])[:, None] if self.bias else logit
 
-# %% ../nbs/50_confidence.ipynb #e00e9932
+# %% ../nbs/50_confidence.ipynb #c6b8687d
 @register_router
 class PreferenceMLPRouter(_TrainedPreferenceRouter):
     """Two-layer network (confidence, eq. 10): embedding (D) -> hidden, ReLU -> P(strong wins); ties are learned as one half. X: embeddings (n, D).
@@ -387,7 +389,7 @@ class PreferenceMLPRouter(_TrainedPreferenceRouter):
     def _start(self, width, n_models): return pool_mlp_start(width, (self.hidden,), 1, self.random_state)
     def _forward(self, parameters, X): return pool_mlp(parameters, X)
 
-# %% ../nbs/50_confidence.ipynb #545d3edb
+# %% ../nbs/50_confidence.ipynb #8a276d3e
 @register_router
 class PreferenceKNNRouter(PreferenceRouter):
     """The mean preference of the k most similar training queries by cosine (confidence, eq. 11-12, with k = 1). X: embeddings (n, D).
@@ -402,7 +404,7 @@ class PreferenceKNNRouter(PreferenceRouter):
 
     def _win(self, X): return self.won_[nearest(X, self.train_, self.k)[1]].mean(1)
 
-# %% ../nbs/50_confidence.ipynb #757c2f6c
+# %% ../nbs/50_confidence.ipynb #e5c8f7a3
 MEASURES = {"CPT(50%)": partial(cpt, fraction=.5), "CPT(80%)": partial(cpt, fraction=.8), "APGR": apgr}
 USD = "USD at CPT(80%)"
 
@@ -424,7 +426,7 @@ def measure_values(score, outcomes, weights, *, usd=None, own=0., cells=1 << 17)
         parts.append(np.stack(values, 1))
     return np.concatenate(parts)
 
-# %% ../nbs/50_confidence.ipynb #b5f46366
+# %% ../nbs/50_confidence.ipynb #598d98c8
 def measure_draws(scores, outcomes, *, task=None, usd=None, own=None, n_resamples=10_000, task_resamples=2_000, rng=42):
     """Estimates and paired resamples of `MEASURES` (and `USD`) for all routers: `evaluation.Draws`.
 
@@ -445,7 +447,33 @@ def measure_draws(scores, outcomes, *, task=None, usd=None, own=None, n_resample
         kind.update({(r, m): np.concatenate(parts[r])[:, i] for r in scores for i, m in enumerate(names)})
     return out
 
-# %% ../nbs/50_confidence.ipynb #f60890b4
+# %% ../nbs/50_confidence.ipynb #2c2bb5b1
+def learning_curve(router, X, outcomes, X_test, sizes, *, repeats=5, rng=42):
+    """dict size -> scores (repeats, m) on X_test of clones of `router` fitted on random parts of (X, outcomes); within a repeat a larger part holds the smaller ones.
+
+    A part whose labels are all equal (too small a size) raises `OneClassError`, as `fit` does.
+    """
+    orders = [np.random.default_rng([rng, r]).permutation(len(X)) for r in range(repeats)]
+    if max(sizes) > len(X): raise MisalignedError(f"{max(sizes)} training queries were asked for; there are {len(X)}.")
+    return {n: np.stack([clone(router).fit(X[o[:n]], outcomes[o[:n]]).decision_function(X_test) for o in orders]) for n in sizes}
+
+
+def cross_fitted(router, X, outcomes, *, folds=5, rng=42):
+    "Scores (n,) in which each query was scored by a clone of `router` fitted without its fold (random folds). The folds' scores share one scale only as far as the fits do."
+    fold = np.random.default_rng(rng).permutation(np.arange(len(X)) % folds)
+    score = np.empty(len(X))
+    for k in range(folds): score[fold == k] = clone(router).fit(X[fold != k], outcomes[fold != k]).decision_function(X[fold == k])
+    return score
+
+
+def sent_at(score, share, rng=42):
+    "Boolean (n,): the round(share * n) queries with the highest scores; equal scores in random order."
+    order = np.lexsort((make_rng(rng).random(len(score)), -np.asarray(score)))
+    sent = np.zeros(len(score), bool)
+    sent[order[:round(share * len(score))]] = True
+    return sent
+
+# %% ../nbs/50_confidence.ipynb #b19f1b5f
 def quantile_points(win_rate, weak, strong, bins=10):
     """RouteLLM's evaluation of win rates (n,): (share sent (bins + 1,), mean score (bins + 1,)) at the edges of `bins` quantile bins; `weak`, `strong` (n,) scores.
 
@@ -464,7 +492,7 @@ def interpolated_cpt(share, performance, weak, strong, fraction):
     w, s = np.mean(weak), np.mean(strong)
     return float(np.interp(w + fraction * (s - w), mean, share))
 
-# %% ../nbs/50_confidence.ipynb #1a4e77a2
+# %% ../nbs/50_confidence.ipynb #ff20548f
 def random_protocol(weak, strong, fractions=(.5, .8), *, passes=10, seed=0, bins=10):
     "CPT (len(fractions),) of RouteLLM's Random router: `passes` draws of Python's `uniform(0, 1)` per prompt, in file order, after one seed; see `interpolated_cpt`."
     draw = random.Random(seed)
@@ -472,7 +500,7 @@ def random_protocol(weak, strong, fractions=(.5, .8), *, passes=10, seed=0, bins
     share, performance = (np.concatenate(p) for p in zip(*points))
     return np.array([interpolated_cpt(share, performance, weak, strong, f) for f in fractions])
 
-# %% ../nbs/50_confidence.ipynb #3156e163
+# %% ../nbs/50_confidence.ipynb #713583be
 ROUTELLM_PAIR = ("mistralai/Mixtral-8x7B-Instruct-v0.1", "gpt-4-1106-preview")   # weak, strong
 ROUTELLM_BENCHMARKS = {"MT-Bench": "mt_bench", "GSM8K": "gsm8k", "MMLU": "mmlu"}
 ROUTELLM_PRICES = dict(zip(ROUTELLM_PAIR, ((0., 0.), (30., 60.))))   # US dollars per million tokens read and written: OpenAI's bill, as in the paper
@@ -494,7 +522,7 @@ def _routellm_characters(benchmark, folder):
     talks = {(r["question_id"], r["model"]): _conversation(r["user_prompt"]) for r in read_jsonl(next(folder.rglob("judgements.jsonl"))) if r["turn"] == 2}
     return np.array([[talks[q["question_id"], m] for m in ROUTELLM_PAIR] for q in read_jsonl(next(folder.rglob("question.jsonl")))], float)
 
-# %% ../nbs/50_confidence.ipynb #29aa657b
+# %% ../nbs/50_confidence.ipynb #ee0823f5
 def record_routellm(path=None, *, order=None, prices=ROUTELLM_PRICES):
     """Write RouteLLM's recorded outcomes of three benchmarks (asset `routellm-responses`) as one `OutcomeTable` without any text; returns the path.
 
@@ -529,7 +557,7 @@ def routellm_outcomes(benchmark, *, contaminated=False):
     keep = table.domain == lookup(ROUTELLM_BENCHMARKS, benchmark, "benchmark of RouteLLM")
     return table.subset(np.flatnonzero(keep & (contaminated | (table.split == "test"))))
 
-# %% ../nbs/50_confidence.ipynb #9bbf1983
+# %% ../nbs/50_confidence.ipynb #a44edcd6
 def selection_prompt(question, reference, answers):
     "Our prompt for a judge that names the best of several answers (the rule of confidence, appendix A.2, in our own words)."
     inside = lambda text: str(text).replace("</", "< /")
@@ -545,7 +573,7 @@ def parse_selection(text, n):
     found = [int(x) for x in re.findall(r"(?<![\d.])\d+(?!\.?\d)", text)]
     return {x - 1 for x in found} if found and all(1 <= x <= n for x in found) else None
 
-# %% ../nbs/50_confidence.ipynb #7b0eaa43
+# %% ../nbs/50_confidence.ipynb #5e9b9204
 class SelectionJudge:
     "Somebody with `ask(prompts)` (`ChatEndpoint`, `LocalChat`) who names the best answers. A reply that names none is NaN, a masked query, and is counted."
     def __init__(self, chat, *, rng=42): self.chat, self.rng = chat, rng
@@ -584,7 +612,7 @@ def selection_score(chosen):
     if not judged.any(): raise JudgeError(f"None of {len(chosen)} queries was judged. Look at the JudgeReport.")
     return np.asarray(chosen)[judged].mean(0)
 
-# %% ../nbs/50_confidence.ipynb #91e0292b
+# %% ../nbs/50_confidence.ipynb #10cc0cca
 def training_order(bank, split="train"):
     "Rows of the bank's training queries in an order by hash, so that a smaller sample is the beginning of a larger one."
     return np.array(sorted(np.flatnonzero(bank.table.split == split), key=lambda i: hash_fraction("preferences", bank.query_ids[i])), int)
@@ -594,11 +622,12 @@ def record_preferences(bank, strong=LARGE, weak=SMALL, *, queries=1600, judges=N
     """Sample `strong` on the first `queries` training queries (`training_order`), and save its entropies, and likeness of both models' greedy answers, as the record `name`.
 
     Columns: strong.semantic_entropy.JUDGE.ESTIMATOR, strong.meanings.JUDGE, strong.tokens (NaN where not sampled), likeness.strong and likeness.weak (token F1 with the reference,
-    [0, 1], all training queries). options: those of `sampled_answers`. Resumable. About 15 minutes on two cores for Qwen2.5-Coder-0.5B and 1,600 queries.
+    [0, 1], all queries of the bank). options: those of `sampled_answers`. Resumable. About 15 minutes on two cores for Qwen2.5-Coder-0.5B and 1,600 queries.
     """
     lm = strong if hasattr(strong, "sample") else load_causal_lm(strong)
     judges = judges or [ExactJudge(), SimilarityJudge(), EmbeddingJudge(load_encoder(ENCODER))]
     rows = training_order(bank)
+    rows = np.r_[rows, np.setdiff1d(np.arange(len(bank)), rows)]
     part, sampled = bank.take(rows), bank.take(rows[:queries])
     drawn = sampled_answers(lm, sampled, **options)
     found = sampled_entropies(drawn, {j.name: j for j in judges}, list(sampled.table.prompt)) | {"tokens": drawn.tokens_in + drawn.tokens_out.sum(1)}

@@ -480,6 +480,29 @@ def test_draws_are_paired_and_go_into_the_tables():
     assert np.array_equal(one.tasks["good", "APGR"], one.queries["good", "APGR"][:5])
 
 
+def test_learning_curve_is_nested_and_cross_fitting_leaves_out():
+    X, y = problem(240)
+    class Seen(c.PreferenceKNNRouter):
+        def _learn(self, X, battles, validation): super()._learn(X, battles, validation); fitted.append({x.tobytes() for x in X})
+    fitted = []
+    found = c.learning_curve(Seen(), X, c.preference_outcomes(y), X[:50], [60, 120, 240], repeats=2)
+    assert {n: s.shape for n, s in found.items()} == dict.fromkeys([60, 120, 240], (2, 50))
+    small, middle, large = fitted[0::2][0], fitted[2::2][0], fitted[4::2][0]
+    assert len(small) == 60 and small < middle < large and fitted[0] != fitted[1] and np.array_equal(found[240][0], y[:50])
+    with pytest.raises(MisalignedError, match="241 training queries"): c.learning_curve(Seen(), X, c.preference_outcomes(y), X, [241])
+    fitted.clear()
+    score = c.cross_fitted(Seen(), X, c.preference_outcomes(y), folds=4)
+    assert [len(f) for f in fitted] == [180] * 4 and np.isfinite(score).all() and (score != y).any()
+    assert all(sum(x.tobytes() in f for f in fitted) == 3 for x in X), "each query is left out once"
+
+
+def test_sent_at():
+    score = np.array([.1, .5, .5, .5, .9])
+    assert c.sent_at(score, .2).tolist() == [False] * 4 + [True] and c.sent_at(score, 0.).sum() == 0 and c.sent_at(score, 1.).all()
+    picks = np.array([c.sent_at(score, .4, rng=s) for s in range(60)])
+    assert picks[:, 4].all() and not picks[:, 0].any() and (picks[:, 1:4].sum(0) > 5).all(), "chance among equal scores"
+
+
 # ---- RouteLLM's protocol
 
 def test_quantile_points_by_loops():
@@ -605,7 +628,7 @@ def test_recording_preferences(tmp_path, monkeypatch):
     entropy = found["strong.semantic_entropy.exact.discrete"]
     drawn = c.sampled_answers(strong, bank.take(rows[:3]), samples=4, max_new_tokens=3)
     assert np.allclose(entropy[:3], semantic_entropy(None, semantic_clusters(drawn.text, ExactJudge()), estimator="discrete")) and np.isnan(entropy[3:]).all()
-    assert np.isfinite(found["likeness.strong"]).all() and about["sampled_queries"] == 3 and about["options"]["samples"] == "4" and about["weights_sha256"] == strong.hash
+    assert all(np.isfinite(recorded_signals("preferences", bank)[f"likeness.{side}"]).all() for side in ("strong", "weak")) and about["sampled_queries"] == 3 and about["options"]["samples"] == "4" and about["weights_sha256"] == strong.hash
 
 
 def test_the_committed_record():
