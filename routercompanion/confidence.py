@@ -13,7 +13,7 @@ __all__ = ['WINNERS', 'RECORD', 'MEASURES', 'USD', 'ROUTELLM_PAIR', 'ROUTELLM_BE
            'selection_prompt', 'parse_selection', 'SelectionJudge', 'ReferenceChoice', 'selection_score',
            'training_order', 'record_preferences']
 
-# %% ../nbs/50_confidence.ipynb #98e064ba
+# %% ../nbs/50_confidence.ipynb #66ae82eb
 import json
 import random
 import re
@@ -29,6 +29,7 @@ from fastcore.basics import patch
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.special import expit, log_expit
+from scipy.stats import rankdata
 from sklearn.base import clone
 
 from .assets import get_asset
@@ -47,7 +48,7 @@ from .routing import (BinaryRouter, MisalignedError, NotFiniteError, OneClassErr
 from .significance import resample_counts
 from .uncertainty import EmbeddingJudge, ExactJudge, SimilarityJudge, sampled_entropies
 
-# %% ../nbs/50_confidence.ipynb #5938b8df
+# %% ../nbs/50_confidence.ipynb #20eb5463
 _SAMPLE_TYPES = dict(log_likelihood=np.float32, tokens_out=np.int32, tokens_scored=np.int32, tokens_in=np.int32, seconds=np.float32)
 
 
@@ -68,7 +69,7 @@ def sampled_answers(lm, bank, *, samples=5, temperature=.7, max_new_tokens=MAX_N
         drawn += read_jsonl(path)
     return Samples(text=[r["text"] for r in drawn], **{k: np.array([r[k] for r in drawn], kind) for k, kind in _SAMPLE_TYPES.items()})
 
-# %% ../nbs/50_confidence.ipynb #94f05e29
+# %% ../nbs/50_confidence.ipynb #4571a3fe
 class PreferenceError(CompanionError):
     "Entropies or preference records cannot be used; the message names the row, model or column and the remedy."
 
@@ -92,7 +93,7 @@ def semantic_preferences(se_strong, se_weak, tau=.1):
     delta = normalised_difference(se_strong, se_weak)
     return np.where(delta > tau, np.asarray(se_strong) < np.asarray(se_weak), .5)
 
-# %% ../nbs/50_confidence.ipynb #62a942bc
+# %% ../nbs/50_confidence.ipynb #3382cc23
 def outcome_preferences(outcomes):
     "Preferences (n,) from scores (n, 2) of the weak and the strong model in [0, 1] (right answers, grades, votes): 1 = strong better, 0 = weak better, .5 = equal."
     weak, strong = score_matrix(outcomes, 2).T
@@ -107,7 +108,7 @@ def preference_outcomes(preferred):
     if bad.any(): raise PreferenceError(f"Preferences, row {int(bad.argmax())} is {p[bad][0]}: give numbers in [0, 1], 1 = strong, .5 = tie.")
     return np.stack([1 - p, p], 1)
 
-# %% ../nbs/50_confidence.ipynb #bbfa5f54
+# %% ../nbs/50_confidence.ipynb #2a344dfe
 WINNERS = ["winner_model_a", "winner_model_b", "winner_tie"]
 RECORD = ["id", "model_a", "model_b", "prompt", "response_a", "response_b", *WINNERS]
 
@@ -129,7 +130,7 @@ def preference_records(ids, prompts, preferred, responses, models):
     columns = [list(ids), models[1], models[0], list(prompts), list(responses[1]), list(responses[0]), *((p == v).astype(int) for v in (1, 0, .5))]
     return pd.DataFrame(dict(zip(RECORD, columns)), index=range(len(p)))
 
-# %% ../nbs/50_confidence.ipynb #1a664244
+# %% ../nbs/50_confidence.ipynb #4c1b0d3a
 _TURNS = ["prompt", "response_a", "response_b"]
 
 
@@ -155,7 +156,7 @@ def _check_records(table, path):
     same = (table.model_a == table.model_b).to_numpy()
     if same.any(): raise error(f"row {int(same.argmax()) + 1}: model_a and model_b are both {table.model_a.iloc[int(same.argmax())]!r}; a model is not compared with itself.")
 
-# %% ../nbs/50_confidence.ipynb #776f3be3
+# %% ../nbs/50_confidence.ipynb #1965b4ec
 def _first_turn(value, path, row, column):
     try: turns = json.loads(value)
     except (TypeError, ValueError): turns = None
@@ -177,14 +178,14 @@ def read_preferences(path):
     for c in _TURNS: table[c] = [_first_turn(v, path, i, c) for i, v in enumerate(table[c], 1)]
     return table[RECORD].astype({w: int for w in WINNERS})
 
-# %% ../nbs/50_confidence.ipynb #29cbf189
+# %% ../nbs/50_confidence.ipynb #c98ea8f6
 def routellm_pairs(records):
     "The list of {idx, model_a, model_b, winner} that RouteLLM's matrix-factorisation training reads; idx is the row of the prompt's embedding; winner is 'model_a', 'model_b' or 'tie'."
     names = np.array(["model_a", "model_b", "tie"])
     winner = names[records[WINNERS].to_numpy().argmax(1)]
     return [dict(idx=i, model_a=a, model_b=b, winner=str(w)) for i, (a, b, w) in enumerate(zip(records.model_a, records.model_b, winner))]
 
-# %% ../nbs/50_confidence.ipynb #dc60d203
+# %% ../nbs/50_confidence.ipynb #9d61a389
 @dataclass(frozen=True, eq=False)
 class Battles:
     "Battles: `first`, `second` (n,) indices into `models` (names); `won` (n,) in [0, 1], 1 = the first model won, .5 = tie."
@@ -211,7 +212,7 @@ def battles_of(records):
     at = {m: i for i, m in enumerate(models)}
     return Battles(records.model_a.map(at).to_numpy(), records.model_b.map(at).to_numpy(), (records.winner_model_a + .5 * records.winner_tie).to_numpy(float), models)
 
-# %% ../nbs/50_confidence.ipynb #c1e4ecee
+# %% ../nbs/50_confidence.ipynb #ec205636
 class PreferenceRouter(BinaryRouter):
     """Base of the routers that learn preferences from embeddings X (n, D); the score is P(the strong model wins | query) in [0, 1], ties one half.
 
@@ -232,7 +233,7 @@ class PreferenceRouter(BinaryRouter):
 
     def _score(self, X): return self._win(np.asarray(X, dtype=np.float32))
 
-# %% ../nbs/50_confidence.ipynb #a3e55efa
+# %% ../nbs/50_confidence.ipynb #799817da
 @patch
 def fit_battles(self: PreferenceRouter, X, battles, *, strong, weak):
     """Fit on `Battles` (or a DataFrame of records) with one embedding X (n, D) each, to route between the models named `strong` and `weak`. Returns self.
@@ -254,7 +255,7 @@ def fit_battles(self: PreferenceRouter, X, battles, *, strong, weak):
     self._finish(X[rows], scores)
     return self
 
-# %% ../nbs/50_confidence.ipynb #70f89adf
+# %% ../nbs/50_confidence.ipynb #b11374bf
 def _check_connected(wins):
     "Raise where no chain of wins leads from every model to every other: then a strength is infinite. wins (B, M, M)."
     for b, table in enumerate(wins):
@@ -275,7 +276,7 @@ def _newton_step(theta, wins, total, ridge):
     hessian = np.eye(M) * weight.sum(2)[:, :, None] - weight + ridge * np.eye(M) + 1 / M
     return gradient, np.linalg.solve(hessian, gradient[..., None])[..., 0]
 
-# %% ../nbs/50_confidence.ipynb #1b17c2c0
+# %% ../nbs/50_confidence.ipynb #712297cf
 def bradley_terry(wins, *, ridge=0., tolerance=1e-10, steps=100):
     """Bradley-Terry strengths (B, M), mean 0, from tables of (weighted) wins (B, M, M): wins[:, a, b] = how often a beat b, ties one half each way.
 
@@ -298,7 +299,7 @@ def bradley_terry(wins, *, ridge=0., tolerance=1e-10, steps=100):
         theta, value = theta - size[:, None] * step, np.minimum(new, value)
     return theta - theta.mean(1, keepdims=True)
 
-# %% ../nbs/50_confidence.ipynb #3fe17096
+# %% ../nbs/50_confidence.ipynb #c1db861f
 @register_router
 class SimilarityWeightedRouter(PreferenceRouter):
     """Similarity-weighted Bradley-Terry ranking (confidence, eq. 5-8; RouteLLM): no training, the work is done when routing. X: embeddings (n, D).
@@ -316,7 +317,7 @@ class SimilarityWeightedRouter(PreferenceRouter):
         self.first_, self.second_, self.won_, self.n_models_ = battles.first, battles.second, battles.won, M
         if M > 2 and not self.ridge: _check_connected(self._tables(np.ones((1, n), np.float32)))
 
-# %% ../nbs/50_confidence.ipynb #6ffd1e91
+# %% ../nbs/50_confidence.ipynb #0d31b034
 @patch
 def _weights(self: SimilarityWeightedRouter, X):
     "Weights (b, n) float32 of the training records for each query, gamma ** (1 + S) (eq. 5-6)."
@@ -335,7 +336,7 @@ def _tables(self: SimilarityWeightedRouter, weights):
     A = csr_matrix((np.r_[self.won_, 1 - self.won_], (cells, np.tile(np.arange(n), 2))), shape=(M * M, n))
     return np.ascontiguousarray((A @ weights.T.astype(np.float64)).T).reshape(len(weights), M, M)
 
-# %% ../nbs/50_confidence.ipynb #546d1abd
+# %% ../nbs/50_confidence.ipynb #a0cf5928
 @patch
 def _win(self: SimilarityWeightedRouter, X):
     "P(strong wins) (m,): the closed form for one pair, `bradley_terry` for more models; `rows` queries at a time."
@@ -349,7 +350,7 @@ def _win(self: SimilarityWeightedRouter, X):
         sums = np.concatenate([self._weights(x) @ labels for x in pieces])
     return sums[:, 0].astype(np.float64) / sums[:, 1]
 
-# %% ../nbs/50_confidence.ipynb #fb08ea75
+# %% ../nbs/50_confidence.ipynb #103dd750
 class _TrainedPreferenceRouter(PreferenceRouter):
     "What the two trained routers share: Adam with early stopping on 20% of the battles (or a given validation part), one thread, parameters as arrays in `state_`."
     def _learn(self, X, battles, validation):
@@ -368,7 +369,7 @@ class _TrainedPreferenceRouter(PreferenceRouter):
         X = torch.from_numpy(np.ascontiguousarray(self._inputs(X, None)))
         with one_thread(), torch.no_grad(): return torch.cat([torch.sigmoid(self._forward(parameters, piece))[:, 0].double() for piece in X.split(4096)]).numpy()
 
-# %% ../nbs/50_confidence.ipynb #a2a4a14e
+# %% ../nbs/50_confidence.ipynb #bb8368d2
 @register_router
 class PreferenceMFRouter(_TrainedPreferenceRouter):
     """Matrix factorisation (confidence, eq. 9; RouteLLM): P = sigma((u_strong - u_weak) . A x), learned from battles among any number of models. X: embeddings (n, D).
@@ -393,7 +394,7 @@ class PreferenceMFRouter(_TrainedPreferenceRouter):
         logit = ((X[:, :-2] @ parameters[0]) * (parameters[1][first] - parameters[1][second])).sum(1, keepdim=True)
         return logit + (parameters[2][first] - parameters[2][second])[:, None] if self.bias else logit
 
-# %% ../nbs/50_confidence.ipynb #c2f61270
+# %% ../nbs/50_confidence.ipynb #20b88d2d
 @register_router
 class PreferenceMLPRouter(_TrainedPreferenceRouter):
     """Two-layer network (confidence, eq. 10): embedding (D) -> hidden, ReLU -> P(strong wins); ties are learned as one half. X: embeddings (n, D).
@@ -407,7 +408,7 @@ class PreferenceMLPRouter(_TrainedPreferenceRouter):
     def _start(self, width, n_models): return pool_mlp_start(width, (self.hidden,), 1, self.random_state)
     def _forward(self, parameters, X): return pool_mlp(parameters, X)
 
-# %% ../nbs/50_confidence.ipynb #049b110b
+# %% ../nbs/50_confidence.ipynb #424ea721
 @register_router
 class PreferenceKNNRouter(PreferenceRouter):
     """The mean preference of the k most similar training queries by cosine (confidence, eq. 11-12, with k = 1). X: embeddings (n, D).
@@ -422,7 +423,7 @@ class PreferenceKNNRouter(PreferenceRouter):
 
     def _win(self, X): return self.won_[nearest(X, self.train_, self.k)[1]].mean(1)
 
-# %% ../nbs/50_confidence.ipynb #2c13c174
+# %% ../nbs/50_confidence.ipynb #9ebde59a
 MEASURES = {"CPT(50%)": partial(cpt, fraction=.5), "CPT(80%)": partial(cpt, fraction=.8), "APGR": apgr}
 USD = "USD at CPT(80%)"
 
@@ -444,7 +445,7 @@ def measure_values(score, outcomes, weights, *, usd=None, own=0., cells=1 << 17)
         parts.append(np.stack(values, 1))
     return np.concatenate(parts)
 
-# %% ../nbs/50_confidence.ipynb #f748e73f
+# %% ../nbs/50_confidence.ipynb #5d507379
 def measure_draws(scores, outcomes, *, task=None, usd=None, own=None, n_resamples=10_000, task_resamples=2_000, rng=42):
     """Estimates and paired resamples of `MEASURES` (and `USD`) for all routers: `evaluation.Draws`.
 
@@ -465,7 +466,7 @@ def measure_draws(scores, outcomes, *, task=None, usd=None, own=None, n_resample
         kind.update({(r, m): np.concatenate(parts[r])[:, i] for r in scores for i, m in enumerate(names)})
     return out
 
-# %% ../nbs/50_confidence.ipynb #35c9151e
+# %% ../nbs/50_confidence.ipynb #e3b24f56
 def learning_curve(router, X, outcomes, X_test, sizes, *, repeats=5, rng=42):
     """dict size -> scores (repeats, m) on X_test of clones of `router` fitted on random parts of (X, outcomes); within a repeat a larger part holds the smaller ones.
 
@@ -477,10 +478,14 @@ def learning_curve(router, X, outcomes, X_test, sizes, *, repeats=5, rng=42):
 
 
 def cross_fitted(router, X, outcomes, *, folds=5, rng=42):
-    "Scores (n,) in which each query was scored by a clone of `router` fitted without its fold (random folds). The folds' scores share one scale only as far as the fits do."
-    fold = np.random.default_rng(rng).permutation(np.arange(len(X)) % folds)
-    score = np.empty(len(X))
-    for k in range(folds): score[fold == k] = clone(router).fit(X[fold != k], outcomes[fold != k]).decision_function(X[fold == k])
+    """Scores (n,) in (0, 1] in which each query was scored by a clone of `router` fitted without its fold (random folds), as ranks within the fold (ties averaged).
+
+    Raw scores of different folds must not be compared: a fold with more wins leaves fewer of them to train on, so its scores are lower throughout.
+    """
+    fold, score = np.random.default_rng(rng).permutation(np.arange(len(X)) % folds), np.empty(len(X))
+    for k in range(folds):
+        here = fold == k
+        score[here] = rankdata(clone(router).fit(X[~here], outcomes[~here]).decision_function(X[here])) / here.sum()
     return score
 
 
@@ -491,7 +496,7 @@ def sent_at(score, share, rng=42):
     sent[order[:round(share * len(score))]] = True
     return sent
 
-# %% ../nbs/50_confidence.ipynb #2a8b5cd0
+# %% ../nbs/50_confidence.ipynb #c535f979
 def quantile_points(win_rate, weak, strong, bins=10):
     """RouteLLM's evaluation of win rates (n,): (share sent (bins + 1,), mean score (bins + 1,)) at the edges of `bins` quantile bins; `weak`, `strong` (n,) scores.
 
@@ -510,7 +515,7 @@ def interpolated_cpt(share, performance, weak, strong, fraction):
     w, s = np.mean(weak), np.mean(strong)
     return float(np.interp(w + fraction * (s - w), mean, share))
 
-# %% ../nbs/50_confidence.ipynb #cef7db9e
+# %% ../nbs/50_confidence.ipynb #bbd6227d
 def random_protocol(weak, strong, fractions=(.5, .8), *, passes=10, seed=0, bins=10):
     "CPT (len(fractions),) of RouteLLM's Random router: `passes` draws of Python's `uniform(0, 1)` per prompt, in file order, after one seed; see `interpolated_cpt`."
     draw = random.Random(seed)
@@ -518,7 +523,7 @@ def random_protocol(weak, strong, fractions=(.5, .8), *, passes=10, seed=0, bins
     share, performance = (np.concatenate(p) for p in zip(*points))
     return np.array([interpolated_cpt(share, performance, weak, strong, f) for f in fractions])
 
-# %% ../nbs/50_confidence.ipynb #820183a1
+# %% ../nbs/50_confidence.ipynb #a2af231f
 ROUTELLM_PAIR = ("mistralai/Mixtral-8x7B-Instruct-v0.1", "gpt-4-1106-preview")   # weak, strong
 ROUTELLM_BENCHMARKS = {"MT-Bench": "mt_bench", "GSM8K": "gsm8k", "MMLU": "mmlu"}
 ROUTELLM_PRICES = dict(zip(ROUTELLM_PAIR, ((0., 0.), (30., 60.))))   # US dollars per million tokens read and written: OpenAI's bill, as in the paper
@@ -540,7 +545,7 @@ def _routellm_characters(benchmark, folder):
     talks = {(r["question_id"], r["model"]): _conversation(r["user_prompt"]) for r in read_jsonl(next(folder.rglob("judgements.jsonl"))) if r["turn"] == 2}
     return np.array([[talks[q["question_id"], m] for m in ROUTELLM_PAIR] for q in read_jsonl(next(folder.rglob("question.jsonl")))], float)
 
-# %% ../nbs/50_confidence.ipynb #8884c792
+# %% ../nbs/50_confidence.ipynb #78546f6f
 def record_routellm(path=None, *, order=None, prices=ROUTELLM_PRICES):
     """Write RouteLLM's recorded outcomes of three benchmarks (asset `routellm-responses`) as one `OutcomeTable` without any text; returns the path.
 
@@ -559,7 +564,7 @@ def record_routellm(path=None, *, order=None, prices=ROUTELLM_PRICES):
                                     "four characters a token, 30 and 60 US dollars per million")
     return table.to_parquet(path or outcomes_path("routellm"))
 
-# %% ../nbs/50_confidence.ipynb #042fe1b0
+# %% ../nbs/50_confidence.ipynb #365d0c3b
 def routellm_bank():
     """The prompts of the record as a `QueryBank` (asset `routellm-responses`; the texts stay in memory), rows and ids as in the record.
 
@@ -578,7 +583,7 @@ def routellm_outcomes(benchmark, *, contaminated=False):
     keep = table.domain == lookup(ROUTELLM_BENCHMARKS, benchmark, "benchmark of RouteLLM")
     return table.subset(np.flatnonzero(keep & (contaminated | (table.split == "test"))))
 
-# %% ../nbs/50_confidence.ipynb #7033c779
+# %% ../nbs/50_confidence.ipynb #abc85f66
 def selection_prompt(question, reference, answers):
     "Our prompt for a judge that names the best of several answers (the rule of confidence, appendix A.2, in our own words)."
     inside = lambda text: str(text).replace("</", "< /")
@@ -595,7 +600,7 @@ def parse_selection(text, n):
     found = [int(x) for x in re.findall(r"(?<![\d.])\d+(?!\.?\d)", text)]
     return {x - 1 for x in found} if found and all(1 <= x <= n for x in found) else None
 
-# %% ../nbs/50_confidence.ipynb #cc7d237f
+# %% ../nbs/50_confidence.ipynb #ad63e7e8
 class SelectionJudge:
     "Somebody with `ask(prompts)` (`ChatEndpoint`, `LocalChat`) who names the best answers. A reply that names none is NaN, a masked query, and is counted."
     def __init__(self, chat, *, rng=42): self.chat, self.rng = chat, rng
@@ -613,7 +618,7 @@ class SelectionJudge:
             if names is not None: chosen[row] = np.isin(np.arange(len(o)), o[list(names)])
         return chosen, report_of(replies, [x is not None for x in named])
 
-# %% ../nbs/50_confidence.ipynb #98d190d7
+# %% ../nbs/50_confidence.ipynb #f52be871
 class ReferenceChoice:
     "Stand-in for a judge, offline: names the answers that are right; where none is, those closest to the reference (`ReferenceScore`: likeness, not quality)."
     def __init__(self, metric="rouge_l"): self.metric = metric
@@ -634,7 +639,7 @@ def selection_score(chosen):
     if not judged.any(): raise JudgeError(f"None of {len(chosen)} queries was judged. Look at the JudgeReport.")
     return np.asarray(chosen)[judged].mean(0)
 
-# %% ../nbs/50_confidence.ipynb #e94efd44
+# %% ../nbs/50_confidence.ipynb #95bd35be
 def training_order(bank, split="train"):
     "Rows of the bank's training queries in an order by hash, so that a smaller sample is the beginning of a larger one."
     return np.array(sorted(np.flatnonzero(bank.table.split == split), key=lambda i: hash_fraction("preferences", bank.query_ids[i])), int)

@@ -492,8 +492,21 @@ def test_learning_curve_is_nested_and_cross_fitting_leaves_out():
     with pytest.raises(MisalignedError, match="241 training queries"): c.learning_curve(Seen(), X, c.preference_outcomes(y), X, [241])
     fitted.clear()
     score = c.cross_fitted(Seen(), X, c.preference_outcomes(y), folds=4)
-    assert [len(f) for f in fitted] == [180] * 4 and np.isfinite(score).all() and (score != y).any()
+    assert [len(f) for f in fitted] == [180] * 4 and ((score > 0) & (score <= 1)).all() and (score != y).any()
     assert all(sum(x.tobytes() in f for f in fitted) == 3 for x in X), "each query is left out once"
+
+
+def test_cross_fitting_on_noise_is_guessing_not_worse():
+    "Raw scores of folds, pooled, would look worse than guessing: the fold with more wins is scored lower. Ranks within the fold do not."
+    found = []
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        X, outcomes = rng.normal(size=(200, 6)).astype(np.float32), np.c_[np.arange(200) % 2, rng.random(200) < .9].astype(float)[rng.permutation(200)]
+        raw, fold = np.empty(200), np.random.default_rng(42).permutation(np.arange(200) % 5)
+        for k in range(5): raw[fold == k] = c.SimilarityWeightedRouter(gamma=1.01).fit(X[fold != k], outcomes[fold != k]).decision_function(X[fold == k])
+        found.append([apgr(cost_performance_curve(s, *outcomes.T)) for s in (raw, c.cross_fitted(c.SimilarityWeightedRouter(gamma=1.01), X, outcomes))])
+    raw, ranked = np.mean(found, axis=0)
+    assert raw < .45 and abs(ranked - .5) < .04
 
 
 def test_sent_at():
