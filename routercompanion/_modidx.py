@@ -809,6 +809,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'routercompanion.multihop.side_of': ('multihop.html#side_of', 'routercompanion/multihop.py'),
                                           'routercompanion.multihop.solved_questions': ( 'multihop.html#solved_questions',
                                                                                          'routercompanion/multihop.py'),
+                                          'routercompanion.multihop.spoken': ('multihop.html#spoken', 'routercompanion/multihop.py'),
                                           'routercompanion.multihop.sum_question': ( 'multihop.html#sum_question',
                                                                                      'routercompanion/multihop.py'),
                                           'routercompanion.multihop.support_scores': ( 'multihop.html#support_scores',

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CONTINENT', 'CAPITAL', 'CURRENCY', 'LANGUAGE', 'PEOPLE', 'PLACES', 'RELATIONS', 'SIDES', 'SKIPPED', 'SHOWN', 'CLOSED',
-           'HOTPOTQA', 'Country', 'Element', 'plain', 'continent_of', 'countries', 'elements', 'Passage',
+           'HOTPOTQA', 'Country', 'Element', 'plain', 'continent_of', 'countries', 'elements', 'Passage', 'spoken',
            'country_passage', 'element_passage', 'places', 'place_passage', 'fact_corpus', 'Question', 'short_forms',
            'bridge_question', 'population_question', 'element_question', 'sum_question', 'next_question', 'side_of',
            'bridge_questions', 'comparison_questions', 'multihop_questions', 'solved_questions', 'question_prompt',
@@ -12,7 +12,7 @@ __all__ = ['CONTINENT', 'CAPITAL', 'CURRENCY', 'LANGUAGE', 'PEOPLE', 'PLACES', '
            'QuestionError', 'hotpotqa_question', 'load_hotpotqa', 'hotpotqa_rows', 'fetch_hotpotqa',
            'load_routerxbench_questions']
 
-# %% ../nbs/59_multihop.ipynb #9f253b67
+# %% ../nbs/59_multihop.ipynb #8b4adb0d
 import ast
 import datetime
 import json
@@ -30,16 +30,16 @@ import numpy as np
 from .banks import BankError, make_bank
 from .core import CompanionError, hash_fraction, lookup, read_jsonl
 
-# %% ../nbs/59_multihop.ipynb #f7cd494b
+# %% ../nbs/59_multihop.ipynb #14e7b060
 @dataclass(frozen=True)
 class Country:
-    "A row of the table of countries; `continent`, `currency` and `language` are names, `population` a number of people, `regions` names of first-level regions."
+    "A row of the table of countries; `continent` and `currency` are names, `languages` the official ones (most spoken first), `population` a number of people, `regions` names of first-level regions."
     name: str
     code: str
     capital: str
     continent: str
     currency: str
-    language: str
+    languages: tuple
     population: int
     regions: tuple
 
@@ -52,7 +52,7 @@ class Element:
     number: int
     mass: float
 
-# %% ../nbs/59_multihop.ipynb #c26da45e
+# %% ../nbs/59_multihop.ipynb #0391c53b
 def plain(text):
     "`text` without accents, its spaces single; '' when it is no proper name (a capital letter first, then letters, blanks, points, hyphens, apostrophes; 4 to 30 signs)."
     text = text[0] if isinstance(text, list) else text   # some countries list several capitals
@@ -66,12 +66,12 @@ def continent_of(row):
     if row["region"] != "Americas": return row["region"]
     return "South America" if "South America" in (row["subregion"], row.get("intermediateregion")) else "North America"
 
-# %% ../nbs/59_multihop.ipynb #51d6e290
+# %% ../nbs/59_multihop.ipynb #898e7cf9
 @lru_cache(maxsize=1)
 def countries():
     """Countries with at least 150,000 people and a plain name (`Country`), sorted by name.
 
-    Name, capital, population and regions from the package countryinfo; today's currency and the first official language, in English, from babel's CLDR data.
+    Name, capital, population and regions from the package countryinfo; today's currency and the official languages, in English, from babel's CLDR data.
     """
     from babel import Locale
     from babel.languages import get_official_languages
@@ -85,7 +85,7 @@ def countries():
         if not (name and capital and money and tongues and row.get("population", 0) >= 150_000): continue
         regions = row.get("provinces") or []
         regions = ast.literal_eval(regions) if isinstance(regions, str) else regions
-        out.append(Country(name, code, capital, continent_of(row), english.currencies[money[0]], english.languages[tongues[0]], int(row["population"]),
+        out.append(Country(name, code, capital, continent_of(row), english.currencies[money[0]], tuple(english.languages[t] for t in tongues), int(row["population"]),
                            tuple(dict.fromkeys(filter(None, map(plain, regions))))))
     return tuple(sorted(out, key=lambda c: c.name))
 
@@ -96,7 +96,7 @@ def elements():
     import periodictable
     return tuple(Element(e.name.capitalize(), e.symbol, e.number, float(e.mass)) for e in periodictable.elements if e.number)
 
-# %% ../nbs/59_multihop.ipynb #626ddbd7
+# %% ../nbs/59_multihop.ipynb #6e9f5d59
 @dataclass(frozen=True)
 class Passage:
     "A short text: `title` and `sentences` (tuple of str), as in HotpotQA."
@@ -106,13 +106,16 @@ class Passage:
     @property
     def text(self): return f"{self.title}: {' '.join(s.strip() for s in self.sentences)}"
 
-# %% ../nbs/59_multihop.ipynb #5e896a65
+# %% ../nbs/59_multihop.ipynb #64869558
 CONTINENT, CAPITAL, CURRENCY, LANGUAGE, PEOPLE = range(5)   # numbers of the sentences about a country
+
+
+def spoken(names): return f"language is {names[0]}" if len(names) == 1 else f"languages are {', '.join(names[:-1])} and {names[-1]}"
 
 
 def country_passage(c):
     return Passage(c.name, (f"{c.name} is a country in {c.continent}.", f"Its capital is {c.capital}.", f"Its currency is the {c.currency}.",
-                            f"Its official language is {c.language}.", f"It has a population of {c.population:,}."))
+                            f"Its official {spoken(c.languages[:3])}.", f"It has a population of {c.population:,}."))
 
 
 def element_passage(e):
@@ -144,7 +147,7 @@ def fact_corpus():
     "The passages about all countries, places and elements, titles unique: tuple of `Passage`."
     return (*map(country_passage, countries()), *(place_passage(n, c, k) for n, (c, k) in places().items()), *map(element_passage, elements()))
 
-# %% ../nbs/59_multihop.ipynb #e7d0964c
+# %% ../nbs/59_multihop.ipynb #bd79ec22
 @dataclass(frozen=True)
 class Question:
     """A question of several hops: accepted `answers` (the first is the gold one), `kind` ("bridge" or "comparison"), `relation` (the task), `supporting` facts
@@ -159,14 +162,14 @@ class Question:
     split: str = "test"
     key: str = ""
 
-# %% ../nbs/59_multihop.ipynb #37c406e9
+# %% ../nbs/59_multihop.ipynb #5c691caf
 def short_forms(name):
     "A currency's accepted names: the full one and its last word ('Swedish Krona', 'Krona')."
     return tuple(dict.fromkeys((name, name.split()[-1])))
 
 
 RELATIONS = {"capital": ("What is the capital of", CAPITAL, lambda c: (c.capital,)), "currency": ("What is the currency of", CURRENCY, lambda c: short_forms(c.currency)),
-             "language": ("What is the official language of", LANGUAGE, lambda c: (c.language,)),
+             "language": ("What is an official language of", LANGUAGE, lambda c: c.languages),
              "continent": ("On which continent is", CONTINENT, lambda c: (c.continent, *(("America", "Americas") if "America" in c.continent else ())))}
 
 
@@ -193,7 +196,7 @@ def sum_question(a, b):
 def next_question(a, b):
     return Question(f"Which chemical element comes right after {a.name} in the periodic table?", (b.name,), "bridge", "next element", ((a.name, 1), (b.name, 1)), a.name)
 
-# %% ../nbs/59_multihop.ipynb #ad82d1ce
+# %% ../nbs/59_multihop.ipynb #84b7ab08
 SIDES = (("pilot", .15), ("train", .55), ("test", 1.))   # cumulated shares of the entities
 SKIPPED = {"region capital", "region currency", "next element", "sum"}   # relations that the small model knows in fewer than 15% on the pilot side
 
@@ -225,7 +228,7 @@ def comparison_questions(rows, make, share):
         out += [make(*(p if hash_fraction("order", p[0].name, p[1].name) < .5 else p[::-1])) for p in chosen]
     return out
 
-# %% ../nbs/59_multihop.ipynb #dd2ace75
+# %% ../nbs/59_multihop.ipynb #e46aa826
 def multihop_questions(regions=2):
     "The embedded set: tuple of `Question`, splits pilot, train and test by the entity, so that no country or element of a test question occurs in training."
     from dataclasses import replace
@@ -249,7 +252,7 @@ def question_bank(questions, shots=None, name="multi-hop"):
     rows = [dict(prompt=question_prompt(q.question), references=list(q.answers), task=q.relation, domain=q.kind, source=q.key or "routercompanion.multihop", split=q.split) for q in questions]
     return make_bank(rows, {q.relation: shots for q in questions}, name)
 
-# %% ../nbs/59_multihop.ipynb #07391de7
+# %% ../nbs/59_multihop.ipynb #9a219087
 def normalise_answer(text):
     "HotpotQA's form of an answer: lower case, without punctuation, without the words a, an, the, spaces single."
     text = "".join(c for c in text.lower() if c not in string.punctuation)
@@ -291,7 +294,7 @@ def answer_scores(answers, questions):
     if len(answers) != len(questions): raise QuestionError(f"{len(answers)} answers for {len(questions)} questions; give one for each ('' for none).")
     return tuple(np.array([f(a, q.answers) for a, q in zip(answers, questions)], np.float32) for f in (exact_match, answer_f1))
 
-# %% ../nbs/59_multihop.ipynb #8ce8d44f
+# %% ../nbs/59_multihop.ipynb #6917f8d8
 class QuestionError(BankError):
     "A question, or a row of a HotpotQA file, is not what its format promises; the message names the file, the row and the remedy."
 
@@ -313,7 +316,7 @@ def hotpotqa_question(row, place, split="test"):
     return Question(row["question"].strip(), (row["answer"].strip(),), row.get("type", "bridge"), f"hotpotqa {row.get('type', 'bridge')}", tuple((t, int(n)) for t, n in facts),
                     passages=tuple(Passage(t, tuple(s)) for t, s in context), split=split, key=str(row.get("id", row.get("_id", ""))))
 
-# %% ../nbs/59_multihop.ipynb #da53a251
+# %% ../nbs/59_multihop.ipynb #3da24653
 HOTPOTQA = ("distractor", "fullwiki")
 
 
