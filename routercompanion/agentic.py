@@ -6,9 +6,9 @@ __all__ = ['STOPS', 'ACTIONS', 'RECORD', 'PAIR', 'EmptyIndexError', 'PassageInde
            'GuidedPolicy', 'in_view', 'call_tools', 'guided_shots', 'first_search', 'parse_action', 'FreePolicy',
            'transcript', 'free_shots', 'LocalWriter', 'EndpointWriter', 'run_chunk', 'RunLogError', 'RunLog',
            'run_agent', 'own_passages', 'answer_entropy', 'agent_columns', 'agent_outcomes', 'multihop_bank',
-           'record_agent', 'save_traces', 'recorded_traces', 'poisoned', 'injection_effect']
+           'record_agent', 'record_pilot', 'save_traces', 'recorded_traces', 'poisoned', 'injection_effect']
 
-# %% ../nbs/60_agentic.ipynb #7f068159
+# %% ../nbs/60_agentic.ipynb #5525026d
 import ast
 import json
 import operator
@@ -30,11 +30,11 @@ import torch
 from .banks import make_bank
 from .core import CompanionError, atomic_path, cache_dir, content_hash, hash_fraction, lookup, progress
 from .models import Generations, load_causal_lm, plan_batches
-from .multihop import Passage, answer_scores, fact_corpus, multihop_questions, normalise_answer, question_bank, solved_questions, support_scores
+from .multihop import Passage, answer_scores, fact_corpus, multihop_questions, normalise_answer, pilot_questions, question_bank, solved_questions, support_scores
 from .outcomes import OutcomeTable
 from .recording import MODELS, SMALL, answer_bank, outcomes_path, save_signals
 
-# %% ../nbs/60_agentic.ipynb #d648c404
+# %% ../nbs/60_agentic.ipynb #74547079
 class EmptyIndexError(CompanionError):
     "An index without passages, or a question without passages, cannot be searched; the message says which and the remedy."
 
@@ -59,7 +59,7 @@ class BM25Index(PassageIndex):
 
     def top(self, queries, k): return np.asarray(self.index.retrieve(self._words(queries), k=k, show_progress=False).documents, np.int64)
 
-# %% ../nbs/60_agentic.ipynb #93ae565c
+# %% ../nbs/60_agentic.ipynb #81330fde
 class DenseIndex(PassageIndex):
     """Exact search by inner product (FAISS, flat) over unit vectors of the passages' texts, from `encode(texts) -> (n, D)`, e.g. `load_encoder("minilm-l6-v2").encode`.
 
@@ -85,7 +85,7 @@ def retrieval_recall(index, questions, k=2):
     found = index.search([q.question for q in questions], k)
     return np.array([len(g & {p.title for p in f}) / len(g) if g else np.nan for g, f in zip(gold, found)], np.float32)
 
-# %% ../nbs/60_agentic.ipynb #89e60263
+# %% ../nbs/60_agentic.ipynb #3294cfcc
 _OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod,
               ast.USub: operator.neg, ast.UAdd: operator.pos}
 
@@ -107,7 +107,7 @@ def calculate(expression):
     except (ValueError, SyntaxError, ZeroDivisionError, OverflowError, RecursionError, MemoryError) as e:
         raise CalculatorError(f"Cannot calculate {expression[:60]!r}: {e}. Give plain arithmetic, such as (26 + 8) / 2.") from e
 
-# %% ../nbs/60_agentic.ipynb #037de298
+# %% ../nbs/60_agentic.ipynb #19f9cc8c
 @dataclass
 class Toolbox:
     "What an agent may call: `search` (the index; `k` passages), `look_up` (a title) and `calculate`. None of them reaches a network or runs code."
@@ -125,7 +125,7 @@ class Toolbox:
 
     def calculate(self, expression): return f"{calculate(expression):.10g}"
 
-# %% ../nbs/60_agentic.ipynb #a9fed626
+# %% ../nbs/60_agentic.ipynb #9b4e5394
 STOPS = {"answer": "it answered", "steps": "the step limit was reached", "time": "the time limit was reached",
          "error": "the model could not be reached, or gave nothing that can be read"}
 
@@ -157,7 +157,7 @@ class Trace:
         self.add("answer", answer, wrote)
         self.answer, self.stop = answer, "answer"
 
-# %% ../nbs/60_agentic.ipynb #3190aa03
+# %% ../nbs/60_agentic.ipynb #a0dd6b84
 def sentences_of(passage): return " ".join(s.strip() for s in passage.sentences)
 
 
@@ -173,7 +173,7 @@ def names_in(text):
     "The names (at most two) that a reply to 'Look up:' gives, separated by commas; none if it has no letter or figure."
     return list(dict.fromkeys(filter(None, map(trim, text.strip().split("\n")[0].split(",")))))[:2]
 
-# %% ../nbs/60_agentic.ipynb #337cc56d
+# %% ../nbs/60_agentic.ipynb #d6a87d89
 class GuidedPolicy:
     """Retrieve, read, answer: an agent that a very small model can follow. It searches for the question; the model names what to look up (one or two titles, or the word
     calculate and an expression); while a name is no title, it is asked again, from what a search for that name found; then it answers from what was looked up.
@@ -224,7 +224,7 @@ def call_tools(trace, wrote, box):
     trace.tool_calls, trace.missed = trace.tool_calls + len(names), trace.missed + sum(not exact for _, exact in looked)
     trace.add("look up", ", ".join(names), wrote, found, sure=sure)
 
-# %% ../nbs/60_agentic.ipynb #91d163d2
+# %% ../nbs/60_agentic.ipynb #8456aa61
 @lru_cache(maxsize=1)
 def guided_shots():
     "Solved examples of both kinds, from `solved_questions` and the passages that BM25 finds for them: {'Look up': text, 'Answer': text}."
@@ -250,7 +250,7 @@ def first_search(traces, questions, boxes):
             traces[i].tool_calls += 1
             traces[i].seconds += (time.perf_counter() - start) / len(rows)
 
-# %% ../nbs/60_agentic.ipynb #6a8d7358
+# %% ../nbs/60_agentic.ipynb #0bf541fa
 ACTIONS = ("look up", "search", "calculate", "answer")
 
 
@@ -312,7 +312,7 @@ def free_shots():
         out += transcript(q.question, trace, box) + f" answer {q.answers[0]}"
     return out
 
-# %% ../nbs/60_agentic.ipynb #ec0b8594
+# %% ../nbs/60_agentic.ipynb #08905fe1
 class LocalWriter:
     "Writes with a `CausalLM`: greedy, one line each, in batches behind the shared shots."
     def __init__(self, lm, *, batch_tokens=4096): self.lm, self.batch_tokens = lm, batch_tokens
@@ -341,7 +341,7 @@ class EndpointWriter:
         unknown = np.full(len(prompts), np.nan)
         return Generations([(r.text or "").strip().split("\n")[0] for r in replies], unknown, unknown, np.full(len(prompts), (time.perf_counter() - start) / max(len(prompts), 1)))
 
-# %% ../nbs/60_agentic.ipynb #1e499369
+# %% ../nbs/60_agentic.ipynb #a17bb01a
 def run_chunk(questions, boxes, writer, policy, *, max_steps, max_seconds):
     "Traces of some questions that go through the steps together, so that the model reads them in batches."
     traces = [Trace(q.key or q.question) for q in questions]
@@ -359,7 +359,7 @@ def run_chunk(questions, boxes, writer, policy, *, max_steps, max_seconds):
     for t in traces: t.stop = t.stop or "steps"
     return traces
 
-# %% ../nbs/60_agentic.ipynb #ea6a2cd8
+# %% ../nbs/60_agentic.ipynb #223bf6f3
 class RunLogError(CompanionError):
     "A log of an agent's run is damaged, or belongs to another run; the message names the file, the line and the remedy."
 
@@ -393,7 +393,7 @@ class RunLog:
             f.flush()
             os.fsync(f.fileno())
 
-# %% ../nbs/60_agentic.ipynb #95651f3c
+# %% ../nbs/60_agentic.ipynb #166c6a9f
 def run_agent(questions, writer, *, toolbox=None, policy=None, max_steps=6, max_seconds=60., chunk=48, k=2, log=None):
     """Run an agent over questions: list of `Trace`, in their order.
 
@@ -420,7 +420,7 @@ def own_passages(question):
     if not question.passages: raise EmptyIndexError(f"The question {question.question[:80]!r} has no passages of its own: pass toolbox=Toolbox(index of a corpus), or leave the question out.")
     return question.passages
 
-# %% ../nbs/60_agentic.ipynb #4e56859c
+# %% ../nbs/60_agentic.ipynb #ad00276e
 @torch.inference_mode()
 def answer_entropy(lm, bank, answers, *, batch_tokens=4096):
     """How sure the model was of the answers it gave: dict of `answer_entropy` (n,) nats, the mean entropy of its next token over the answer's tokens and the one that ends it,
@@ -441,7 +441,7 @@ def answer_entropy(lm, bank, answers, *, batch_tokens=4096):
             out["perplexity"][i] = float(torch.exp(-(chosen + end) / len(log_p)))
     return out
 
-# %% ../nbs/60_agentic.ipynb #de2bb9ab
+# %% ../nbs/60_agentic.ipynb #bd2bb831
 RECORD, PAIR = "agentic", ("direct", "agent")
 
 
@@ -490,6 +490,15 @@ def record_agent(model=SMALL, *, name=RECORD, policy=None, max_new_tokens=12):
     return outcomes
 
 
+def record_pilot(model=SMALL, *, name=f"{RECORD}_pilot"):
+    "Direct answers to `multihop.pilot_questions`, scored by exact match, as the signals <name>; returns a table of relation, n, direct (share right)."
+    lm, questions = model if hasattr(model, "hash") else load_causal_lm(model), pilot_questions()
+    bank = question_bank(questions, name="multi-hop pilot")
+    em, f1 = answer_scores(list(answer_bank(lm, bank, max_new_tokens=12).text), questions)
+    save_signals(name, bank.query_ids, dict(direct=em, direct_f1=f1), dict(made="agentic.record_pilot", model=lm.name, weights_sha256=lm.hash, dtype=str(lm.dtype)))
+    return pd.DataFrame(dict(relation=bank.table.task, direct=em)).groupby("relation").direct.agg(["size", "mean"]).set_axis(["n", "direct"], axis=1)
+
+
 def save_traces(name, query_ids, direct, traces):
     "Write what was said and looked up to data/outcomes/<name>.parquet (zstd, atomic): query_id, direct, answer, stop, steps (JSON)."
     table = pa.table(dict(query_id=list(map(str, query_ids)), direct=direct, answer=[t.answer for t in traces], stop=[t.stop for t in traces],
@@ -508,7 +517,7 @@ def recorded_traces(bank, name=f"{RECORD}_traces"):
     table = table.loc[bank.query_ids].reset_index()
     return table.assign(steps=table.steps.map(json.loads))
 
-# %% ../nbs/60_agentic.ipynb #20dcece8
+# %% ../nbs/60_agentic.ipynb #4805b8b6
 def poisoned(passages, titles, words):
     "The passages, with `words` as a further sentence of each whose title is in `titles`: what somebody could write into a page that an agent reads."
     return tuple(Passage(p.title, (*p.sentences, words)) if p.title in titles else p for p in passages)

@@ -7,12 +7,12 @@ __all__ = ['CONTINENT', 'CAPITAL', 'CURRENCY', 'LANGUAGE', 'PEOPLE', 'PLACES', '
            'HOTPOTQA', 'Country', 'Element', 'plain', 'continent_of', 'countries', 'elements', 'Passage', 'spoken',
            'country_passage', 'element_passage', 'places', 'place_passage', 'fact_corpus', 'Question', 'short_forms',
            'bridge_question', 'population_question', 'element_question', 'sum_question', 'next_question', 'side_of',
-           'bridge_questions', 'comparison_questions', 'multihop_questions', 'solved_questions', 'question_prompt',
-           'question_bank', 'normalise_answer', 'exact_match', 'answer_f1', 'support_scores', 'answer_scores',
-           'QuestionError', 'hotpotqa_question', 'load_hotpotqa', 'hotpotqa_rows', 'fetch_hotpotqa',
+           'bridge_questions', 'comparison_questions', 'multihop_questions', 'pilot_questions', 'solved_questions',
+           'question_prompt', 'question_bank', 'QuestionError', 'normalise_answer', 'exact_match', 'answer_f1',
+           'support_scores', 'answer_scores', 'hotpotqa_question', 'load_hotpotqa', 'hotpotqa_rows', 'fetch_hotpotqa',
            'load_routerxbench_questions']
 
-# %% ../nbs/59_multihop.ipynb #8b4adb0d
+# %% ../nbs/59_multihop.ipynb #03fba895
 import ast
 import datetime
 import json
@@ -20,7 +20,7 @@ import re
 import string
 import unicodedata
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
@@ -30,7 +30,7 @@ import numpy as np
 from .banks import BankError, make_bank
 from .core import CompanionError, hash_fraction, lookup, read_jsonl
 
-# %% ../nbs/59_multihop.ipynb #14e7b060
+# %% ../nbs/59_multihop.ipynb #4f2e734f
 @dataclass(frozen=True)
 class Country:
     "A row of the table of countries; `continent` and `currency` are names, `languages` the official ones (most spoken first), `population` a number of people, `regions` names of first-level regions."
@@ -52,7 +52,7 @@ class Element:
     number: int
     mass: float
 
-# %% ../nbs/59_multihop.ipynb #0391c53b
+# %% ../nbs/59_multihop.ipynb #1bdf4491
 def plain(text):
     "`text` without accents, its spaces single; '' when it is no proper name (a capital letter first, then letters, blanks, points, hyphens, apostrophes; 4 to 30 signs)."
     text = text[0] if isinstance(text, list) else text   # some countries list several capitals
@@ -66,7 +66,7 @@ def continent_of(row):
     if row["region"] != "Americas": return row["region"]
     return "South America" if "South America" in (row["subregion"], row.get("intermediateregion")) else "North America"
 
-# %% ../nbs/59_multihop.ipynb #898e7cf9
+# %% ../nbs/59_multihop.ipynb #ea8e459c
 @lru_cache(maxsize=1)
 def countries():
     """Countries with at least 150,000 people and a plain name (`Country`), sorted by name.
@@ -96,7 +96,7 @@ def elements():
     import periodictable
     return tuple(Element(e.name.capitalize(), e.symbol, e.number, float(e.mass)) for e in periodictable.elements if e.number)
 
-# %% ../nbs/59_multihop.ipynb #6e9f5d59
+# %% ../nbs/59_multihop.ipynb #94779cb3
 @dataclass(frozen=True)
 class Passage:
     "A short text: `title` and `sentences` (tuple of str), as in HotpotQA."
@@ -106,7 +106,7 @@ class Passage:
     @property
     def text(self): return f"{self.title}: {' '.join(s.strip() for s in self.sentences)}"
 
-# %% ../nbs/59_multihop.ipynb #64869558
+# %% ../nbs/59_multihop.ipynb #926f2e35
 CONTINENT, CAPITAL, CURRENCY, LANGUAGE, PEOPLE = range(5)   # numbers of the sentences about a country
 
 
@@ -147,7 +147,7 @@ def fact_corpus():
     "The passages about all countries, places and elements, titles unique: tuple of `Passage`."
     return (*map(country_passage, countries()), *(place_passage(n, c, k) for n, (c, k) in places().items()), *map(element_passage, elements()))
 
-# %% ../nbs/59_multihop.ipynb #bd79ec22
+# %% ../nbs/59_multihop.ipynb #9e639d11
 @dataclass(frozen=True)
 class Question:
     """A question of several hops: accepted `answers` (the first is the gold one), `kind` ("bridge" or "comparison"), `relation` (the task), `supporting` facts
@@ -162,7 +162,7 @@ class Question:
     split: str = "test"
     key: str = ""
 
-# %% ../nbs/59_multihop.ipynb #5c691caf
+# %% ../nbs/59_multihop.ipynb #7613be01
 def short_forms(name):
     "A currency's accepted names: the full one and its last word ('Swedish Krona', 'Krona')."
     return tuple(dict.fromkeys((name, name.split()[-1])))
@@ -196,7 +196,7 @@ def sum_question(a, b):
 def next_question(a, b):
     return Question(f"Which chemical element comes right after {a.name} in the periodic table?", (b.name,), "bridge", "next element", ((a.name, 1), (b.name, 1)), a.name)
 
-# %% ../nbs/59_multihop.ipynb #84b7ab08
+# %% ../nbs/59_multihop.ipynb #2eb040f6
 SIDES = (("pilot", .15), ("train", .55), ("test", 1.))   # cumulated shares of the entities
 SKIPPED = {"region capital", "region currency", "next element", "sum"}   # relations that the small model knows in fewer than 15% on the pilot side
 
@@ -209,13 +209,13 @@ def side_of(entity):
     return "pilot" if entity in SHOWN else next(name for name, share in SIDES if hash_fraction("multi-hop", entity) < share)
 
 
-def bridge_questions(regions=2):
-    "Every bridge question of the relations that are kept, at most `regions` regions a country (those of smallest hash)."
+def bridge_questions(regions=2, skipped=SKIPPED):
+    "Every bridge question of the relations that are not `skipped`, at most `regions` regions a country (those of smallest hash)."
     by_country, out = defaultdict(list), []
     for name, (country, kind) in places().items(): by_country[country.name, kind].append(name)
     for (_, kind), names in sorted(by_country.items()):
         for name in sorted(names, key=lambda n: hash_fraction("region", n))[:regions]:
-            if name not in {"Bayern", "Nairobi", "Thai Baht", "Tokyo"}: out += [bridge_question(name, r) for r in RELATIONS if r != kind and f"{kind} {r}" not in SKIPPED]
+            if name not in {"Bayern", "Nairobi", "Thai Baht", "Tokyo"}: out += [bridge_question(name, r) for r in RELATIONS if r != kind and f"{kind} {r}" not in skipped]
     return out
 
 
@@ -228,12 +228,19 @@ def comparison_questions(rows, make, share):
         out += [make(*(p if hash_fraction("order", p[0].name, p[1].name) < .5 else p[::-1])) for p in chosen]
     return out
 
-# %% ../nbs/59_multihop.ipynb #e46aa826
+# %% ../nbs/59_multihop.ipynb #cb7527b9
 def multihop_questions(regions=2):
     "The embedded set: tuple of `Question`, splits pilot, train and test by the entity, so that no country or element of a test question occurs in training."
-    from dataclasses import replace
     found = [*bridge_questions(regions), *comparison_questions(countries(), population_question, 2), *comparison_questions(elements(), element_question, 3)]
     return tuple(replace(q, split=side_of(q.entity)) for q in found)
+
+
+def pilot_questions():
+    "The pilot side with all relations, the skipped ones too, by which the relations were chosen: tuple of `Question`."
+    rows = [e for e in elements() if side_of(e.name) == "pilot" and e.number < 118]
+    found = [*bridge_questions(skipped=()), *comparison_questions(countries(), population_question, 2), *comparison_questions(elements(), element_question, 3),
+             *(next_question(e, elements()[e.number]) for e in rows), *(sum_question(a, b) for a, b in zip(rows, rows[1:]))]
+    return tuple(replace(q, split="pilot") for q in found if side_of(q.entity) == "pilot")
 
 
 def solved_questions():
@@ -252,7 +259,11 @@ def question_bank(questions, shots=None, name="multi-hop"):
     rows = [dict(prompt=question_prompt(q.question), references=list(q.answers), task=q.relation, domain=q.kind, source=q.key or "routercompanion.multihop", split=q.split) for q in questions]
     return make_bank(rows, {q.relation: shots for q in questions}, name)
 
-# %% ../nbs/59_multihop.ipynb #9a219087
+# %% ../nbs/59_multihop.ipynb #25520771
+class QuestionError(BankError):
+    "A question, or a row of a HotpotQA file, is not what its format promises; the message names the file, the row and the remedy."
+
+# %% ../nbs/59_multihop.ipynb #31514178
 def normalise_answer(text):
     "HotpotQA's form of an answer: lower case, without punctuation, without the words a, an, the, spaces single."
     text = "".join(c for c in text.lower() if c not in string.punctuation)
@@ -294,11 +305,7 @@ def answer_scores(answers, questions):
     if len(answers) != len(questions): raise QuestionError(f"{len(answers)} answers for {len(questions)} questions; give one for each ('' for none).")
     return tuple(np.array([f(a, q.answers) for a, q in zip(answers, questions)], np.float32) for f in (exact_match, answer_f1))
 
-# %% ../nbs/59_multihop.ipynb #6917f8d8
-class QuestionError(BankError):
-    "A question, or a row of a HotpotQA file, is not what its format promises; the message names the file, the row and the remedy."
-
-
+# %% ../nbs/59_multihop.ipynb #cb92da9c
 def hotpotqa_question(row, place, split="test"):
     "The `Question` of one row in HotpotQA's own form (lists of pairs) or the hub's (dict of lists); `place` (file and row) begins every message."
     bad = lambda what: QuestionError(f"{place}: {what}. This is not HotpotQA's layout: download the file again, or repair this row.")
@@ -316,7 +323,7 @@ def hotpotqa_question(row, place, split="test"):
     return Question(row["question"].strip(), (row["answer"].strip(),), row.get("type", "bridge"), f"hotpotqa {row.get('type', 'bridge')}", tuple((t, int(n)) for t, n in facts),
                     passages=tuple(Passage(t, tuple(s)) for t, s in context), split=split, key=str(row.get("id", row.get("_id", ""))))
 
-# %% ../nbs/59_multihop.ipynb #3da24653
+# %% ../nbs/59_multihop.ipynb #12cd30a5
 HOTPOTQA = ("distractor", "fullwiki")
 
 
