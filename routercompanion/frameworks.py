@@ -6,7 +6,7 @@
 __all__ = ['AGENTS', 'TASK', 'SearchTool', 'LookUpTool', 'CalculatorTool', 'as_tools', 'LocalAgentModel', 'EndpointAgentModel',
            'framework_agent', 'framework_trace', 'note_step', 'run_framework', 'record_policies']
 
-# %% ../nbs/61_frameworks.ipynb #a03ed81d
+# %% ../nbs/61_frameworks.ipynb #a49ecde4
 import os
 import time
 
@@ -26,7 +26,7 @@ from .judges import EndpointError
 from .models import load_causal_lm
 from .recording import SMALL, save_signals
 
-# %% ../nbs/61_frameworks.ipynb #5cb4a682
+# %% ../nbs/61_frameworks.ipynb #88f498cb
 class SearchTool(Tool):
     "The index of a `Toolbox` as a smolagents tool; `found` collects the titles."
     name, output_type = "search", "string"
@@ -76,7 +76,7 @@ class CalculatorTool(Tool):
 
 def as_tools(box): return [SearchTool(box), LookUpTool(box), CalculatorTool(box)]
 
-# %% ../nbs/61_frameworks.ipynb #5bc14a10
+# %% ../nbs/61_frameworks.ipynb #eca3bdbf
 class LocalAgentModel(Model):
     """A `CausalLM` with a chat template as a smolagents model: greedy, at most `max_new_tokens` a message; tokens are counted.
 
@@ -107,7 +107,7 @@ class LocalAgentModel(Model):
         if stop_sequences: text = remove_content_after_stop_sequences(text, stop_sequences)
         return ChatMessage(MessageRole.ASSISTANT, text, token_usage=TokenUsage(read, len(out)))
 
-# %% ../nbs/61_frameworks.ipynb #9c924ab6
+# %% ../nbs/61_frameworks.ipynb #f73069c0
 class EndpointAgentModel(Model):
     """Any model behind an OpenAI-compatible server as a smolagents model. `url` ends before /chat/completions; the key is read from the environment variable
     `api_key_env` at the moment of the request. options: sent along (default temperature 0, 512 tokens). A refusal raises `EndpointError` with the status, never the key."""
@@ -130,7 +130,7 @@ class EndpointAgentModel(Model):
             return ChatMessage.from_dict({"role": "assistant", **message}, raw=data, token_usage=TokenUsage(usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)))
         except (ValueError, LookupError, TypeError) as e: raise EndpointError(f"{self.url}: the reply is no chat completion ({type(e).__name__}).") from None
 
-# %% ../nbs/61_frameworks.ipynb #54173d29
+# %% ../nbs/61_frameworks.ipynb #a8ea37ef
 AGENTS = {"tool": smolagents.ToolCallingAgent, "code": smolagents.CodeAgent}
 TASK = "Answer the question in at most five words. Use the tools to find the facts; then give the final answer.\n\nQuestion: {}"
 
@@ -188,7 +188,7 @@ def run_framework(questions, model, *, toolbox=None, kind="tool", max_steps=6, m
         if kept: kept.add([trace])
     return [done[q.key or q.question] for q in questions]
 
-# %% ../nbs/61_frameworks.ipynb #bebf5f27
+# %% ../nbs/61_frameworks.ipynb #8ab9ad8c
 def record_policies(model=SMALL, *, n=96, n_tool=24, n_code=12, max_steps=3, name="agentic_policies"):
     """Measure on test questions of the embedded set what else an agent of this model could be: the free policy (`n` questions), smolagents with tool calls (`n_tool`) and with
     code (`n_code`), and a planted sentence in the first or the second supporting passage (`n` bridge questions). Saves signals (NaN: not asked) and traces; returns the signals' path."""

@@ -12,7 +12,7 @@ __all__ = ['CONTINENT', 'CAPITAL', 'CURRENCY', 'LANGUAGE', 'PEOPLE', 'PLACES', '
            'support_scores', 'answer_scores', 'hotpotqa_question', 'load_hotpotqa', 'hotpotqa_rows', 'fetch_hotpotqa',
            'load_routerxbench_questions']
 
-# %% ../nbs/59_multihop.ipynb #03fba895
+# %% ../nbs/59_multihop.ipynb #c87fc63f
 import ast
 import datetime
 import json
@@ -30,7 +30,7 @@ import numpy as np
 from .banks import BankError, make_bank
 from .core import CompanionError, hash_fraction, lookup, read_jsonl
 
-# %% ../nbs/59_multihop.ipynb #4f2e734f
+# %% ../nbs/59_multihop.ipynb #a4312fff
 @dataclass(frozen=True)
 class Country:
     "A row of the table of countries; `continent` and `currency` are names, `languages` the official ones (most spoken first), `population` a number of people, `regions` names of first-level regions."
@@ -52,7 +52,7 @@ class Element:
     number: int
     mass: float
 
-# %% ../nbs/59_multihop.ipynb #1bdf4491
+# %% ../nbs/59_multihop.ipynb #1987b0d5
 def plain(text):
     "`text` without accents, its spaces single; '' when it is no proper name (a capital letter first, then letters, blanks, points, hyphens, apostrophes; 4 to 30 signs)."
     text = text[0] if isinstance(text, list) else text   # some countries list several capitals
@@ -66,7 +66,7 @@ def continent_of(row):
     if row["region"] != "Americas": return row["region"]
     return "South America" if "South America" in (row["subregion"], row.get("intermediateregion")) else "North America"
 
-# %% ../nbs/59_multihop.ipynb #ea8e459c
+# %% ../nbs/59_multihop.ipynb #06afe7ba
 @lru_cache(maxsize=1)
 def countries():
     """Countries with at least 150,000 people and a plain name (`Country`), sorted by name.
@@ -96,7 +96,7 @@ def elements():
     import periodictable
     return tuple(Element(e.name.capitalize(), e.symbol, e.number, float(e.mass)) for e in periodictable.elements if e.number)
 
-# %% ../nbs/59_multihop.ipynb #94779cb3
+# %% ../nbs/59_multihop.ipynb #2577f744
 @dataclass(frozen=True)
 class Passage:
     "A short text: `title` and `sentences` (tuple of str), as in HotpotQA."
@@ -106,7 +106,7 @@ class Passage:
     @property
     def text(self): return f"{self.title}: {' '.join(s.strip() for s in self.sentences)}"
 
-# %% ../nbs/59_multihop.ipynb #926f2e35
+# %% ../nbs/59_multihop.ipynb #0976a95f
 CONTINENT, CAPITAL, CURRENCY, LANGUAGE, PEOPLE = range(5)   # numbers of the sentences about a country
 
 
@@ -147,7 +147,7 @@ def fact_corpus():
     "The passages about all countries, places and elements, titles unique: tuple of `Passage`."
     return (*map(country_passage, countries()), *(place_passage(n, c, k) for n, (c, k) in places().items()), *map(element_passage, elements()))
 
-# %% ../nbs/59_multihop.ipynb #9e639d11
+# %% ../nbs/59_multihop.ipynb #d87eddc1
 @dataclass(frozen=True)
 class Question:
     """A question of several hops: accepted `answers` (the first is the gold one), `kind` ("bridge" or "comparison"), `relation` (the task), `supporting` facts
@@ -162,7 +162,7 @@ class Question:
     split: str = "test"
     key: str = ""
 
-# %% ../nbs/59_multihop.ipynb #7613be01
+# %% ../nbs/59_multihop.ipynb #1c328daa
 def short_forms(name):
     "A currency's accepted names: the full one and its last word ('Swedish Krona', 'Krona')."
     return tuple(dict.fromkeys((name, name.split()[-1])))
@@ -196,7 +196,7 @@ def sum_question(a, b):
 def next_question(a, b):
     return Question(f"Which chemical element comes right after {a.name} in the periodic table?", (b.name,), "bridge", "next element", ((a.name, 1), (b.name, 1)), a.name)
 
-# %% ../nbs/59_multihop.ipynb #2eb040f6
+# %% ../nbs/59_multihop.ipynb #67b0d672
 SIDES = (("pilot", .15), ("train", .55), ("test", 1.))   # cumulated shares of the entities
 SKIPPED = {"region capital", "region currency", "next element", "sum"}   # relations that the small model knows in fewer than 15% on the pilot side
 
@@ -228,7 +228,7 @@ def comparison_questions(rows, make, share):
         out += [make(*(p if hash_fraction("order", p[0].name, p[1].name) < .5 else p[::-1])) for p in chosen]
     return out
 
-# %% ../nbs/59_multihop.ipynb #cb7527b9
+# %% ../nbs/59_multihop.ipynb #94f24bac
 def multihop_questions(regions=2):
     "The embedded set: tuple of `Question`, splits pilot, train and test by the entity, so that no country or element of a test question occurs in training."
     found = [*bridge_questions(regions), *comparison_questions(countries(), population_question, 2), *comparison_questions(elements(), element_question, 3)]
@@ -259,11 +259,11 @@ def question_bank(questions, shots=None, name="multi-hop"):
     rows = [dict(prompt=question_prompt(q.question), references=list(q.answers), task=q.relation, domain=q.kind, source=q.key or "routercompanion.multihop", split=q.split) for q in questions]
     return make_bank(rows, {q.relation: shots for q in questions}, name)
 
-# %% ../nbs/59_multihop.ipynb #25520771
+# %% ../nbs/59_multihop.ipynb #a336bb27
 class QuestionError(BankError):
     "A question, or a row of a HotpotQA file, is not what its format promises; the message names the file, the row and the remedy."
 
-# %% ../nbs/59_multihop.ipynb #31514178
+# %% ../nbs/59_multihop.ipynb #30337f55
 def normalise_answer(text):
     "HotpotQA's form of an answer: lower case, without punctuation, without the words a, an, the, spaces single."
     text = "".join(c for c in text.lower() if c not in string.punctuation)
@@ -305,7 +305,7 @@ def answer_scores(answers, questions):
     if len(answers) != len(questions): raise QuestionError(f"{len(answers)} answers for {len(questions)} questions; give one for each ('' for none).")
     return tuple(np.array([f(a, q.answers) for a, q in zip(answers, questions)], np.float32) for f in (exact_match, answer_f1))
 
-# %% ../nbs/59_multihop.ipynb #cb92da9c
+# %% ../nbs/59_multihop.ipynb #5d7012c9
 def hotpotqa_question(row, place, split="test"):
     "The `Question` of one row in HotpotQA's own form (lists of pairs) or the hub's (dict of lists); `place` (file and row) begins every message."
     bad = lambda what: QuestionError(f"{place}: {what}. This is not HotpotQA's layout: download the file again, or repair this row.")
@@ -323,7 +323,7 @@ def hotpotqa_question(row, place, split="test"):
     return Question(row["question"].strip(), (row["answer"].strip(),), row.get("type", "bridge"), f"hotpotqa {row.get('type', 'bridge')}", tuple((t, int(n)) for t, n in facts),
                     passages=tuple(Passage(t, tuple(s)) for t, s in context), split=split, key=str(row.get("id", row.get("_id", ""))))
 
-# %% ../nbs/59_multihop.ipynb #12cd30a5
+# %% ../nbs/59_multihop.ipynb #9a1844c0
 HOTPOTQA = ("distractor", "fullwiki")
 
 
