@@ -114,6 +114,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'routercompanion/agentic.py'),
                                          'routercompanion.agentic.answer_entropy': ( 'agentic.html#answer_entropy',
                                                                                      'routercompanion/agentic.py'),
+                                         'routercompanion.agentic.best_of_row': ('agentic.html#best_of_row', 'routercompanion/agentic.py'),
                                          'routercompanion.agentic.calculate': ('agentic.html#calculate', 'routercompanion/agentic.py'),
                                          'routercompanion.agentic.call_tools': ('agentic.html#call_tools', 'routercompanion/agentic.py'),
                                          'routercompanion.agentic.first_search': ( 'agentic.html#first_search',

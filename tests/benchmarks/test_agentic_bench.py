@@ -24,11 +24,11 @@ from routercompanion.multihop import Passage
 import time
 rng = np.random.default_rng(0)
 words = np.array([f"w{{i}}" for i in range(50_000)])
-drawn = np.minimum(rng.zipf(1.3, ({PASSAGES}, 40)), 50_000) - 1
+drawn = np.exp(rng.random(({PASSAGES}, 40)) * np.log(50_000)).astype(int)                  # ranks by Zipf's law
 passages = [Passage(f"title {{i}}", (" ".join(words[row]),)) for i, row in enumerate(drawn)]
 vectors = rng.standard_normal(({PASSAGES}, {WIDTH}), dtype=np.float32)
 vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-queries = [" ".join(words[row[:12]]) for row in drawn[:{QUESTIONS}]]
+queries = [" ".join(words[row[:8]]) for row in drawn[:{QUESTIONS}]]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 clock = lambda: np.array([time.process_time(), time.perf_counter()])
 start = clock(); sparse = BM25Index(passages); bm25 = clock() - start
