@@ -8,9 +8,10 @@ __all__ = ['STOPS', 'ACTIONS', 'RECORD', 'PAIR', 'EmptyIndexError', 'PassageInde
            'trim', 'names_in', 'GuidedPolicy', 'in_view', 'call_tools', 'guided_shots', 'first_search', 'parse_action',
            'FreePolicy', 'transcript', 'free_shots', 'LocalWriter', 'EndpointWriter', 'run_chunk', 'RunLogError',
            'RunLog', 'run_agent', 'own_passages', 'answer_entropy', 'agent_columns', 'agent_outcomes', 'multihop_bank',
-           'record_agent', 'record_pilot', 'save_traces', 'recorded_traces', 'poisoned', 'injection_effect']
+           'record_agent', 'record_pilot', 'save_traces', 'recorded_traces', 'trace_text', 'poisoned',
+           'injection_effect']
 
-# %% ../nbs/60_agentic.ipynb #48073df6
+# %% ../nbs/60_agentic.ipynb #f2fb8154
 import ast
 import json
 import operator
@@ -37,7 +38,7 @@ from .multihop import Passage, answer_scores, fact_corpus, multihop_questions, n
 from .outcomes import OutcomeTable
 from .recording import MODELS, SMALL, answer_bank, outcomes_path, save_signals
 
-# %% ../nbs/60_agentic.ipynb #19aa766b
+# %% ../nbs/60_agentic.ipynb #e1581b50
 class EmptyIndexError(CompanionError):
     "An index without passages, or a question without passages, cannot be searched; the message says which and the remedy."
 
@@ -82,7 +83,7 @@ def best_of_row(positions, values, k, n):
     best = positions[np.lexsort((positions, -values))[:k]]
     return best if len(best) == k else np.r_[best, np.setdiff1d(np.arange(min(n, 2 * k)), best)[:k - len(best)]]
 
-# %% ../nbs/60_agentic.ipynb #d58985e3
+# %% ../nbs/60_agentic.ipynb #653e32e0
 class DenseIndex(PassageIndex):
     """Exact search by inner product (FAISS, flat) over unit vectors of the passages' texts, from `encode(texts) -> (n, D)`, e.g. `load_encoder("minilm-l6-v2").encode`.
 
@@ -108,7 +109,7 @@ def retrieval_recall(index, questions, k=2):
     found = index.search([q.question for q in questions], k)
     return np.array([len(g & {p.title for p in f}) / len(g) if g else np.nan for g, f in zip(gold, found)], np.float32)
 
-# %% ../nbs/60_agentic.ipynb #d671996e
+# %% ../nbs/60_agentic.ipynb #048302fc
 _OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod,
               ast.USub: operator.neg, ast.UAdd: operator.pos}
 
@@ -130,7 +131,7 @@ def calculate(expression):
     except (ValueError, SyntaxError, ZeroDivisionError, OverflowError, RecursionError, MemoryError) as e:
         raise CalculatorError(f"Cannot calculate {expression[:60]!r}: {e}. Give plain arithmetic, such as (26 + 8) / 2.") from e
 
-# %% ../nbs/60_agentic.ipynb #a192425f
+# %% ../nbs/60_agentic.ipynb #a4ade268
 @dataclass
 class Toolbox:
     "What an agent may call: `search` (the index; `k` passages), `look_up` (a title) and `calculate`. None of them reaches a network or runs code."
@@ -148,7 +149,7 @@ class Toolbox:
 
     def calculate(self, expression): return f"{calculate(expression):.10g}"
 
-# %% ../nbs/60_agentic.ipynb #5560a223
+# %% ../nbs/60_agentic.ipynb #d7b88d39
 STOPS = {"answer": "it answered", "steps": "the step limit was reached", "time": "the time limit was reached",
          "error": "the model could not be reached, or gave nothing that can be read"}
 
@@ -180,7 +181,7 @@ class Trace:
         self.add("answer", answer, wrote)
         self.answer, self.stop = answer, "answer"
 
-# %% ../nbs/60_agentic.ipynb #fd836019
+# %% ../nbs/60_agentic.ipynb #f44ad9b9
 def sentences_of(passage): return " ".join(s.strip() for s in passage.sentences)
 
 
@@ -196,7 +197,7 @@ def names_in(text):
     "The names (at most two) that a reply to 'Look up:' gives, separated by commas; none if it has no letter or figure."
     return list(dict.fromkeys(filter(None, map(trim, text.strip().split("\n")[0].split(",")))))[:2]
 
-# %% ../nbs/60_agentic.ipynb #2b7efe1b
+# %% ../nbs/60_agentic.ipynb #a9f5ecb0
 class GuidedPolicy:
     """Retrieve, read, answer: an agent that a very small model can follow. It searches for the question; the model names what to look up (one or two titles, or the word
     calculate and an expression); while a name is no title, it is asked again, from what a search for that name found; then it answers from what was looked up.
@@ -247,7 +248,7 @@ def call_tools(trace, wrote, box):
     trace.tool_calls, trace.missed = trace.tool_calls + len(names), trace.missed + sum(not exact for _, exact in looked)
     trace.add("look up", ", ".join(names), wrote, found, sure=sure)
 
-# %% ../nbs/60_agentic.ipynb #acd9c8c2
+# %% ../nbs/60_agentic.ipynb #ccc922c6
 @lru_cache(maxsize=1)
 def guided_shots():
     "Solved examples of both kinds, from `solved_questions` and the passages that BM25 finds for them: {'Look up': text, 'Answer': text}."
@@ -273,7 +274,7 @@ def first_search(traces, questions, boxes):
             traces[i].tool_calls += 1
             traces[i].seconds += (time.perf_counter() - start) / len(rows)
 
-# %% ../nbs/60_agentic.ipynb #9dc05281
+# %% ../nbs/60_agentic.ipynb #cfde3a7a
 ACTIONS = ("look up", "search", "calculate", "answer")
 
 
@@ -335,7 +336,7 @@ def free_shots():
         out += transcript(q.question, trace, box) + f" answer {q.answers[0]}"
     return out
 
-# %% ../nbs/60_agentic.ipynb #0f66450d
+# %% ../nbs/60_agentic.ipynb #fceae4b5
 class LocalWriter:
     "Writes with a `CausalLM`: greedy, one line each, in batches behind the shared shots."
     def __init__(self, lm, *, batch_tokens=4096): self.lm, self.batch_tokens = lm, batch_tokens
@@ -364,7 +365,7 @@ class EndpointWriter:
         unknown = np.full(len(prompts), np.nan)
         return Generations([(r.text or "").strip().split("\n")[0] for r in replies], unknown, unknown, np.full(len(prompts), (time.perf_counter() - start) / max(len(prompts), 1)))
 
-# %% ../nbs/60_agentic.ipynb #779dba13
+# %% ../nbs/60_agentic.ipynb #b7f65799
 def run_chunk(questions, boxes, writer, policy, *, max_steps, max_seconds):
     "Traces of some questions that go through the steps together, so that the model reads them in batches."
     traces = [Trace(q.key or q.question) for q in questions]
@@ -382,7 +383,7 @@ def run_chunk(questions, boxes, writer, policy, *, max_steps, max_seconds):
     for t in traces: t.stop = t.stop or "steps"
     return traces
 
-# %% ../nbs/60_agentic.ipynb #6c98bd53
+# %% ../nbs/60_agentic.ipynb #4a680b63
 class RunLogError(CompanionError):
     "A log of an agent's run is damaged, or belongs to another run; the message names the file, the line and the remedy."
 
@@ -416,7 +417,7 @@ class RunLog:
             f.flush()
             os.fsync(f.fileno())
 
-# %% ../nbs/60_agentic.ipynb #5a1ea704
+# %% ../nbs/60_agentic.ipynb #b93296fb
 def run_agent(questions, writer, *, toolbox=None, policy=None, max_steps=6, max_seconds=60., chunk=48, k=2, log=None):
     """Run an agent over questions: list of `Trace`, in their order.
 
@@ -443,7 +444,7 @@ def own_passages(question):
     if not question.passages: raise EmptyIndexError(f"The question {question.question[:80]!r} has no passages of its own: pass toolbox=Toolbox(index of a corpus), or leave the question out.")
     return question.passages
 
-# %% ../nbs/60_agentic.ipynb #a7bc66df
+# %% ../nbs/60_agentic.ipynb #2b20432b
 @torch.inference_mode()
 def answer_entropy(lm, bank, answers, *, batch_tokens=4096):
     """How sure the model was of the answers it gave: dict of `answer_entropy` (n,) nats, the mean entropy of its next token over the answer's tokens and the one that ends it,
@@ -464,7 +465,7 @@ def answer_entropy(lm, bank, answers, *, batch_tokens=4096):
             out["perplexity"][i] = float(torch.exp(-(chosen + end) / len(log_p)))
     return out
 
-# %% ../nbs/60_agentic.ipynb #06c6d9c2
+# %% ../nbs/60_agentic.ipynb #8c83d321
 RECORD, PAIR = "agentic", ("direct", "agent")
 
 
@@ -540,7 +541,16 @@ def recorded_traces(bank, name=f"{RECORD}_traces"):
     table = table.loc[bank.query_ids].reset_index()
     return table.assign(steps=table.steps.map(json.loads))
 
-# %% ../nbs/60_agentic.ipynb #ffe67203
+# %% ../nbs/60_agentic.ipynb #5b92ec38
+def trace_text(question, direct, steps, entropy=None):
+    "A trace as lines for readers: the question, what was said from memory, each hop with what it found, and the agent's answer. steps: those of a `Trace`."
+    lines = [f"Q: {question.question}   (right: {question.answers[0]})", f"   from memory: {trim(direct) or '-'}" + ("" if entropy is None else f"   (entropy {entropy:.2f} nats)")]
+    for hop, s in enumerate(steps, 1):
+        what = "the agent answers" if s["action"] == "answer" else f"hop {hop}, {s['action']}" + ("" if s["action"] == "search" else f" {s['argument'] or '(nothing readable)'}")
+        lines.append(f"   {what}: {s['argument'] or '-' if s['action'] == 'answer' else ', '.join(s['found']) or s.get('result') or '-'}")
+    return "\n".join(lines)
+
+# %% ../nbs/60_agentic.ipynb #016a8df2
 def poisoned(passages, titles, words):
     "The passages, with `words` as a further sentence of each whose title is in `titles`: what somebody could write into a page that an agent reads."
     return tuple(Passage(p.title, (*p.sentences, words)) if p.title in titles else p for p in passages)
