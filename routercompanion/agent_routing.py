@@ -7,7 +7,7 @@ __all__ = ['AFTER', 'AXES', 'ACCEPT', 'ESCALATE', 'AT_ONCE', 'STAGES', 'CASES', 
            'agent_curve', 'budget_range', 'mean_quality', 'agent_draws', 'draws_table', 'draws_difference',
            'two_stage_route', 'route_result', 'choose_thresholds', 'stage_table', 'routing_cases']
 
-# %% ../nbs/62_agent_routing.ipynb #ea2600ee
+# %% ../nbs/62_agent_routing.ipynb #af3e141b
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from .routing import register_router
 from .significance import resample_counts
 from .uncertainty import AnswerRouter
 
-# %% ../nbs/62_agent_routing.ipynb #144d61ff
+# %% ../nbs/62_agent_routing.ipynb #59231ff7
 @register_router
 class AnswerEntropy(AnswerRouter):
     "Mean entropy (nats) of the next token over the direct answer and its end: high = unsure = call the agent. Known only after the direct attempt."
@@ -36,10 +36,12 @@ def agent_signals(bank, store, embeddings, outcomes, answers):
     (answer_entropy, perplexity), one per query of the bank, e.g. from `recording.recorded_signals`. Other arguments as in `evaluation.bank_signals`."""
     return bank_signals(bank, store, embeddings, outcomes, PAIR, extra={"answers": {k: answers[k] for k in ("answer_entropy", "perplexity")}})
 
-# %% ../nbs/62_agent_routing.ipynb #600c720e
+# %% ../nbs/62_agent_routing.ipynb #276e9efe
 @dataclass(frozen=True, eq=False)
 class CostCurve:
-    "Mean `cost` and `quality` of a router at the breakpoints `call_rate` (all (k,), or (B, k) for a batch of resamples); cost in its own unit, quality in [0, 1]."
+    """Mean `cost` and `quality` of a router at the breakpoints `call_rate` (all (k,), or (B, k) for a batch of resamples); cost in its own unit, quality in
+    [0, 1].
+    """
     cost: np.ndarray
     quality: np.ndarray
     call_rate: np.ndarray
@@ -53,7 +55,8 @@ class CostCurve:
 def agent_curve(score, outcomes, cost=None, *, after=False, weights=None):
     """The `CostCurve` of a router over questions: `score` (n,) high = call the agent; `outcomes` (n, 2) direct and agent, in [0, 1].
 
-    cost (n, 2): what each way costs on each question, >= 0 (None: 0 and 1, so that the cost is the call rate). after: the router decides after the direct attempt,
+    cost (n, 2): what each way costs on each question, >= 0 (None: 0 and 1, so that the cost is the call rate). after: the router decides after the direct
+    attempt,
     which is then paid for every question. weights (n,) or (B, n): how often each question counts.
     """
     outcomes = np.asarray(outcomes, dtype=np.float64)
@@ -65,7 +68,7 @@ def agent_curve(score, outcomes, cost=None, *, after=False, weights=None):
     quality, spent = (cost_performance_curve(score, *x.T, weights=weights) for x in (outcomes, paid / top))
     return CostCurve(spent.performance * top, quality.performance, quality.call_rate)
 
-# %% ../nbs/62_agent_routing.ipynb #46c213fd
+# %% ../nbs/62_agent_routing.ipynb #7b0d9f5e
 def budget_range(cost, weights=None):
     "(mean cost of all direct, mean cost of all agent): the budgets over which routers are compared; (2,) or (2, B)."
     cost = np.asarray(cost, dtype=np.float64)
@@ -73,20 +76,23 @@ def budget_range(cost, weights=None):
 
 
 def mean_quality(curve, low, high, points=101):
-    "Mean quality of a `CostCurve` over budgets from `low` to `high` (trapezoids on a grid of `points`); a float, or (B,) for a batch, where low and high may be (B,)."
+    """Mean quality of a `CostCurve` over budgets from `low` to `high` (trapezoids on a grid of `points`); a float, or (B,) for a batch, where low and high
+    may be (B,).
+    """
     rows = zip(np.atleast_2d(curve.cost), np.atleast_2d(curve.quality), *np.broadcast_arrays(low, high, np.empty(len(np.atleast_2d(curve.cost))))[:2])
     means = [np.interp(np.linspace(l, h, points), np.maximum.accumulate(c), q) for c, q, l, h in rows]
     means = np.array([(m.sum() - (m[0] + m[-1]) / 2) / (points - 1) for m in means])
     return float(means[0]) if curve.cost.ndim == 1 else means
 
-# %% ../nbs/62_agent_routing.ipynb #2cf6ac9c
+# %% ../nbs/62_agent_routing.ipynb #a20e727a
 AXES = ("call rate", "tokens", "steps", "seconds")
 
 
 def agent_draws(scores, outcomes, task, costs, *, after=(), metrics=("within-task AUROC", "pooled AUROC", "LPM", "HCR"), clusters=None, n_resamples=2_000, rng=42):
     """Estimates and paired resamples of all routers: dict (row, metric) -> (value, draws (B,)).
 
-    scores: dict row -> (n,); outcomes (n, 2); task (n,); costs: dict axis -> (n, 2) (the axis "call rate" is added); after: rows that decide after the direct attempt.
+    scores: dict row -> (n,); outcomes (n, 2); task (n,); costs: dict axis -> (n, 2) (the axis "call rate" is added); after: rows that decide after the direct
+    attempt.
     metrics: of `evaluation.METRICS`, to which "mean accuracy over <axis>" is added for each axis. clusters (n,): resample these instead of questions.
     """
     for m in metrics: lookup(dict.fromkeys(METRICS), m, "metric")
@@ -105,7 +111,7 @@ def agent_draws(scores, outcomes, task, costs, *, after=(), metrics=("within-tas
         for m, column in zip([*metrics, *(f"mean accuracy over {a}" for a in axes)], values.T): out[name, m] = (float(column[0]), column[1:])
     return out
 
-
+# %% ../nbs/62_agent_routing.ipynb #778b37ce
 def draws_table(draws, cluster_draws=None):
     "Long table of `agent_draws`: row, metric, value, low, high (95%, questions resampled) and, with a second set of draws, cluster_low, cluster_high."
     rows = [(name, m, value, *limits(d), *(limits(cluster_draws[name, m][1]) if cluster_draws else ())) for (name, m), (value, d) in draws.items()]
@@ -115,15 +121,17 @@ def draws_table(draws, cluster_draws=None):
 def draws_difference(draws, first, second, metric, cluster_draws=None):
     "Paired difference first - second of a metric with its 95% limits, as a dict (with `cluster_draws` also cluster_low, cluster_high)."
     minus = lambda d: limits(d[first, metric][1] - d[second, metric][1])
-    more = dict(zip(("cluster_low", "cluster_high"), minus(cluster_draws))) if cluster_draws else {}
-    return dict(first=first, second=second, metric=metric, difference=draws[first, metric][0] - draws[second, metric][0], **dict(zip(("low", "high"), minus(draws))), **more)
+    both = dict(zip(("low", "high"), minus(draws))) | (dict(zip(("cluster_low", "cluster_high"), minus(cluster_draws))) if cluster_draws else {})
+    return dict(first=first, second=second, metric=metric, difference=draws[first, metric][0] - draws[second, metric][0], **both)
 
-# %% ../nbs/62_agent_routing.ipynb #a5c513af
+# %% ../nbs/62_agent_routing.ipynb #99897077
 ACCEPT, ESCALATE, AT_ONCE = range(3)
 
 
 def two_stage_route(first, second, thresholds):
-    "Routes (n,) of the policy of two stages: AT_ONCE where first > t1, else ESCALATE where second > t2, else ACCEPT. thresholds = (t1, t2), infinity to leave a stage out."
+    """Routes (n,) of the policy of two stages: AT_ONCE where first > t1, else ESCALATE where second > t2, else ACCEPT. thresholds = (t1, t2), infinity to
+    leave a stage out.
+    """
     t1, t2 = thresholds
     return np.where(np.asarray(first) > t1, AT_ONCE, np.where(np.asarray(second) > t2, ESCALATE, ACCEPT))
 
@@ -134,16 +142,19 @@ def route_result(route, outcomes, cost):
     quality = np.where(route == ACCEPT, outcomes[:, 0], outcomes[:, 1])
     return quality, np.where(route == AT_ONCE, 0, cost[:, 0]) + np.where(route == ACCEPT, 0, cost[:, 1])
 
-# %% ../nbs/62_agent_routing.ipynb #a5e01430
+# %% ../nbs/62_agent_routing.ipynb #b3821a47
 STAGES = ("before", "after", "both")
 
 
 def choose_thresholds(first, second, outcomes, cost, budget, *, stages="both", grid=25):
-    """(t1, t2) with the highest mean quality on these (validation) questions among those of mean cost <= `budget`; ties: the cheaper. stages: "before" (t2 infinite),
-    "after" (t1 infinite) or "both"; the grid: `grid` quantiles of each score, and infinity. A budget below the cost of all direct answers raises `CompanionError`."""
+    """(t1, t2) with the highest mean quality on these (validation) questions among those of mean cost <= `budget`; ties: the cheaper. stages: "before" (t2
+    infinite),
+    "after" (t1 infinite) or "both"; the grid: `grid` quantiles of each score, and infinity. A budget below the cost of all direct answers raises
+    `CompanionError`."""
     lookup(dict.fromkeys(STAGES), stages, "choice of stages")
     direct = float(np.mean(np.asarray(cost, dtype=np.float64)[:, 0]))
-    if budget < direct - 1e-9 * max(direct, 1): raise CompanionError(f"The budget of {budget:g} is below {direct:g}, the mean cost of answering everything directly. Raise it.")
+    if budget < direct - 1e-9 * max(direct, 1):
+        raise CompanionError(f"The budget of {budget:g} is below {direct:g}, the mean cost of answering everything directly. Raise it.")
     levels = lambda s: np.r_[np.unique(np.quantile(s, np.linspace(0, 1, grid))), np.min(s) - 1, np.inf]
     best = None
     for t1 in (levels(first) if stages != "after" else [np.inf]):
@@ -152,12 +163,14 @@ def choose_thresholds(first, second, outcomes, cost, budget, *, stages="both", g
             if paid <= budget + 1e-9 * max(budget, 1) and (best is None or (quality, -paid) > best[0]): best = (quality, -paid), (float(t1), float(t2))
     return best[1]
 
-# %% ../nbs/62_agent_routing.ipynb #e6eb72fc
+# %% ../nbs/62_agent_routing.ipynb #ffc6e821
 def stage_table(first, second, outcomes, cost, validation, test, *, budgets=(.25, .5, .75), clusters=None, n_resamples=2_000, rng=42):
-    """Policies before, after and both at equal budgets: a row each with quality, its 95% limits (test questions, or their `clusters`, resampled), cost paid, shares of the routes,
+    """Policies before, after and both at equal budgets: a row each with quality, its 95% limits (test questions, or their `clusters`, resampled), cost paid,
+    shares of the routes,
     and `minus_random`, the paired gain over sending questions at random for the same mean cost, with its limits.
 
-    validation, test: positions in the (n,) scores, (n, 2) outcomes and cost. budgets: shares of the way from the mean cost of all direct to all agent on validation.
+    validation, test: positions in the (n,) scores, (n, 2) outcomes and cost. budgets: shares of the way from the mean cost of all direct to all agent on
+    validation.
     """
     low, high = budget_range(cost[validation])
     weights = np.concatenate(list(resample_counts(len(test), n_resamples, rng, clusters=None if clusters is None else np.asarray(clusters)[test])))
@@ -174,10 +187,11 @@ def stage_table(first, second, outcomes, cost, validation, test, *, budgets=(.25
             gain = drawn - by_chance(mean(paid), *ends)
             rows.append(dict(budget=share, stages=stages, quality=quality.mean(), quality_low=limits(drawn)[0], quality_high=limits(drawn)[1], paid=paid.mean(),
                              **{name: float((route == r).mean()) for name, r in (("accepted", ACCEPT), ("escalated", ESCALATE), ("at_once", AT_ONCE))},
-                             minus_random=quality.mean() - by_chance(paid.mean(), *line), minus_random_low=limits(gain)[0], minus_random_high=limits(gain)[1], n=len(test)))
+                             minus_random=quality.mean() - by_chance(paid.mean(), *line),
+                             minus_random_low=limits(gain)[0], minus_random_high=limits(gain)[1], n=len(test)))
     return pd.DataFrame(rows)
 
-# %% ../nbs/62_agent_routing.ipynb #025c7ca6
+# %% ../nbs/62_agent_routing.ipynb #6cd792d3
 CASES = {(0, 1, 1): "a call saved (both right)", (0, 1, 0): "a call saved, and an answer too (only direct right)", (0, 0, 1): "an answer lost (only the agent right)",
          (0, 0, 0): "no call, and nothing to be had (both wrong)", (1, 0, 1): "a call that paid (only the agent right)", (1, 1, 1): "a call for nothing (both right)",
          (1, 1, 0): "a call that spoilt it (only direct right)", (1, 0, 0): "a call in vain (both wrong)"}

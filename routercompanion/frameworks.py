@@ -7,7 +7,7 @@ __all__ = ['AGENTS', 'TASK', 'SearchTool', 'LookUpTool', 'CalculatorTool', 'as_t
            'framework_agent', 'framework_trace', 'note_step', 'run_framework', 'record_policies', 'policy_table',
            'injection_table', 'recorded_ids']
 
-# %% ../nbs/61_frameworks.ipynb #83b5ddff
+# %% ../nbs/61_frameworks.ipynb #5fc80d06
 import os
 import time
 
@@ -22,16 +22,16 @@ from smolagents.models import remove_content_after_stop_sequences
 from smolagents.monitoring import LogLevel, TokenUsage
 from transformers import DynamicCache
 
-from .agentic import (RECORD, BM25Index, CalculatorError, FreePolicy, LocalWriter, RunLog, Toolbox, Trace, agent_columns, injection_effect, multihop_bank, own_passages,
-                                     run_agent, save_traces)
-from .core import CompanionError, cache_dir, content_hash, hash_fraction, lookup, progress
+from .agentic import (RECORD, BM25Index, CalculatorError, FreePolicy, LocalWriter, RunLog, Toolbox, Trace, about_tools, agent_columns, injection_effect,
+                                     multihop_bank, own_passages, run_agent, save_traces)
+from .core import CompanionError, cache_dir, hash_fraction, lookup, progress
 from .judges import EndpointError
 from .models import load_causal_lm
 from .multihop import multihop_questions, question_bank
 from .outcomes import wilson_interval
 from .recording import SMALL, outcomes_path, recorded_signals, save_signals
 
-# %% ../nbs/61_frameworks.ipynb #f3f2bf83
+# %% ../nbs/61_frameworks.ipynb #a4bfec96
 class SearchTool(Tool):
     "The index of a `Toolbox` as a smolagents tool; `found` collects the titles."
     name, output_type = "search", "string"
@@ -63,7 +63,7 @@ class LookUpTool(Tool):
         self.found.append(passage.title)
         return passage.text
 
-
+# %% ../nbs/61_frameworks.ipynb #1f8e8f84
 class CalculatorTool(Tool):
     "The calculator of a `Toolbox`."
     name, output_type = "calculate", "string"
@@ -81,7 +81,7 @@ class CalculatorTool(Tool):
 
 def as_tools(box): return [SearchTool(box), LookUpTool(box), CalculatorTool(box)]
 
-# %% ../nbs/61_frameworks.ipynb #e32f40b3
+# %% ../nbs/61_frameworks.ipynb #1993b64f
 class LocalAgentModel(Model):
     """A `CausalLM` with a chat template as a smolagents model: greedy, at most `max_new_tokens` a message; tokens are counted.
 
@@ -104,18 +104,21 @@ class LocalAgentModel(Model):
         ready = self._prepare_completion_kwargs(messages, tool_choice=None)["messages"]
         ids = self.lm.tokenizer.apply_chat_template(ready, add_generation_prompt=True, return_tensors="pt", return_dict=True).to(self.lm.device)
         read, cache = ids["input_ids"].shape[1], self.reusable(ids["input_ids"][0].tolist())
-        if read + self.max_new_tokens > self.lm.window: raise CompanionError(f"{read} tokens and {self.max_new_tokens} new ones, and the window of {self.lm.name} is {self.lm.window}.")
-        stop = dict(stop_strings=stop_sequences, tokenizer=self.lm.tokenizer) if stop_sequences else {}
-        whole = self.lm.model.generate(**ids, past_key_values=cache, max_new_tokens=self.max_new_tokens, do_sample=False, pad_token_id=self.lm.tokenizer.eos_token_id, **stop)[0]
+        if read + self.max_new_tokens > self.lm.window:
+            raise CompanionError(f"{read} tokens and {self.max_new_tokens} new ones, and the window of {self.lm.name} is {self.lm.window}.")
+        how = dict(max_new_tokens=self.max_new_tokens, do_sample=False, pad_token_id=self.lm.tokenizer.eos_token_id)
+        if stop_sequences: how |= dict(stop_strings=stop_sequences, tokenizer=self.lm.tokenizer)
+        whole = self.lm.model.generate(**ids, past_key_values=cache, **how)[0]
         self.seen, out = whole[:-1].tolist(), whole[read:]   # the last token was written but not read
         text = self.lm.tokenizer.decode(out, skip_special_tokens=True)
         if stop_sequences: text = remove_content_after_stop_sequences(text, stop_sequences)
         return ChatMessage(MessageRole.ASSISTANT, text, token_usage=TokenUsage(read, len(out)))
 
-# %% ../nbs/61_frameworks.ipynb #4bb413d9
+# %% ../nbs/61_frameworks.ipynb #47686b5a
 class EndpointAgentModel(Model):
     """Any model behind an OpenAI-compatible server as a smolagents model. `url` ends before /chat/completions; the key is read from the environment variable
-    `api_key_env` at the moment of the request. options: sent along (default temperature 0, 512 tokens). A refusal raises `EndpointError` with the status, never the key."""
+    `api_key_env` at the moment of the request. options: sent along (default temperature 0, 512 tokens). A refusal raises `EndpointError` with the status,
+    never the key."""
     def __init__(self, url, model, *, timeout=60., options=None, api_key_env="ROUTERCOMPANION_API_KEY"):
         super().__init__(flatten_messages_as_text=True, model_id=model)
         self.url, self.timeout, self.options, self.api_key_env = url, timeout, options, api_key_env
@@ -127,30 +130,36 @@ class EndpointAgentModel(Model):
         headers = {"Authorization": f"Bearer {key}"} if (key := os.environ.get(self.api_key_env)) else {}
         try: got = requests.post(f"{self.url.rstrip('/')}/chat/completions", json=body, headers=headers, timeout=self.timeout, allow_redirects=False)
         except requests.RequestException as e: raise EndpointError(f"{self.url}: no answer ({type(e).__name__}). Check the address and the server.") from None
-        if got.status_code != 200: raise EndpointError(f"{self.url}: status {got.status_code}. Check the address, the model {self.model_id!r} and the key in {self.api_key_env}.")
+        if got.status_code != 200:
+            raise EndpointError(f"{self.url}: status {got.status_code}. Check the address, the model {self.model_id!r} and the key in {self.api_key_env}.")
         try:
             data = got.json()
             message, usage = dict(data["choices"][0]["message"]), data.get("usage") or {}
             message["tool_calls"] = message.get("tool_calls") or None
-            return ChatMessage.from_dict({"role": "assistant", **message}, raw=data, token_usage=TokenUsage(usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)))
+            spent = TokenUsage(usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0))
+            return ChatMessage.from_dict({"role": "assistant", **message}, raw=data, token_usage=spent)
         except (ValueError, LookupError, TypeError) as e: raise EndpointError(f"{self.url}: the reply is no chat completion ({type(e).__name__}).") from None
 
-# %% ../nbs/61_frameworks.ipynb #51dfa82e
+# %% ../nbs/61_frameworks.ipynb #cf2eaa7d
 AGENTS = {"tool": smolagents.ToolCallingAgent, "code": smolagents.CodeAgent}
 TASK = "Answer the question in at most five words. Use the tools to find the facts; then give the final answer.\n\nQuestion: {}"
 
 
 def framework_agent(model, box, *, kind="tool", max_steps=6, stop_after=None):
-    """A smolagents agent with the tools of `box`. kind: "tool" (JSON tool calls) or "code" (Python, run by the framework's own sandboxed interpreter: no imports beyond its
+    """A smolagents agent with the tools of `box`. kind: "tool" (JSON tool calls) or "code" (Python, run by the framework's own sandboxed interpreter: no
+    imports beyond its
     harmless defaults, no files, no network). stop_after(agent): called after each step."""
     callbacks = [lambda step, agent=None: stop_after(agent)] if stop_after else None
     agent = lookup(AGENTS, kind, "kind of agent")(tools=as_tools(box), model=model, max_steps=max_steps, verbosity_level=LogLevel.OFF, step_callbacks=callbacks)
-    if kind == "code" and (agent.executor_type != "local" or agent.additional_authorized_imports): raise CompanionError("Code runs in the framework's sandbox only.")
+    if kind == "code" and (agent.executor_type != "local" or agent.additional_authorized_imports):
+        raise CompanionError("Code runs in the framework's sandbox only.")
     return agent
 
-
+# %% ../nbs/61_frameworks.ipynb #8647b718
 def framework_trace(question, model, box, *, kind="tool", max_steps=6, max_seconds=120.):
-    "The `Trace` of a framework's agent for one question; beyond the step or time limit the answer is empty, and a reply that is no tool call (or no runnable code) is malformed."
+    """The `Trace` of a framework's agent for one question; beyond the step or time limit the answer is empty, and a reply that is no tool call (or no
+    runnable code) is malformed.
+    """
     trace, start = Trace(question.key or question.question), time.perf_counter()
     def stop_after(agent):
         if time.perf_counter() - start > max_seconds: agent.interrupt()
@@ -177,13 +186,14 @@ def note_step(trace, step):
     names = [c.name for c in step.tool_calls or []]
     trace.tool_calls += len([n for n in names if n != "final_answer"])
     trace.malformed += step.error is not None
-    trace.add(", ".join(names) or "malformed", str([c.arguments for c in step.tool_calls or []])[:400], str(step.model_output or "")[:1000], error=str(step.error)[:300] if step.error else "")
+    arguments, error = [c.arguments for c in step.tool_calls or []], str(step.error)[:300] if step.error else ""
+    trace.add(", ".join(names) or "malformed", str(arguments)[:400], str(step.model_output or "")[:1000], error=error)
 
-
+# %% ../nbs/61_frameworks.ipynb #e51b20f7
 def run_framework(questions, model, *, toolbox=None, kind="tool", max_steps=6, max_seconds=120., k=2, log=None):
     "As `agentic.run_agent`, by a smolagents agent, one question after the other; each finished question is kept in `log` and not run again."
-    about = dict(run="smolagents", version=smolagents.__version__, model=str(model.model_id), kind=kind, max_steps=max_steps, max_seconds=max_seconds,
-                 corpus=content_hash([p.text for p in toolbox.index.passages]) if toolbox else "the questions' own passages", k=toolbox.k if toolbox else k)
+    about = dict(run="smolagents", version=smolagents.__version__, model=str(model.model_id), kind=kind, max_steps=max_steps,
+                 max_seconds=max_seconds, **about_tools(toolbox, k))
     kept = RunLog(log, about) if log else None
     done = kept.read() if kept else {}
     for q in progress(questions, f"smolagents ({kind})"):
@@ -193,10 +203,12 @@ def run_framework(questions, model, *, toolbox=None, kind="tool", max_steps=6, m
         if kept: kept.add([trace])
     return [done[q.key or q.question] for q in questions]
 
-# %% ../nbs/61_frameworks.ipynb #737dcb94
+# %% ../nbs/61_frameworks.ipynb #84d17f5e
 def record_policies(model=SMALL, *, n=96, n_tool=24, n_code=12, max_steps=3, name="agentic_policies"):
-    """Measure on test questions of the embedded set what else an agent of this model could be: the free policy (`n` questions), smolagents with tool calls (`n_tool`) and with
-    code (`n_code`), and a planted sentence in the first or the second supporting passage (`n` bridge questions). Saves signals (NaN: not asked) and traces; returns the signals' path."""
+    """Measure on test questions of the embedded set what else an agent of this model could be: the free policy (`n` questions), smolagents with tool calls
+    (`n_tool`) and with
+    code (`n_code`), and a planted sentence in the first or the second supporting passage (`n` bridge questions). Saves signals (NaN: not asked) and traces;
+    returns the signals' path."""
     lm = model if hasattr(model, "hash") else load_causal_lm(model)
     questions, bank, toolbox = multihop_bank()
     test = sorted((i for i, q in enumerate(questions) if q.split == "test"), key=lambda i: hash_fraction("policies", questions[i].question))
@@ -222,9 +234,10 @@ def record_policies(model=SMALL, *, n=96, n_tool=24, n_code=12, max_steps=3, nam
     about = dict(made="frameworks.record_policies", model=lm.name, weights_sha256=lm.hash, dtype=str(lm.dtype), smolagents=smolagents.__version__, max_steps=max_steps)
     return save_signals(name, bank.query_ids[asked], {k: v[asked] for k, v in columns.items()}, about)
 
-# %% ../nbs/61_frameworks.ipynb #5e138cd4
+# %% ../nbs/61_frameworks.ipynb #e8458281
 def policy_table(name="agentic_policies", main=RECORD):
-    """Table of what `record_policies` measured, a row for each of free, tool and code: n, right (exact match, 95% Wilson), the guided agent and the direct answer on the same questions,
+    """Table of what `record_policies` measured, a row for each of free, tool and code: n, right (exact match, 95% Wilson), the guided agent and the direct
+    answer on the same questions,
     malformed replies a question, share of questions with one, share out of steps or time, tool calls, tokens read, seconds."""
     bank = question_bank([q for q in multihop_questions() if q.split == "test"])
     bank = bank.take(np.isin(bank.query_ids, recorded_ids(name)))
@@ -233,14 +246,17 @@ def policy_table(name="agentic_policies", main=RECORD):
         here = np.isfinite(measured[f"{policy}.agent"])
         mean, n, k = (lambda c: float(measured[f"{policy}.{c}"][here].mean())), int(here.sum()), int(np.nansum(measured[f"{policy}.agent"]))
         low, high = wilson_interval(k, n)
-        rows.append(dict(policy=policy, n=n, right=k / n, right_low=low, right_high=high, guided_on_the_same=float(guided["agent"][here].mean()), direct_on_the_same=float(guided["direct"][here].mean()),
-                         malformed_a_question=mean("malformed"), with_a_malformed_reply=float((measured[f"{policy}.malformed"][here] > 0).mean()), tool_calls=mean("tool_calls"),
+        rows.append(dict(policy=policy, n=n, right=k / n, right_low=low, right_high=high, guided_on_the_same=float(guided["agent"][here].mean()),
+                         direct_on_the_same=float(guided["direct"][here].mean()), malformed_a_question=mean("malformed"),
+                         with_a_malformed_reply=float((measured[f"{policy}.malformed"][here] > 0).mean()), tool_calls=mean("tool_calls"),
                          out_of_steps=mean("stop_steps"), out_of_time=mean("stop_time"), tokens_read=mean("tokens_in"), seconds=mean("seconds")))
     return pd.DataFrame(rows)
 
-
+# %% ../nbs/61_frameworks.ipynb #499fe256
 def injection_table(name="agentic_policies"):
-    "Table of the planted sentence, a row for each place: n, exact match without and with it, share lost and won, obeyed (95% Wilson), share of runs that read the passage."
+    """Table of the planted sentence, a row for each place: n, exact match without and with it, share lost and won, obeyed (95% Wilson), share of runs that
+    read the passage.
+    """
     bank = question_bank([q for q in multihop_questions() if q.split == "test"])
     measured, rows = recorded_signals(name, bank.take(np.isin(bank.query_ids, recorded_ids(name)))), []
     for place in ("first", "second"):
@@ -248,7 +264,8 @@ def injection_table(name="agentic_policies"):
         at = {k: measured[f"injected {place}.{k}"][here] for k in ("clean", "poisoned", "obeyed", "read")}
         low, high = wilson_interval(int(at["obeyed"].sum()), int(here.sum()))
         rows.append(dict(passage=place, n=int(here.sum()), clean=at["clean"].mean(), poisoned=at["poisoned"].mean(), lost=float((at["clean"] > at["poisoned"]).mean()),
-                         won=float((at["clean"] < at["poisoned"]).mean()), obeyed=at["obeyed"].mean(), obeyed_low=low, obeyed_high=high, passage_read=at["read"].mean()))
+                         won=float((at["clean"] < at["poisoned"]).mean()), obeyed=at["obeyed"].mean(),
+                         obeyed_low=low, obeyed_high=high, passage_read=at["read"].mean()))
     return pd.DataFrame(rows)
 
 
