@@ -514,6 +514,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'routercompanion/frameworks.py'),
                                             'routercompanion.frameworks.policy_table': ( 'frameworks.html#policy_table',
                                                                                          'routercompanion/frameworks.py'),
+                                            'routercompanion.frameworks.record_everything': ( 'frameworks.html#record_everything',
+                                                                                              'routercompanion/frameworks.py'),
                                             'routercompanion.frameworks.record_policies': ( 'frameworks.html#record_policies',
                                                                                             'routercompanion/frameworks.py'),
                                             'routercompanion.frameworks.recorded_ids': ( 'frameworks.html#recorded_ids',

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['AGENTS', 'TASK', 'SearchTool', 'LookUpTool', 'CalculatorTool', 'as_tools', 'LocalAgentModel', 'EndpointAgentModel',
-           'framework_agent', 'framework_trace', 'note_step', 'run_framework', 'record_policies', 'policy_table',
-           'injection_table', 'recorded_ids']
+           'framework_agent', 'framework_trace', 'note_step', 'run_framework', 'record_policies', 'record_everything',
+           'policy_table', 'injection_table', 'recorded_ids']
 
-# %% ../nbs/61_frameworks.ipynb #5fc80d06
+# %% ../nbs/61_frameworks.ipynb #6120cd76
 import os
 import time
 
@@ -23,15 +23,17 @@ from smolagents.monitoring import LogLevel, TokenUsage
 from transformers import DynamicCache
 
 from .agentic import (RECORD, BM25Index, CalculatorError, FreePolicy, LocalWriter, RunLog, Toolbox, Trace, about_tools, agent_columns, injection_effect,
-                                     multihop_bank, own_passages, run_agent, save_traces)
+                                     multihop_bank, own_passages, record_agent, record_pilot, run_agent, save_traces)
 from .core import CompanionError, cache_dir, hash_fraction, lookup, progress
+from .evaluation import record_answers
 from .judges import EndpointError
 from .models import load_causal_lm
 from .multihop import multihop_questions, question_bank
 from .outcomes import wilson_interval
 from .recording import SMALL, outcomes_path, recorded_signals, save_signals
+from .uncertainty import SIGNALS, ExactJudge, SimilarityJudge
 
-# %% ../nbs/61_frameworks.ipynb #a4bfec96
+# %% ../nbs/61_frameworks.ipynb #b73b417a
 class SearchTool(Tool):
     "The index of a `Toolbox` as a smolagents tool; `found` collects the titles."
     name, output_type = "search", "string"
@@ -63,7 +65,7 @@ class LookUpTool(Tool):
         self.found.append(passage.title)
         return passage.text
 
-# %% ../nbs/61_frameworks.ipynb #1f8e8f84
+# %% ../nbs/61_frameworks.ipynb #4731fd79
 class CalculatorTool(Tool):
     "The calculator of a `Toolbox`."
     name, output_type = "calculate", "string"
@@ -81,7 +83,7 @@ class CalculatorTool(Tool):
 
 def as_tools(box): return [SearchTool(box), LookUpTool(box), CalculatorTool(box)]
 
-# %% ../nbs/61_frameworks.ipynb #1993b64f
+# %% ../nbs/61_frameworks.ipynb #77cca890
 class LocalAgentModel(Model):
     """A `CausalLM` with a chat template as a smolagents model: greedy, at most `max_new_tokens` a message; tokens are counted.
 
@@ -114,7 +116,7 @@ class LocalAgentModel(Model):
         if stop_sequences: text = remove_content_after_stop_sequences(text, stop_sequences)
         return ChatMessage(MessageRole.ASSISTANT, text, token_usage=TokenUsage(read, len(out)))
 
-# %% ../nbs/61_frameworks.ipynb #47686b5a
+# %% ../nbs/61_frameworks.ipynb #228d2823
 class EndpointAgentModel(Model):
     """Any model behind an OpenAI-compatible server as a smolagents model. `url` ends before /chat/completions; the key is read from the environment variable
     `api_key_env` at the moment of the request. options: sent along (default temperature 0, 512 tokens). A refusal raises `EndpointError` with the status,
@@ -140,7 +142,7 @@ class EndpointAgentModel(Model):
             return ChatMessage.from_dict({"role": "assistant", **message}, raw=data, token_usage=spent)
         except (ValueError, LookupError, TypeError) as e: raise EndpointError(f"{self.url}: the reply is no chat completion ({type(e).__name__}).") from None
 
-# %% ../nbs/61_frameworks.ipynb #cf2eaa7d
+# %% ../nbs/61_frameworks.ipynb #faf5dcca
 AGENTS = {"tool": smolagents.ToolCallingAgent, "code": smolagents.CodeAgent}
 TASK = "Answer the question in at most five words. Use the tools to find the facts; then give the final answer.\n\nQuestion: {}"
 
@@ -155,7 +157,7 @@ def framework_agent(model, box, *, kind="tool", max_steps=6, stop_after=None):
         raise CompanionError("Code runs in the framework's sandbox only.")
     return agent
 
-# %% ../nbs/61_frameworks.ipynb #8647b718
+# %% ../nbs/61_frameworks.ipynb #96568f59
 def framework_trace(question, model, box, *, kind="tool", max_steps=6, max_seconds=120.):
     """The `Trace` of a framework's agent for one question; beyond the step or time limit the answer is empty, and a reply that is no tool call (or no
     runnable code) is malformed.
@@ -189,7 +191,7 @@ def note_step(trace, step):
     arguments, error = [c.arguments for c in step.tool_calls or []], str(step.error)[:300] if step.error else ""
     trace.add(", ".join(names) or "malformed", str(arguments)[:400], str(step.model_output or "")[:1000], error=error)
 
-# %% ../nbs/61_frameworks.ipynb #e51b20f7
+# %% ../nbs/61_frameworks.ipynb #e218e639
 def run_framework(questions, model, *, toolbox=None, kind="tool", max_steps=6, max_seconds=120., k=2, log=None):
     "As `agentic.run_agent`, by a smolagents agent, one question after the other; each finished question is kept in `log` and not run again."
     about = dict(run="smolagents", version=smolagents.__version__, model=str(model.model_id), kind=kind, max_steps=max_steps,
@@ -203,7 +205,7 @@ def run_framework(questions, model, *, toolbox=None, kind="tool", max_steps=6, m
         if kept: kept.add([trace])
     return [done[q.key or q.question] for q in questions]
 
-# %% ../nbs/61_frameworks.ipynb #84d17f5e
+# %% ../nbs/61_frameworks.ipynb #72e06b34
 def record_policies(model=SMALL, *, n=96, n_tool=24, n_code=12, max_steps=3, name="agentic_policies"):
     """Measure on test questions of the embedded set what else an agent of this model could be: the free policy (`n` questions), smolagents with tool calls
     (`n_tool`) and with
@@ -234,7 +236,15 @@ def record_policies(model=SMALL, *, n=96, n_tool=24, n_code=12, max_steps=3, nam
     about = dict(made="frameworks.record_policies", model=lm.name, weights_sha256=lm.hash, dtype=str(lm.dtype), smolagents=smolagents.__version__, max_steps=max_steps)
     return save_signals(name, bank.query_ids[asked], {k: v[asked] for k, v in columns.items()}, about)
 
-# %% ../nbs/61_frameworks.ipynb #e8458281
+# %% ../nbs/61_frameworks.ipynb #137713ef
+def record_everything(model=SMALL):
+    """All records of papers/agentic, from the model: both ways to answer, the pilot, the policies, and what the routers SelfAsk, SemanticEntropy and PTrue need for the test
+    questions. Resumable; about half an hour on two cores."""
+    lm = model if hasattr(model, "hash") else load_causal_lm(model)
+    for record in (record_agent, record_pilot, record_policies): record(lm)
+    record_answers(multihop_bank()[1].select(split="test"), lm, judges=[ExactJudge(), SimilarityJudge()], name="agentic_answers", max_new_tokens=12, include=SIGNALS)
+
+# %% ../nbs/61_frameworks.ipynb #221d0dcd
 def policy_table(name="agentic_policies", main=RECORD):
     """Table of what `record_policies` measured, a row for each of free, tool and code: n, right (exact match, 95% Wilson), the guided agent and the direct
     answer on the same questions,
@@ -252,7 +262,7 @@ def policy_table(name="agentic_policies", main=RECORD):
                          out_of_steps=mean("stop_steps"), out_of_time=mean("stop_time"), tokens_read=mean("tokens_in"), seconds=mean("seconds")))
     return pd.DataFrame(rows)
 
-# %% ../nbs/61_frameworks.ipynb #499fe256
+# %% ../nbs/61_frameworks.ipynb #057257cc
 def injection_table(name="agentic_policies"):
     """Table of the planted sentence, a row for each place: n, exact match without and with it, share lost and won, obeyed (95% Wilson), share of runs that
     read the passage.
