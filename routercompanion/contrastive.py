@@ -12,7 +12,7 @@ __all__ = ['TOKEN_CHOICES', 'LOG_FLOOR', 'READINGS', 'SIGNS', 'PENALTIES', 'OUTS
            'save_record', 'recorded_fingerprints', 'infonce', 'CostBands', 'cost_bands', 'cost_spectrum_infonce',
            'train_head', 'apply_head', 'CSCRRouter']
 
-# %% ../nbs/40_contrastive.ipynb #ea5fc5e6
+# %% ../nbs/40_contrastive.ipynb #ca5ea105
 import json
 import os
 import warnings
@@ -33,7 +33,7 @@ from .probes import one_thread
 from .routers import PoolRouter, pool_threads
 from .routing import RoutingInputError, check_features, register_router
 
-# %% ../nbs/40_contrastive.ipynb #bdabcace
+# %% ../nbs/40_contrastive.ipynb #5984a9cf
 class ContrastiveError(RoutingInputError): "Base of the errors of this module. The message names the model, the token or the parameter, and the remedy."
 class ZeroFingerprintError(ContrastiveError): "A fingerprint has zero norm (the same value for every probe, or none at all): it has no direction and no place on the sphere."
 class FingerprintWidthError(ContrastiveError): "Fingerprints of one pool differ in width, or a model has none."
@@ -43,7 +43,7 @@ class TokenBasisError(ContrastiveError): "The vocabularies share too few tokens 
 class FingerprintFileError(ContrastiveError): "A file of recorded fingerprints is missing, damaged or of another kind."
 class BandsCollapsedWarning(UserWarning): "All costs are equal or unknown, so that all cost bands are one: the loss then knows nothing of cost."
 
-# %% ../nbs/40_contrastive.ipynb #e6f46f86
+# %% ../nbs/40_contrastive.ipynb #18cc0d5f
 def unit(vector, name="a fingerprint"):
     "A vector (D,) as float32 of length 1. Raises `ZeroFingerprintError` for zero norm, `ContrastiveError` for NaN or infinity, naming `name`."
     v = np.asarray(vector, dtype=np.float64).ravel()
@@ -62,7 +62,7 @@ def logit_footprint(probabilities, name="a logit footprint"):
     if not p.size or (p < 0).any() or (p > 1 + 1e-6).any(): raise ContrastiveError(f"{name}: probabilities must lie in [0, 1], and there must be some; shape {p.shape}.")
     return unit(p.mean(axis=tuple(range(p.ndim - 1))), name)
 
-# %% ../nbs/40_contrastive.ipynb #b0a7693d
+# %% ../nbs/40_contrastive.ipynb #0ad43bdb
 def token_texts(tokenizer):
     "The text that each token id writes inside a line, list of str; '' for special tokens and for bytes that are no whole character."
     anchor, special = tokenizer("a", add_special_tokens=False).input_ids, set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
@@ -78,7 +78,7 @@ def spellings(tokenizer, texts):
         if t in found: found[t].append(i)
     return [found[t] for t in texts]
 
-# %% ../nbs/40_contrastive.ipynb #b0c0dc2b
+# %% ../nbs/40_contrastive.ipynb #071ed094
 @dataclass(frozen=True, eq=False)
 class TokenTable:
     "Texts that are one token in every vocabulary and occur in the probes, most frequent first: `texts` (C,), `frequency` (C,) their mean share of the tokens, `documents` (C,) the mean share of probes that hold them; `n_probes`."
@@ -105,7 +105,7 @@ def shared_tokens(tokenizers, probes):
     if not order: raise TokenBasisError(f"{len(tables)} vocabularies have no token of the {len(probes)} probes in common. Take longer probes.")
     return TokenTable(order, *(np.array([c[w] for w in order]) for c in (frequency, documents)), len(probes))
 
-# %% ../nbs/40_contrastive.ipynb #e244139b
+# %% ../nbs/40_contrastive.ipynb #cc5cadaf
 TOKEN_CHOICES = {"frequency": "the most frequent (the paper's)", "tfidf": "frequency x (ln((1 + N) / (1 + df)) + 1) over the N probes", "variance": "the largest variance across models of the mean log-probability"}
 
 
@@ -122,7 +122,7 @@ def choose_tokens(table, K=256, by="frequency", log_p=None):
     value = {"frequency": lambda: table.frequency, "tfidf": lambda: table.frequency * idf, "variance": lambda: np.var(log_p, axis=0)}[by]()
     return np.argsort(-np.round(value, 12), kind="stable")[:K]
 
-# %% ../nbs/40_contrastive.ipynb #bcfb14c0
+# %% ../nbs/40_contrastive.ipynb #cecd5352
 LOG_FLOOR = -40.   # a text that a vocabulary lacks has probability 0, and this log-probability
 
 
@@ -156,7 +156,7 @@ def greedy_steps(lm, ids, shots, steps):
         states = lm.model.model(input_ids=logits.argmax(-1)[:, None], attention_mask=mask, position_ids=(positions + step)[:, None], past_key_values=cache, use_cache=True)
         logits = lm.model.lm_head(states.last_hidden_state[:, -1])
 
-# %% ../nbs/40_contrastive.ipynb #7a340185
+# %% ../nbs/40_contrastive.ipynb #6149e308
 @torch.inference_mode()
 def response_nll(scorer, responses, *, prompts=None, max_tokens=64, batch_size=16):
     """Mean negative log-likelihood (n,) float64, nats per token, of texts under a scorer LM (cscr eq. 5); NaN where a text has no token.
@@ -182,7 +182,7 @@ def target_nll(lm, bank, targets=None):
     scored = lm.score(bank, [r[0] for r in bank.table.references] if targets is None else targets)
     return np.divide(-scored.log_likelihood, scored.tokens, out=np.full(len(bank), np.nan), where=scored.tokens > 0).astype(np.float64)
 
-# %% ../nbs/40_contrastive.ipynb #54af3243
+# %% ../nbs/40_contrastive.ipynb #0eda9260
 def perplexity_fingerprint(nll, name="a perplexity fingerprint"):
     """Perplexity fingerprint (N,) float32 of length 1 from the cross-entropies (N,) of N probes (cscr eq. 4): centred, unit variance, onto the sphere.
 
@@ -205,7 +205,7 @@ def correctness_fingerprint(scores, name="a correctness fingerprint"):
     x = np.asarray(scores, dtype=np.float64).ravel()
     return unit(np.where(np.isnan(x), 0, 2 * x - 1), name)
 
-# %% ../nbs/40_contrastive.ipynb #5f4854e2
+# %% ../nbs/40_contrastive.ipynb #17828526
 def fingerprint_matrix(fingerprints, models):
     """(M, D) float32 unit rows from a dict model -> vector, in the order of `models`.
 
@@ -225,7 +225,7 @@ def named_fingerprints(models, vectors):
     "Dict model -> list of float from rows (M, D): plain data, as `CSCRRouter` takes and saves it."
     return {str(m): v.tolist() for m, v in zip(models, fingerprint_matrix(dict(zip(models, vectors)), models))}
 
-# %% ../nbs/40_contrastive.ipynb #76b78e59
+# %% ../nbs/40_contrastive.ipynb #d12ae56d
 def _write(path, arrays, about):
     "Arrays with their manifest in the header of a safetensors file, atomically."
     with atomic_path(path) as tmp: save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, tmp, metadata={"manifest": json.dumps(about, sort_keys=True)})
@@ -244,14 +244,14 @@ def model_readings(lm, probes, texts, scorer, *, horizon=10, max_new_tokens=16, 
     the prompts, `nll_target` (N,) eq. 3; and its manifest. The answers that are scored are greedy, first line only, and are not kept."""
     about = dict(model=lm.name, model_hash=lm.hash, dtype=str(lm.dtype), scorer=scorer.name, scorer_hash=scorer.hash, horizon=horizon, max_new_tokens=max_new_tokens, batch_tokens=batch_tokens,
                  probes=list(probes.query_ids), shots=content_hash(probes.shots), texts=content_hash(list(texts)), threads=torch.get_num_threads(), source="cscr eq. 2, 3, 5")
-    path = cache_dir("fingerprints", lm.name) / f"{content_hash(about)[:24]}.safetensors"
+    path = cache_dir("fingerprints", Path(lm.name).name) / f"{content_hash(about)[:24]}.safetensors"
     if not path.is_file():
         said = lm.generate(probes, max_new_tokens=max_new_tokens).text
         nll = dict(nll=response_nll(scorer, said), nll_given=response_nll(scorer, said, prompts=list(probes.table.prompt)), nll_target=target_nll(lm, probes))
         _write(path, token_probabilities(lm, probes, texts, horizon=horizon, batch_tokens=batch_tokens) | nll, about)
     return _read(path)
 
-# %% ../nbs/40_contrastive.ipynb #8c1dc8e6
+# %% ../nbs/40_contrastive.ipynb #67bbf127
 @dataclass(frozen=True, eq=False)
 class FingerprintRecord:
     """Readings of a pool: `models` (M,), `table` (`TokenTable` of C shared texts), `p`, `log_p` (M, C) means over probes and steps, `nll`, `nll_given`,
@@ -289,7 +289,7 @@ def record_fingerprints(models, probes, *, scorer, horizon=10, max_new_tokens=16
     if path: save_record(record, path)
     return record
 
-# %% ../nbs/40_contrastive.ipynb #9a4482d9
+# %% ../nbs/40_contrastive.ipynb #2274c287
 def save_record(record, path):
     "Write a `FingerprintRecord` as one safetensors file, texts, probes and provenance in its header; returns the path."
     arrays = {k: getattr(record, k) for k in READINGS} | {"frequency": record.table.frequency, "documents": record.table.documents}
@@ -312,12 +312,13 @@ def fingerprints(self: FingerprintRecord, kind="logit", *, K=256, by="frequency"
 
     K, by: see `choose_tokens`; nll: which cross-entropy ("nll" eq. 5, "nll_given" with the prompt, "nll_target" eq. 3).
     """
-    columns = choose_tokens(self.table, K, by, self.log_p) if kind != "perplexity" else None
     make = {"logit": lambda i, m: logit_footprint(self.p[i][columns], m), "perplexity": lambda i, m: perplexity_fingerprint(getattr(self, nll)[i], m)}
-    kinds = {m: kind if isinstance(kind, str) else lookup(kind, m, "model of the mixed pool") for m in self.models}
-    return named_fingerprints(self.models, [lookup(make, kinds[m], "kind of fingerprint")(i, m) for i, m in enumerate(self.models)])
+    kinds = [kind if isinstance(kind, str) else lookup(kind, m, "model of the mixed pool") for m in self.models]
+    makers = [lookup(make, k, "kind of fingerprint") for k in kinds]
+    columns = choose_tokens(self.table, K, by, self.log_p) if "logit" in kinds else None
+    return named_fingerprints(self.models, [f(i, m) for i, (f, m) in enumerate(zip(makers, self.models))])
 
-# %% ../nbs/40_contrastive.ipynb #8acfae04
+# %% ../nbs/40_contrastive.ipynb #4db4f1f7
 def _pairs(q, e, positives, known):
     "Checked similarities (B, M), positives and known as boolean tensors, and the rows with a positive."
     if q.ndim != 2 or e.ndim != 2 or q.shape[1] != e.shape[1]:
@@ -341,7 +342,7 @@ def infonce(q, e, positives, tau=.05, *, known=None):
     top, all_ = (torch.where(mask, S / tau, -torch.inf)[usable].logsumexp(1) for mask in (positives, known))
     return (all_ - top).mean()
 
-# %% ../nbs/40_contrastive.ipynb #b36be199
+# %% ../nbs/40_contrastive.ipynb #2cb7120f
 @dataclass(frozen=True, eq=False)
 class CostBands:
     "Cost bands: `edges` (K + 1,) from 0 to 1, `index` (M,) the band of each model, `mean` (K,) mean cost in each band (NaN: empty), `used` the number of bands with a model."
@@ -373,7 +374,7 @@ def cost_bands(costs, n_bands=5, *, warn=True):
     sizes, sums = np.bincount(index, minlength=n_bands), np.bincount(index, c, minlength=n_bands)
     return CostBands(edges, index, np.divide(sums, sizes, out=np.full(n_bands, np.nan), where=sizes > 0), used)
 
-# %% ../nbs/40_contrastive.ipynb #327939d4
+# %% ../nbs/40_contrastive.ipynb #20bc5dca
 SIGNS = {"text": 1., "paper": -1.}
 PENALTIES = ("inside", "outside")
 
@@ -401,7 +402,7 @@ def cost_spectrum_infonce(q, e, positives, costs, *, n_bands=5, tau_min=.05, alp
         count = count + rows
     return (total[usable] / count[usable]).mean()
 
-# %% ../nbs/40_contrastive.ipynb #04eac6d0
+# %% ../nbs/40_contrastive.ipynb #14c30429
 def train_head(X, width, loss, *, hidden=512, epochs=10, batch_size=512, lr=5e-4, weight_decay=.01, random_state=42):
     """Train D -> hidden -> width (ReLU) by AdamW on `loss(outputs (b, width), rows (b,)) -> scalar`; returns (state: dict of float32 arrays, mean loss per epoch).
 
@@ -430,7 +431,7 @@ def apply_head(state, X):
     a, b, c, d = (torch.from_numpy(np.array(state[f"p{i}"])) for i in range(4))
     with one_thread(), torch.inference_mode(): return torch.cat([torch.relu(x @ a.T + b) @ c.T + d for x in X.split(1024)]).numpy()
 
-# %% ../nbs/40_contrastive.ipynb #49af1d0b
+# %% ../nbs/40_contrastive.ipynb #ebecf443
 OUTSIDE = -1000.
 POSITIVES = {"correct": "a score of at least .5", "best": "the query's best recorded score (graded outcomes such as MixInstruct's)"}
 
@@ -476,7 +477,7 @@ class CSCRRouter(PoolRouter):
         self.state_, self.history_ = train_head(X[rows], self.experts_.shape[1], loss, hidden=self.hidden, epochs=self.epochs, batch_size=self.batch_size, lr=self.lr,
                                                 weight_decay=self.weight_decay, random_state=self.random_state)
 
-# %% ../nbs/40_contrastive.ipynb #f557e8cf
+# %% ../nbs/40_contrastive.ipynb #6fd6d6bb
 @patch
 def project(self: CSCRRouter, X):
     "Query vectors (n, D') float32 of length 1 for embeddings X (n, D): what `choose` takes."
@@ -514,7 +515,7 @@ def _predict(self: CSCRRouter, X):
     np.put_along_axis(out, at, near.astype(np.float64), 1)
     return out
 
-# %% ../nbs/40_contrastive.ipynb #8cd89863
+# %% ../nbs/40_contrastive.ipynb #b6686cff
 @patch
 def add_experts(self: CSCRRouter, fingerprints, costs):
     """Add models to a fitted router without training: fingerprints dict model -> (D',), costs dict model -> cost in units of the dearest training model's.

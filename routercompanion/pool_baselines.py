@@ -7,7 +7,7 @@ __all__ = ['OUTCOMES', 'ThompsonRouter', 'SoftmaxRouter', 'SoftMoERouter', 'pare
            'GivenPredictions', 'evaluate_predictions', 'split_models', 'cluster_accuracy', 'routing_outcomes',
            'outcome_table', 'selection_profile', 'MatchedBudget', 'matched_budget']
 
-# %% ../nbs/41_pool_baselines.ipynb #e7ff798a
+# %% ../nbs/41_pool_baselines.ipynb #0572013f
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,7 @@ from .routers import PoolRouter
 from .routing import n_rows, register_router
 from .significance import mcnemar, resample_counts
 
-# %% ../nbs/41_pool_baselines.ipynb #eefbb6ea
+# %% ../nbs/41_pool_baselines.ipynb #3739d351
 @register_router
 class ThompsonRouter(PoolRouter):
     """Thompson sampling with Beta posteriors and bandit feedback (cscr Table 1; Agrawal and Goyal). X: n query ids (equal ids get equal draws); predictions in (0, 1).
@@ -47,7 +47,7 @@ class ThompsonRouter(PoolRouter):
         seeds = (int(hash_fraction("thompson", self.random_state, x) * 2**52) for x in X)
         return np.stack([make_rng(s).beta(self.a_, self.b_) for s in seeds])
 
-# %% ../nbs/41_pool_baselines.ipynb #23c7e5fb
+# %% ../nbs/41_pool_baselines.ipynb #c2e3fa73
 class _GateRouter(PoolRouter):
     "What the gates share: a two-layer head with a softmax over the models; subclasses give `_loss(log g (b, m), scores (b, m) with 0 for missing, known (b, m))`."
     feature_kind, own_cost = "embedding", {"params_b": .0227}
@@ -81,7 +81,7 @@ class SoftMoERouter(_GateRouter):
     "Soft gate trained for the expected score of a model drawn from it (cscr Table 1, \"Soft-MoE\"). X: embeddings (n, D); predictions (n, m) sum to 1. Fitted as `SoftmaxRouter`."
     def _loss(self, log_g, S, known): return -(log_g.exp() * S).sum(1).mean()
 
-# %% ../nbs/41_pool_baselines.ipynb #3f268bf8
+# %% ../nbs/41_pool_baselines.ipynb #2cf64583
 def pareto_front(quality, costs):
     "Boolean (m,): models that no other beats in quality (m,) without costing more. Of equal ones all stay; NaN costs count as equal."
     q, c = np.asarray(quality, dtype=np.float64), np.nan_to_num(np.asarray(costs, dtype=np.float64))
@@ -99,7 +99,7 @@ class ParetoRandomRouter(PoolRouter):
     def _fit(self, X, scores, validation): self.front_ = pareto_front(self.mean_, self.model_costs_).astype(float)
     def _predict(self, X): return np.tile(self.front_, (n_rows(X), 1))
 
-# %% ../nbs/41_pool_baselines.ipynb #7a90562e
+# %% ../nbs/41_pool_baselines.ipynb #fc3d5a08
 class GivenPredictions(PoolRouter):
     "Predictions that exist already: X (n, k) holds those of several routers side by side, `start` and `stop` cut out this one's (n, m); ties: a name of `metrics.TIES`."
     feature_kind = "embedding"
@@ -120,7 +120,7 @@ def evaluate_predictions(outcomes, predictions, *, test="test", ties=None, **opt
     routers = {name: GivenPredictions(start=i * m, stop=(i + 1) * m, ties=(ties or {}).get(name, "cheapest")) for i, name in enumerate(predictions)}
     return pool_evaluation(outcomes, np.concatenate(list(predictions.values()), axis=1), routers, test=test, **options)
 
-# %% ../nbs/41_pool_baselines.ipynb #d6623159
+# %% ../nbs/41_pool_baselines.ipynb #ca75d549
 def split_models(costs, share=2 / 3):
     "(seen, unseen) columns of a pool: sorted by cost (m,), every third model (for share 2/3) is kept back, so that both parts span the costs. Both have two or more models."
     order = np.argsort(np.asarray(costs, dtype=np.float64), kind="stable")
@@ -139,7 +139,7 @@ def cluster_accuracy(kmeans, X, scores):
     total = member @ seen
     return np.divide(member @ np.where(seen, scores, 0), total, out=np.tile(np.nanmean(scores, 0), (len(total), 1)), where=total > 0)
 
-# %% ../nbs/41_pool_baselines.ipynb #c58c20f9
+# %% ../nbs/41_pool_baselines.ipynb #32763c44
 OUTCOMES = ("optimal", "too expensive", "too cheap", "wrong and no cheaper", "no correct")
 
 
@@ -173,7 +173,7 @@ def selection_profile(choice, models, costs, n_bands=5):
     count = np.bincount(np.asarray(choice), minlength=len(c))
     return pd.DataFrame(dict(model=list(models), cost=c, band=cost_bands(c / c.max(), n_bands, warn=False).index, queries=count, share=count / count.sum()))
 
-# %% ../nbs/41_pool_baselines.ipynb #133e5107
+# %% ../nbs/41_pool_baselines.ipynb #94a060a3
 @dataclass(frozen=True)
 class MatchedBudget:
     "McNemar's test of two routers at one budget: `budget`, the mean costs they paid, `only_first` and `only_second` right, `p_value` (two-sided, exact), `p_greater` (one-sided: the first is better)."
@@ -190,14 +190,15 @@ class MatchedBudget:
 
 
 def matched_budget(evaluation, first, second, *, budget=None, bar=.5):
-    """`MatchedBudget` of two rows of a `PoolEvaluation` on the realised axis (cscr section D.6). budget: default the median of both rows' mean costs.
+    """`MatchedBudget` of two rows of a `PoolEvaluation` on the realised axis (cscr section D.6). budget: default the median of both rows' distinct mean costs.
 
     Queries on which one of the two has no outcome are left out. Rows without single choices (Random) cannot be tested: `PoolInputError`.
     """
     sweeps = [lookup(evaluation.sweeps, name, "row of this evaluation") for name in (first, second)]
     if any(s.choice is None for s in sweeps): raise PoolInputError("A row that is an expectation over random choices has no answers to compare. Choose another.")
     means = [np.nanmean(s.cost, axis=0) for s in sweeps]
-    budget = float(np.median(np.concatenate(means))) if budget is None else float(budget)
+    budget = float(np.median(np.concatenate([np.unique(np.round(m, 12)) for m in means]))) if budget is None else float(budget)
+    if budget < max(m.min() for m in means) - 1e-12: raise PoolInputError(f"The budget {budget:g} lies below what a router pays at least ({max(m.min() for m in means):g}).")
     at = [int(np.where(m <= budget + 1e-12, m, -np.inf).argmax()) for m in means]
     a, b = (s.quality[:, k] for s, k in zip(sweeps, at))
     keep = ~np.isnan(a) & ~np.isnan(b)
