@@ -9,10 +9,10 @@ __all__ = ['TOKEN_CHOICES', 'LOG_FLOOR', 'READINGS', 'SIGNS', 'PENALTIES', 'OUTS
            'TokenTable', 'shared_tokens', 'choose_tokens', 'token_probabilities', 'greedy_steps', 'response_nll',
            'target_nll', 'perplexity_fingerprint', 'correctness_fingerprint', 'fingerprint_matrix',
            'named_fingerprints', 'model_readings', 'FingerprintRecord', 'fingerprint_path', 'record_fingerprints',
-           'save_record', 'recorded_fingerprints', 'infonce', 'CostBands', 'cost_bands', 'cost_spectrum_infonce',
-           'train_head', 'apply_head', 'CSCRRouter']
+           'record_responses', 'routerbench_responses', 'save_record', 'recorded_fingerprints', 'infonce', 'CostBands',
+           'cost_bands', 'cost_spectrum_infonce', 'train_head', 'apply_head', 'CSCRRouter']
 
-# %% ../nbs/40_contrastive.ipynb #ca5ea105
+# %% ../nbs/40_contrastive.ipynb #dd91476f
 import json
 import os
 import warnings
@@ -22,18 +22,20 @@ from pathlib import Path
 
 import faiss
 import numpy as np
+import pandas as pd
 import torch
 from fastcore.basics import patch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from .assets import get_asset
 from .core import atomic_path, cache_dir, content_hash, lookup, make_rng, progress, project_root
 from .models import load_causal_lm, plan_batches
 from .probes import one_thread
 from .routers import PoolRouter, pool_threads
 from .routing import RoutingInputError, check_features, register_router
 
-# %% ../nbs/40_contrastive.ipynb #5984a9cf
+# %% ../nbs/40_contrastive.ipynb #f0439c87
 class ContrastiveError(RoutingInputError): "Base of the errors of this module. The message names the model, the token or the parameter, and the remedy."
 class ZeroFingerprintError(ContrastiveError): "A fingerprint has zero norm (the same value for every probe, or none at all): it has no direction and no place on the sphere."
 class FingerprintWidthError(ContrastiveError): "Fingerprints of one pool differ in width, or a model has none."
@@ -43,7 +45,7 @@ class TokenBasisError(ContrastiveError): "The vocabularies share too few tokens 
 class FingerprintFileError(ContrastiveError): "A file of recorded fingerprints is missing, damaged or of another kind."
 class BandsCollapsedWarning(UserWarning): "All costs are equal or unknown, so that all cost bands are one: the loss then knows nothing of cost."
 
-# %% ../nbs/40_contrastive.ipynb #18cc0d5f
+# %% ../nbs/40_contrastive.ipynb #833531dc
 def unit(vector, name="a fingerprint"):
     "A vector (D,) as float32 of length 1. Raises `ZeroFingerprintError` for zero norm, `ContrastiveError` for NaN or infinity, naming `name`."
     v = np.asarray(vector, dtype=np.float64).ravel()
@@ -62,7 +64,7 @@ def logit_footprint(probabilities, name="a logit footprint"):
     if not p.size or (p < 0).any() or (p > 1 + 1e-6).any(): raise ContrastiveError(f"{name}: probabilities must lie in [0, 1], and there must be some; shape {p.shape}.")
     return unit(p.mean(axis=tuple(range(p.ndim - 1))), name)
 
-# %% ../nbs/40_contrastive.ipynb #0ad43bdb
+# %% ../nbs/40_contrastive.ipynb #c6abce03
 def token_texts(tokenizer):
     "The text that each token id writes inside a line, list of str; '' for special tokens and for bytes that are no whole character."
     anchor, special = tokenizer("a", add_special_tokens=False).input_ids, set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
@@ -78,7 +80,7 @@ def spellings(tokenizer, texts):
         if t in found: found[t].append(i)
     return [found[t] for t in texts]
 
-# %% ../nbs/40_contrastive.ipynb #071ed094
+# %% ../nbs/40_contrastive.ipynb #7528f7b4
 @dataclass(frozen=True, eq=False)
 class TokenTable:
     "Texts that are one token in every vocabulary and occur in the probes, most frequent first: `texts` (C,), `frequency` (C,) their mean share of the tokens, `documents` (C,) the mean share of probes that hold them; `n_probes`."
@@ -105,7 +107,7 @@ def shared_tokens(tokenizers, probes):
     if not order: raise TokenBasisError(f"{len(tables)} vocabularies have no token of the {len(probes)} probes in common. Take longer probes.")
     return TokenTable(order, *(np.array([c[w] for w in order]) for c in (frequency, documents)), len(probes))
 
-# %% ../nbs/40_contrastive.ipynb #cc5cadaf
+# %% ../nbs/40_contrastive.ipynb #eb43735d
 TOKEN_CHOICES = {"frequency": "the most frequent (the paper's)", "tfidf": "frequency x (ln((1 + N) / (1 + df)) + 1) over the N probes", "variance": "the largest variance across models of the mean log-probability"}
 
 
@@ -122,7 +124,7 @@ def choose_tokens(table, K=256, by="frequency", log_p=None):
     value = {"frequency": lambda: table.frequency, "tfidf": lambda: table.frequency * idf, "variance": lambda: np.var(log_p, axis=0)}[by]()
     return np.argsort(-np.round(value, 12), kind="stable")[:K]
 
-# %% ../nbs/40_contrastive.ipynb #cecd5352
+# %% ../nbs/40_contrastive.ipynb #62d94c27
 LOG_FLOOR = -40.   # a text that a vocabulary lacks has probability 0, and this log-probability
 
 
@@ -156,7 +158,7 @@ def greedy_steps(lm, ids, shots, steps):
         states = lm.model.model(input_ids=logits.argmax(-1)[:, None], attention_mask=mask, position_ids=(positions + step)[:, None], past_key_values=cache, use_cache=True)
         logits = lm.model.lm_head(states.last_hidden_state[:, -1])
 
-# %% ../nbs/40_contrastive.ipynb #6149e308
+# %% ../nbs/40_contrastive.ipynb #76933c89
 @torch.inference_mode()
 def response_nll(scorer, responses, *, prompts=None, max_tokens=64, batch_size=16):
     """Mean negative log-likelihood (n,) float64, nats per token, of texts under a scorer LM (cscr eq. 5); NaN where a text has no token.
@@ -182,7 +184,7 @@ def target_nll(lm, bank, targets=None):
     scored = lm.score(bank, [r[0] for r in bank.table.references] if targets is None else targets)
     return np.divide(-scored.log_likelihood, scored.tokens, out=np.full(len(bank), np.nan), where=scored.tokens > 0).astype(np.float64)
 
-# %% ../nbs/40_contrastive.ipynb #0eda9260
+# %% ../nbs/40_contrastive.ipynb #e1ced061
 def perplexity_fingerprint(nll, name="a perplexity fingerprint"):
     """Perplexity fingerprint (N,) float32 of length 1 from the cross-entropies (N,) of N probes (cscr eq. 4): centred, unit variance, onto the sphere.
 
@@ -205,7 +207,7 @@ def correctness_fingerprint(scores, name="a correctness fingerprint"):
     x = np.asarray(scores, dtype=np.float64).ravel()
     return unit(np.where(np.isnan(x), 0, 2 * x - 1), name)
 
-# %% ../nbs/40_contrastive.ipynb #17828526
+# %% ../nbs/40_contrastive.ipynb #9163b3b0
 def fingerprint_matrix(fingerprints, models):
     """(M, D) float32 unit rows from a dict model -> vector, in the order of `models`.
 
@@ -225,7 +227,7 @@ def named_fingerprints(models, vectors):
     "Dict model -> list of float from rows (M, D): plain data, as `CSCRRouter` takes and saves it."
     return {str(m): v.tolist() for m, v in zip(models, fingerprint_matrix(dict(zip(models, vectors)), models))}
 
-# %% ../nbs/40_contrastive.ipynb #d12ae56d
+# %% ../nbs/40_contrastive.ipynb #38ddfaa5
 def _write(path, arrays, about):
     "Arrays with their manifest in the header of a safetensors file, atomically."
     with atomic_path(path) as tmp: save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, tmp, metadata={"manifest": json.dumps(about, sort_keys=True)})
@@ -251,7 +253,7 @@ def model_readings(lm, probes, texts, scorer, *, horizon=10, max_new_tokens=16, 
         _write(path, token_probabilities(lm, probes, texts, horizon=horizon, batch_tokens=batch_tokens) | nll, about)
     return _read(path)
 
-# %% ../nbs/40_contrastive.ipynb #67bbf127
+# %% ../nbs/40_contrastive.ipynb #ef011ed2
 @dataclass(frozen=True, eq=False)
 class FingerprintRecord:
     """Readings of a pool: `models` (M,), `table` (`TokenTable` of C shared texts), `p`, `log_p` (M, C) means over probes and steps, `nll`, `nll_given`,
@@ -285,11 +287,30 @@ def record_fingerprints(models, probes, *, scorer, horizon=10, max_new_tokens=16
     found = [model_readings(load(m), probes, table.texts, reader, horizon=horizon, max_new_tokens=max_new_tokens) for m in names]
     arrays = {k: np.stack([a[k].mean(0) if a[k].ndim == 2 else a[k] for a, _ in found]).astype(np.float32) for k in READINGS}
     about = {k: found[0][1][k] for k in ("scorer", "scorer_hash", "horizon", "max_new_tokens", "dtype", "threads", "source")} | {"model_hash": {a["model"]: a["model_hash"] for _, a in found}}
-    record = FingerprintRecord(names, table, *arrays.values(), list(probes.query_ids), about)
+    record = FingerprintRecord([a["model"] for _, a in found], table, *arrays.values(), list(probes.query_ids), about)
     if path: save_record(record, path)
     return record
 
-# %% ../nbs/40_contrastive.ipynb #2274c287
+
+def record_responses(responses, query_ids, *, scorer, prompts=None, max_tokens=64, path=None, about=None):
+    "A `FingerprintRecord` of models that show only answers: dict model -> texts (N,), read by the `CausalLM` scorer; without token table, p and log_p, and nll_target is NaN. No text is kept."
+    empty = np.zeros((len(responses), 0), np.float32)
+    nll = np.stack([response_nll(scorer, r, max_tokens=max_tokens) for r in responses.values()]).astype(np.float32)
+    given = np.full_like(nll, np.nan) if prompts is None else np.stack([response_nll(scorer, r, prompts=prompts, max_tokens=max_tokens) for r in responses.values()]).astype(np.float32)
+    made = dict(scorer=scorer.name, scorer_hash=scorer.hash, max_tokens=max_tokens, dtype=str(scorer.dtype), threads=torch.get_num_threads(), source="cscr eq. 5, recorded responses") | (about or {})
+    record = FingerprintRecord(list(responses), TokenTable([], np.zeros(0), np.zeros(0), len(query_ids)), empty, empty, nll, given, np.full_like(nll, np.nan), [str(q) for q in query_ids], made)
+    if path: save_record(record, path)
+    return record
+
+
+def routerbench_responses(outcomes, source=None):
+    "The recorded responses of `load_routerbench`'s CSVs, row by row as in its table `outcomes`: dict model -> list of str ('' where none is recorded)."
+    files = sorted(Path(source or get_asset("routerbench-zs")).rglob("*.csv"))
+    parts = [pd.read_csv(f, usecols=[f"{m}|model_response" for m in outcomes.models], keep_default_na=False, dtype=str) for f in files]
+    if sum(map(len, parts)) != len(outcomes): raise ContrastiveError(f"{len(files)} files with {sum(map(len, parts))} rows, and outcomes of {len(outcomes)}: load both from the same source.")
+    return {m: [t for part in parts for t in part[f"{m}|model_response"]] for m in outcomes.models}
+
+# %% ../nbs/40_contrastive.ipynb #9ffc8528
 def save_record(record, path):
     "Write a `FingerprintRecord` as one safetensors file, texts, probes and provenance in its header; returns the path."
     arrays = {k: getattr(record, k) for k in READINGS} | {"frequency": record.table.frequency, "documents": record.table.documents}
@@ -318,7 +339,7 @@ def fingerprints(self: FingerprintRecord, kind="logit", *, K=256, by="frequency"
     columns = choose_tokens(self.table, K, by, self.log_p) if "logit" in kinds else None
     return named_fingerprints(self.models, [f(i, m) for i, (f, m) in enumerate(zip(makers, self.models))])
 
-# %% ../nbs/40_contrastive.ipynb #4db4f1f7
+# %% ../nbs/40_contrastive.ipynb #65047781
 def _pairs(q, e, positives, known):
     "Checked similarities (B, M), positives and known as boolean tensors, and the rows with a positive."
     if q.ndim != 2 or e.ndim != 2 or q.shape[1] != e.shape[1]:
@@ -342,7 +363,7 @@ def infonce(q, e, positives, tau=.05, *, known=None):
     top, all_ = (torch.where(mask, S / tau, -torch.inf)[usable].logsumexp(1) for mask in (positives, known))
     return (all_ - top).mean()
 
-# %% ../nbs/40_contrastive.ipynb #2cb7120f
+# %% ../nbs/40_contrastive.ipynb #142a03c4
 @dataclass(frozen=True, eq=False)
 class CostBands:
     "Cost bands: `edges` (K + 1,) from 0 to 1, `index` (M,) the band of each model, `mean` (K,) mean cost in each band (NaN: empty), `used` the number of bands with a model."
@@ -374,7 +395,7 @@ def cost_bands(costs, n_bands=5, *, warn=True):
     sizes, sums = np.bincount(index, minlength=n_bands), np.bincount(index, c, minlength=n_bands)
     return CostBands(edges, index, np.divide(sums, sizes, out=np.full(n_bands, np.nan), where=sizes > 0), used)
 
-# %% ../nbs/40_contrastive.ipynb #20bc5dca
+# %% ../nbs/40_contrastive.ipynb #e50645b1
 SIGNS = {"text": 1., "paper": -1.}
 PENALTIES = ("inside", "outside")
 
@@ -402,7 +423,7 @@ def cost_spectrum_infonce(q, e, positives, costs, *, n_bands=5, tau_min=.05, alp
         count = count + rows
     return (total[usable] / count[usable]).mean()
 
-# %% ../nbs/40_contrastive.ipynb #14c30429
+# %% ../nbs/40_contrastive.ipynb #f3b3c84f
 def train_head(X, width, loss, *, hidden=512, epochs=10, batch_size=512, lr=5e-4, weight_decay=.01, random_state=42):
     """Train D -> hidden -> width (ReLU) by AdamW on `loss(outputs (b, width), rows (b,)) -> scalar`; returns (state: dict of float32 arrays, mean loss per epoch).
 
@@ -431,7 +452,7 @@ def apply_head(state, X):
     a, b, c, d = (torch.from_numpy(np.array(state[f"p{i}"])) for i in range(4))
     with one_thread(), torch.inference_mode(): return torch.cat([torch.relu(x @ a.T + b) @ c.T + d for x in X.split(1024)]).numpy()
 
-# %% ../nbs/40_contrastive.ipynb #ebecf443
+# %% ../nbs/40_contrastive.ipynb #64130790
 OUTSIDE = -1000.
 POSITIVES = {"correct": "a score of at least .5", "best": "the query's best recorded score (graded outcomes such as MixInstruct's)"}
 
@@ -477,7 +498,7 @@ class CSCRRouter(PoolRouter):
         self.state_, self.history_ = train_head(X[rows], self.experts_.shape[1], loss, hidden=self.hidden, epochs=self.epochs, batch_size=self.batch_size, lr=self.lr,
                                                 weight_decay=self.weight_decay, random_state=self.random_state)
 
-# %% ../nbs/40_contrastive.ipynb #6fd6d6bb
+# %% ../nbs/40_contrastive.ipynb #2f418517
 @patch
 def project(self: CSCRRouter, X):
     "Query vectors (n, D') float32 of length 1 for embeddings X (n, D): what `choose` takes."
@@ -515,7 +536,7 @@ def _predict(self: CSCRRouter, X):
     np.put_along_axis(out, at, near.astype(np.float64), 1)
     return out
 
-# %% ../nbs/40_contrastive.ipynb #b6686cff
+# %% ../nbs/40_contrastive.ipynb #0f64d79a
 @patch
 def add_experts(self: CSCRRouter, fingerprints, costs):
     """Add models to a fitted router without training: fingerprints dict model -> (D',), costs dict model -> cost in units of the dearest training model's.

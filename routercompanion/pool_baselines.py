@@ -4,27 +4,29 @@
 
 # %% auto #0
 __all__ = ['OUTCOMES', 'ThompsonRouter', 'SoftmaxRouter', 'SoftMoERouter', 'pareto_front', 'ParetoRandomRouter',
-           'GivenPredictions', 'evaluate_predictions', 'split_models', 'cluster_accuracy', 'routing_outcomes',
-           'outcome_table', 'selection_profile', 'MatchedBudget', 'matched_budget']
+           'GivenPredictions', 'evaluate_predictions', 'fit_predictions', 'split_models', 'cluster_accuracy',
+           'new_model_predictions', 'cross_fitted', 'routing_outcomes', 'outcome_table', 'selection_profile',
+           'MatchedBudget', 'choices_at', 'median_budget', 'matched_budget']
 
-# %% ../nbs/41_pool_baselines.ipynb #0572013f
+# %% ../nbs/41_pool_baselines.ipynb #4cfd3cf1
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import binomtest
+from sklearn.base import clone
 
 from .contrastive import apply_head, cost_bands, train_head
 from .core import hash_fraction, lookup, make_rng
-from .evaluation import limits
+from .evaluation import fan_out, limits
 from .metrics import weighted_quality
 from .pool_evaluation import PoolInputError, pool_evaluation, pool_rows, pool_subset
 from .routers import PoolRouter
 from .routing import n_rows, register_router
 from .significance import mcnemar, resample_counts
 
-# %% ../nbs/41_pool_baselines.ipynb #3739d351
+# %% ../nbs/41_pool_baselines.ipynb #49135f78
 @register_router
 class ThompsonRouter(PoolRouter):
     """Thompson sampling with Beta posteriors and bandit feedback (cscr Table 1; Agrawal and Goyal). X: n query ids (equal ids get equal draws); predictions in (0, 1).
@@ -47,7 +49,7 @@ class ThompsonRouter(PoolRouter):
         seeds = (int(hash_fraction("thompson", self.random_state, x) * 2**52) for x in X)
         return np.stack([make_rng(s).beta(self.a_, self.b_) for s in seeds])
 
-# %% ../nbs/41_pool_baselines.ipynb #c2e3fa73
+# %% ../nbs/41_pool_baselines.ipynb #c1b5130e
 class _GateRouter(PoolRouter):
     "What the gates share: a two-layer head with a softmax over the models; subclasses give `_loss(log g (b, m), scores (b, m) with 0 for missing, known (b, m))`."
     feature_kind, own_cost = "embedding", {"params_b": .0227}
@@ -81,7 +83,7 @@ class SoftMoERouter(_GateRouter):
     "Soft gate trained for the expected score of a model drawn from it (cscr Table 1, \"Soft-MoE\"). X: embeddings (n, D); predictions (n, m) sum to 1. Fitted as `SoftmaxRouter`."
     def _loss(self, log_g, S, known): return -(log_g.exp() * S).sum(1).mean()
 
-# %% ../nbs/41_pool_baselines.ipynb #2cf64583
+# %% ../nbs/41_pool_baselines.ipynb #1b794edd
 def pareto_front(quality, costs):
     "Boolean (m,): models that no other beats in quality (m,) without costing more. Of equal ones all stay; NaN costs count as equal."
     q, c = np.asarray(quality, dtype=np.float64), np.nan_to_num(np.asarray(costs, dtype=np.float64))
@@ -99,7 +101,7 @@ class ParetoRandomRouter(PoolRouter):
     def _fit(self, X, scores, validation): self.front_ = pareto_front(self.mean_, self.model_costs_).astype(float)
     def _predict(self, X): return np.tile(self.front_, (n_rows(X), 1))
 
-# %% ../nbs/41_pool_baselines.ipynb #fc3d5a08
+# %% ../nbs/41_pool_baselines.ipynb #627e1a00
 class GivenPredictions(PoolRouter):
     "Predictions that exist already: X (n, k) holds those of several routers side by side, `start` and `stop` cut out this one's (n, m); ties: a name of `metrics.TIES`."
     feature_kind = "embedding"
@@ -120,7 +122,23 @@ def evaluate_predictions(outcomes, predictions, *, test="test", ties=None, **opt
     routers = {name: GivenPredictions(start=i * m, stop=(i + 1) * m, ties=(ties or {}).get(name, "cheapest")) for i, name in enumerate(predictions)}
     return pool_evaluation(outcomes, np.concatenate(list(predictions.values()), axis=1), routers, test=test, **options)
 
-# %% ../nbs/41_pool_baselines.ipynb #ca75d549
+# %% ../nbs/41_pool_baselines.ipynb #8d7a6a12
+def _fit_predict(router, X, outcomes, rows):
+    part = pool_subset(outcomes, rows)
+    fit_on, use = ((part.query_ids, np.asarray(outcomes.query_ids)) if router.feature_kind == "none" else (X[rows], X))
+    return clone(router).fit(fit_on, part).predict_quality(use)
+
+
+def fit_predictions(routers, outcomes, X, train):
+    """Dict name -> predictions (n, m) on all rows, of clones fitted on the `train` rows. routers: dict name -> router, or (router, its own features (n, D)).
+
+    Two processes at a time; meant for `evaluate_predictions`, which measures many variants in one table, on the same resamples.
+    """
+    rows = pool_rows(outcomes, train)
+    pairs = {name: r if isinstance(r, tuple) else (r, X) for name, r in routers.items()}
+    return dict(zip(pairs, fan_out(_fit_predict, [(r, x, outcomes, rows) for r, x in pairs.values()], "fitting variants")))
+
+# %% ../nbs/41_pool_baselines.ipynb #ada94504
 def split_models(costs, share=2 / 3):
     "(seen, unseen) columns of a pool: sorted by cost (m,), every third model (for share 2/3) is kept back, so that both parts span the costs. Both have two or more models."
     order = np.argsort(np.asarray(costs, dtype=np.float64), kind="stable")
@@ -139,7 +157,38 @@ def cluster_accuracy(kmeans, X, scores):
     total = member @ seen
     return np.divide(member @ np.where(seen, scores, 0), total, out=np.tile(np.nanmean(scores, 0), (len(total), 1)), where=total > 0)
 
-# %% ../nbs/41_pool_baselines.ipynb #32763c44
+# %% ../nbs/41_pool_baselines.ipynb #51a54ca4
+def new_model_predictions(outcomes, X, fingerprints, seen, unseen, *, train, probes, cscr, kmeans, probe_routers=None):
+    """Predictions (n, len(unseen)) for models that no training query has seen, dict name -> array on all rows (cscr section 4.2.1).
+
+    outcomes: table of all models; X (n, D); seen, unseen: columns; train, probes: rows (`pool_rows`). "CSCR": `cscr` fitted on the seen models with their fingerprints
+    (dict model -> vector), then the pool exchanged. "UMR": `kmeans` fitted on the seen, with the new models' accuracy on the probes in its clusters. probe_routers
+    (dict name -> router): routers that cannot be extended, fitted on the new models' outcomes on the probes alone, so that all know equally much of them.
+    """
+    names, train, probes = list(outcomes.models), pool_rows(outcomes, train), pool_rows(outcomes, probes)
+    known, new = (outcomes.select([names[j] for j in columns]) for columns in (seen, unseen))
+    part = pool_subset(known, train)
+    router = clone(cscr).set_params(fingerprints={m: fingerprints[m] for m in known.models}).fit(X[train], part)
+    price = [np.nanmean(next(iter(t.cost.values()))[train], axis=0) for t in (known, new)]
+    router.add_experts({m: fingerprints[m] for m in new.models}, dict(zip(new.models, price[1] / price[0].max()))).remove_experts(known.models)
+    clusters = clone(kmeans).fit(X[train], part)
+    quality = cluster_accuracy(clusters, X[probes], np.asarray(new.score, dtype=np.float64)[probes])
+    clusters.quality_, clusters.mean_ = quality, quality.mean(0)
+    return {"CSCR": router.predict_quality(X), "UMR": clusters._predict(X), **fit_predictions(probe_routers or {}, new, X, probes)}
+
+# %% ../nbs/41_pool_baselines.ipynb #79d0829d
+def cross_fitted(router, X, outcomes, train, *, random_state=42):
+    """Scores (n,) of a binary router, standardised on the training rows: out of fold there (two halves), fitted on all training rows elsewhere.
+
+    outcomes: (n, 2) scores of small and large; train: row positions. High = send to the large model.
+    """
+    train, S = np.asarray(train), np.asarray(getattr(outcomes, "score", outcomes))
+    halves = np.array_split(make_rng(random_state).permutation(train), 2)
+    out = np.asarray(clone(router).fit(X[train], S[train]).decision_function(X), dtype=np.float64)
+    for fit_on, score in (halves, halves[::-1]): out[score] = clone(router).fit(X[fit_on], S[fit_on]).decision_function(X[score])
+    return (out - out[train].mean()) / max(out[train].std(), 1e-12)
+
+# %% ../nbs/41_pool_baselines.ipynb #c4b465fa
 OUTCOMES = ("optimal", "too expensive", "too cheap", "wrong and no cheaper", "no correct")
 
 
@@ -173,7 +222,7 @@ def selection_profile(choice, models, costs, n_bands=5):
     count = np.bincount(np.asarray(choice), minlength=len(c))
     return pd.DataFrame(dict(model=list(models), cost=c, band=cost_bands(c / c.max(), n_bands, warn=False).index, queries=count, share=count / count.sum()))
 
-# %% ../nbs/41_pool_baselines.ipynb #94a060a3
+# %% ../nbs/41_pool_baselines.ipynb #edcf0b17
 @dataclass(frozen=True)
 class MatchedBudget:
     "McNemar's test of two routers at one budget: `budget`, the mean costs they paid, `only_first` and `only_second` right, `p_value` (two-sided, exact), `p_greater` (one-sided: the first is better)."
@@ -189,20 +238,31 @@ class MatchedBudget:
     n: int
 
 
+def choices_at(evaluation, row, budget):
+    "(choice (n,), quality (n,), mean cost) of a row of a `PoolEvaluation` at the setting whose mean cost is the largest within `budget`; `PoolInputError`: it never pays that little, or makes no single choice."
+    sweep = lookup(evaluation.sweeps, row, "row of this evaluation")
+    if sweep.choice is None: raise PoolInputError(f"{row} is an expectation over random choices and has no answers to compare. Choose another row.")
+    mean = np.nanmean(sweep.cost, axis=0)
+    if budget < mean.min() - 1e-12: raise PoolInputError(f"The budget {budget:g} lies below what {row} pays at least ({mean.min():g}).")
+    k = int(np.where(mean <= budget + 1e-12, mean, -np.inf).argmax())
+    return sweep.choice[:, k].astype(int), sweep.quality[:, k], float(mean[k])
+
+
+def median_budget(evaluation, *rows):
+    "The median of the distinct mean costs that some rows of a `PoolEvaluation` pay (cscr section D.6: the median of the combined cost grids)."
+    return float(np.median(np.concatenate([np.unique(np.round(np.nanmean(evaluation.sweeps[r].cost, axis=0), 12)) for r in rows])))
+
+
 def matched_budget(evaluation, first, second, *, budget=None, bar=.5):
     """`MatchedBudget` of two rows of a `PoolEvaluation` on the realised axis (cscr section D.6). budget: default the median of both rows' distinct mean costs.
 
     Queries on which one of the two has no outcome are left out. Rows without single choices (Random) cannot be tested: `PoolInputError`.
     """
-    sweeps = [lookup(evaluation.sweeps, name, "row of this evaluation") for name in (first, second)]
-    if any(s.choice is None for s in sweeps): raise PoolInputError("A row that is an expectation over random choices has no answers to compare. Choose another.")
-    means = [np.nanmean(s.cost, axis=0) for s in sweeps]
-    budget = float(np.median(np.concatenate([np.unique(np.round(m, 12)) for m in means]))) if budget is None else float(budget)
-    if budget < max(m.min() for m in means) - 1e-12: raise PoolInputError(f"The budget {budget:g} lies below what a router pays at least ({max(m.min() for m in means):g}).")
-    at = [int(np.where(m <= budget + 1e-12, m, -np.inf).argmax()) for m in means]
-    a, b = (s.quality[:, k] for s, k in zip(sweeps, at))
+    for row in (first, second): lookup(evaluation.sweeps, row, "row of this evaluation")
+    if budget is None and all(evaluation.sweeps[r].choice is not None for r in (first, second)): budget = median_budget(evaluation, first, second)
+    (_, a, paid_a), (_, b, paid_b) = (choices_at(evaluation, row, np.inf if budget is None else budget) for row in (first, second))
     keep = ~np.isnan(a) & ~np.isnan(b)
     test = mcnemar((a[keep] >= bar).astype(int), (b[keep] >= bar).astype(int))
     total = test.only_a + test.only_b
     greater = float(binomtest(test.only_a, total, alternative="greater").pvalue) if total else 1.
-    return MatchedBudget(first, second, budget, float(means[0][at[0]]), float(means[1][at[1]]), test.only_a, test.only_b, test.p_value, greater, int(keep.sum()))
+    return MatchedBudget(first, second, float(budget), paid_a, paid_b, test.only_a, test.only_b, test.p_value, greater, int(keep.sum()))

@@ -359,6 +359,27 @@ def test_one_sphere_for_both_kinds_and_a_mixed_pool(record):
     with pytest.raises(CompanionError, match="kind of fingerprint"): record.fingerprints("aura")
 
 
+def test_models_that_show_only_answers(lms, tmp_path):
+    said = {"api": ["42", "no", "x y"], "api 2": ["41", "", "z"]}
+    record = c.record_responses(said, ["a", "b", "c"], scorer=lms[0], prompts=["p", "q", "r"], path=tmp_path / "r.safetensors", about={"set": "made up"})
+    again = c.recorded_fingerprints(tmp_path / "r.safetensors")
+    assert np.allclose(again.nll[0], c.response_nll(lms[0], said["api"])) and np.isnan(again.nll[1, 1]) and again.about["set"] == "made up" and not len(again.table)
+    assert np.allclose(again.nll_given[1, 2], c.response_nll(lms[0], ["z"], prompts=["r"])[0], atol=1e-5)
+    assert list(again.fingerprints("perplexity")) == ["api", "api 2"] and again.fingerprints("perplexity")["api 2"][1] == 0
+    with pytest.raises(c.TokenBasisError): again.fingerprints("logit")
+
+
+def test_routerbench_responses_are_read_row_by_row(tmp_path):
+    for name, rows in (("b_test", 2), ("a_train", 3)):
+        lines = ["id,m|model_response,k|model_response,m"] + [f'{i},"{name} {i}, m",{"" if i else "NA"},1' for i in range(rows)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    class Table(SimpleNamespace):
+        def __len__(self): return self.n
+    found = c.routerbench_responses(Table(models=["m", "k"], n=5), tmp_path)
+    assert found == {"m": ["a_train 0, m", "a_train 1, m", "a_train 2, m", "b_test 0, m", "b_test 1, m"], "k": ["NA", "", "", "NA", ""]}
+    with pytest.raises(c.ContrastiveError, match="same source"): c.routerbench_responses(Table(models=["m"], n=6), tmp_path)
+
+
 # ---- the router
 
 def topics(n=400, m=6, seed=0, gaps=0., d=10):
@@ -550,6 +571,8 @@ def test_given_predictions_are_measured_as_fitted_ones():
     again = b.evaluate_predictions(t, {n: routers[n].fit(feature[n][rows], pool_subset(t, rows)).predict_quality(feature[n]) for n in routers}, ties={"P": "average"}, **options)
     for name in routers:
         for metric in ("AUDC", "peak"): assert np.allclose(fitted.draws[name, metric], again.draws[name, metric])
+    made = b.fit_predictions({"K": routers["K"], "P": routers["P"], "half": (routers["K"], X[:, :3])}, t, X, "train")
+    assert np.array_equal(made["K"], KMeansRouter(n_clusters=4).fit(X[rows], t.score[rows]).predict_quality(X)) and not np.array_equal(made["half"], made["K"]) and made["P"].shape == (500, 6)
     with pytest.raises(PoolInputError, match="shape"): b.evaluate_predictions(t, {"K": np.zeros((500, 5))}, **options)
     found = b.matched_budget(fitted, "C", "K")
     means = {n: fitted.sweeps[n].cost.mean(0) for n in ("C", "K")}
