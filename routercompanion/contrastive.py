@@ -37,7 +37,7 @@ from .routing import RoutingInputError, check_features, register_router
 
 # %% ../nbs/40_contrastive.ipynb #f0439c87
 class ContrastiveError(RoutingInputError): "Base of the errors of this module. The message names the model, the token or the parameter, and the remedy."
-class ZeroFingerprintError(ContrastiveError): "A fingerprint has zero norm (the same value for every probe, or none at all): it has no direction and no place on the sphere."
+class ZeroFingerprintError(ContrastiveError): "A fingerprint has zero norm (one value for every probe, or none at all): it has no place on the sphere."
 class FingerprintWidthError(ContrastiveError): "Fingerprints of one pool differ in width, or a model has none."
 class PoolOfOneError(ContrastiveError): "A pool of one model: there is nothing to contrast and nothing to route."
 class NoPositiveError(ContrastiveError): "No query has a model that answers it: the loss has no positive pair anywhere."
@@ -61,7 +61,7 @@ def logit_footprint(probabilities, name="a logit footprint"):
     Entry k: how probable token k is on average over N probes and T greedy steps. All entries are >= 0, so two footprints have a cosine in [0, 1].
     """
     p = np.asarray(probabilities, dtype=np.float64)
-    if not p.size or (p < 0).any() or (p > 1 + 1e-6).any(): raise ContrastiveError(f"{name}: probabilities must lie in [0, 1], and there must be some; shape {p.shape}.")
+    if not p.size or (p < 0).any() or (p > 1 + 1e-6).any(): raise ContrastiveError(f"{name}: give probabilities, some of them and in [0, 1]; got shape {p.shape}.")
     return unit(p.mean(axis=tuple(range(p.ndim - 1))), name)
 
 # %% ../nbs/40_contrastive.ipynb #c6abce03
@@ -83,7 +83,8 @@ def spellings(tokenizer, texts):
 # %% ../nbs/40_contrastive.ipynb #7528f7b4
 @dataclass(frozen=True, eq=False)
 class TokenTable:
-    "Texts that are one token in every vocabulary and occur in the probes, most frequent first: `texts` (C,), `frequency` (C,) their mean share of the tokens, `documents` (C,) the mean share of probes that hold them; `n_probes`."
+    """Texts that are one token in every vocabulary and occur in the probes, most frequent first: `texts` (C,), `frequency` (C,) their mean share of the tokens,
+    `documents` (C,) the mean share of probes that hold them; `n_probes`."""
     texts: list
     frequency: np.ndarray
     documents: np.ndarray
@@ -93,7 +94,7 @@ class TokenTable:
 
 
 def shared_tokens(tokenizers, probes):
-    "The `TokenTable` of the texts `probes` in the vocabularies of `tokenizers`. Memory: a table of texts for each vocabulary. `TokenBasisError`: nothing is shared."
+    "The `TokenTable` of the texts `probes` in the vocabularies of `tokenizers`; `TokenBasisError`: nothing is shared. Memory: the texts of all vocabularies."
     tables = [token_texts(t) for t in tokenizers]
     common = set.intersection(*map(set, tables)) - {""}
     frequency, documents = Counter(), Counter()
@@ -108,7 +109,8 @@ def shared_tokens(tokenizers, probes):
     return TokenTable(order, *(np.array([c[w] for w in order]) for c in (frequency, documents)), len(probes))
 
 # %% ../nbs/40_contrastive.ipynb #eb43735d
-TOKEN_CHOICES = {"frequency": "the most frequent (the paper's)", "tfidf": "frequency x (ln((1 + N) / (1 + df)) + 1) over the N probes", "variance": "the largest variance across models of the mean log-probability"}
+TOKEN_CHOICES = {"frequency": "the most frequent (the paper's)", "tfidf": "frequency x (ln((1 + N) / (1 + df)) + 1) over the N probes",
+                 "variance": "the largest variance across models of the mean log-probability"}
 
 
 def choose_tokens(table, K=256, by="frequency", log_p=None):
@@ -117,7 +119,8 @@ def choose_tokens(table, K=256, by="frequency", log_p=None):
     "variance" needs `log_p` (M, C), the mean log-probability of each text in each of M models. `TokenBasisError`: fewer than K texts.
     """
     lookup(TOKEN_CHOICES, by, "choice of tokens")
-    if K < 1 or K > len(table): raise TokenBasisError(f"K = {K} tokens were asked for, and {len(table)} of the probes' tokens are shared. Use a smaller K or more probes.")
+    if K < 1 or K > len(table):
+        raise TokenBasisError(f"K = {K} tokens were asked for, and {len(table)} of the probes' tokens are shared. Use a smaller K or more probes.")
     if by == "variance" and (log_p is None or np.shape(log_p)[1:] != (len(table),) or len(log_p) < 2):
         raise TokenBasisError(f"The choice by variance needs log_p of shape (two or more models, {len(table)}); got {np.shape(log_p)}.")
     idf = np.log((1 + table.n_probes) / (1 + table.documents * table.n_probes)) + 1
@@ -130,7 +133,7 @@ LOG_FLOOR = -40.   # a text that a vocabulary lacks has probability 0, and this 
 
 @torch.inference_mode()
 def token_probabilities(lm, bank, texts, *, horizon=10, batch_tokens=2048):
-    """Mean probability and mean log-probability of `texts` over `horizon` greedy steps behind each probe of `bank` (with its shots): dict p, log_p (N, C) float32.
+    """dict p, log_p (N, C) float32: mean probability and mean log-probability of `texts` over `horizon` greedy steps behind each probe of `bank` and its shots.
 
     The model writes `horizon` tokens whatever they are (no stop). Texts: see `spellings`. Memory: a batch's logits in float32.
     """
@@ -155,7 +158,8 @@ def greedy_steps(lm, ids, shots, steps):
         yield logits.float().log_softmax(-1)
         if step + 1 == steps: return
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        states = lm.model.model(input_ids=logits.argmax(-1)[:, None], attention_mask=mask, position_ids=(positions + step)[:, None], past_key_values=cache, use_cache=True)
+        states = lm.model.model(input_ids=logits.argmax(-1)[:, None], attention_mask=mask, position_ids=(positions + step)[:, None], past_key_values=cache,
+                                use_cache=True)
         logits = lm.model.lm_head(states.last_hidden_state[:, -1])
 
 # %% ../nbs/40_contrastive.ipynb #76933c89
@@ -180,7 +184,10 @@ def response_nll(scorer, responses, *, prompts=None, max_tokens=64, batch_size=1
 
 
 def target_nll(lm, bank, targets=None):
-    "Mean negative log-likelihood (n,) float64, nats per token, that `lm` itself gives the gold answers behind shots and prompt (cscr eq. 3); targets: default the first references."
+    """Mean negative log-likelihood (n,) float64, nats per token, that `lm` itself gives the gold answers behind shots and prompt (cscr eq. 3).
+
+    targets (n,): default the first references; one without a token is NaN.
+    """
     scored = lm.score(bank, [r[0] for r in bank.table.references] if targets is None else targets)
     return np.divide(-scored.log_likelihood, scored.tokens, out=np.full(len(bank), np.nan), where=scored.tokens > 0).astype(np.float64)
 
@@ -214,12 +221,12 @@ def fingerprint_matrix(fingerprints, models):
     `FingerprintWidthError`: a model is missing, or widths differ (mixed pools need N = K); `ZeroFingerprintError`: a vector of zeros.
     """
     missing = [m for m in models if m not in fingerprints]
-    if missing: raise FingerprintWidthError(f"No fingerprint for {', '.join(map(str, missing[:3]))}; there are some for {', '.join(map(str, list(fingerprints)[:6]))}.")
+    if missing: raise FingerprintWidthError(f"No fingerprint for {', '.join(map(str, missing[:3]))}; known: {', '.join(map(str, list(fingerprints)[:6]))}.")
     widths = {m: np.size(fingerprints[m]) for m in models}
     first = next(iter(widths.values()))
     odd = next((m for m, w in widths.items() if w != first), None)
     if odd is not None:
-        raise FingerprintWidthError(f"Model {odd}: a fingerprint of width {widths[odd]} where the others have {first}. Mixed pools need as many probes as tokens (N = K).")
+        raise FingerprintWidthError(f"Model {odd}: a fingerprint of width {widths[odd]} where others have {first}. Mixed pools need as many probes as tokens (N = K).")
     return np.stack([unit(fingerprints[m], f"The fingerprint of {m}") for m in models])
 
 
@@ -230,7 +237,8 @@ def named_fingerprints(models, vectors):
 # %% ../nbs/40_contrastive.ipynb #38ddfaa5
 def _write(path, arrays, about):
     "Arrays with their manifest in the header of a safetensors file, atomically."
-    with atomic_path(path) as tmp: save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, tmp, metadata={"manifest": json.dumps(about, sort_keys=True)})
+    arrays = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
+    with atomic_path(path) as tmp: save_file(arrays, tmp, metadata={"manifest": json.dumps(about, sort_keys=True)})
     return path
 
 
@@ -238,14 +246,16 @@ def _read(path):
     "(arrays, manifest) of a file of `_write`; `FingerprintFileError` names a missing or damaged one."
     try:
         with safe_open(path, "np") as f: return {k: f.get_tensor(k) for k in f.keys()}, json.loads(f.metadata()["manifest"])
-    except Exception as e: raise FingerprintFileError(f"{path}: no file of fingerprints ({type(e).__name__}: {e}). Delete it and record again, or restore it (git checkout).") from e
+    except Exception as e:
+        raise FingerprintFileError(f"{path}: no file of fingerprints ({type(e).__name__}: {e}). Delete it and record again, or restore it (git checkout).") from e
 
 
 def model_readings(lm, probes, texts, scorer, *, horizon=10, max_new_tokens=16, batch_tokens=2048):
     """Everything that the fingerprints of one model need, from the cache or computed: dict p, log_p (N, C), `nll` (N,) eq. 5, `nll_given` (N,) the same behind
     the prompts, `nll_target` (N,) eq. 3; and its manifest. The answers that are scored are greedy, first line only, and are not kept."""
-    about = dict(model=lm.name, model_hash=lm.hash, dtype=str(lm.dtype), scorer=scorer.name, scorer_hash=scorer.hash, horizon=horizon, max_new_tokens=max_new_tokens, batch_tokens=batch_tokens,
-                 probes=list(probes.query_ids), shots=content_hash(probes.shots), texts=content_hash(list(texts)), threads=torch.get_num_threads(), source="cscr eq. 2, 3, 5")
+    about = dict(model=lm.name, model_hash=lm.hash, dtype=str(lm.dtype), threads=torch.get_num_threads(), scorer=scorer.name, scorer_hash=scorer.hash, horizon=horizon,
+                 max_new_tokens=max_new_tokens, batch_tokens=batch_tokens, probes=list(probes.query_ids), shots=content_hash(probes.shots),
+                 texts=content_hash(list(texts)), source="cscr eq. 2, 3, 5")
     path = cache_dir("fingerprints", Path(lm.name).name) / f"{content_hash(about)[:24]}.safetensors"
     if not path.is_file():
         said = lm.generate(probes, max_new_tokens=max_new_tokens).text
@@ -281,24 +291,29 @@ def fingerprint_path(name="fingerprints"): return project_root() / "data" / "out
 
 
 def record_fingerprints(models, probes, *, scorer, horizon=10, max_new_tokens=16, path=None, load=load_causal_lm):
-    "The `FingerprintRecord` of `models` (names that `load` knows) on the bank `probes`, read by the scorer LM of that name; written to `path` if given. One model in memory beside the scorer."
+    "The `FingerprintRecord` of `models` (names that `load` knows) on the bank `probes`, read by the scorer LM of that name; written to `path` if given."
     reader, names = load_causal_lm(scorer), list(models)
     table = shared_tokens([load(m).tokenizer for m in names], list(probes.table.prompt))
     found = [model_readings(load(m), probes, table.texts, reader, horizon=horizon, max_new_tokens=max_new_tokens) for m in names]
     arrays = {k: np.stack([a[k].mean(0) if a[k].ndim == 2 else a[k] for a, _ in found]).astype(np.float32) for k in READINGS}
-    about = {k: found[0][1][k] for k in ("scorer", "scorer_hash", "horizon", "max_new_tokens", "dtype", "threads", "source")} | {"model_hash": {a["model"]: a["model_hash"] for _, a in found}}
+    about = {k: found[0][1][k] for k in ("scorer", "scorer_hash", "horizon", "max_new_tokens", "dtype", "threads", "source")}
+    about["model_hash"] = {a["model"]: a["model_hash"] for _, a in found}
     record = FingerprintRecord([a["model"] for _, a in found], table, *arrays.values(), list(probes.query_ids), about)
     if path: save_record(record, path)
     return record
 
 
 def record_responses(responses, query_ids, *, scorer, prompts=None, max_tokens=64, path=None, about=None):
-    "A `FingerprintRecord` of models that show only answers: dict model -> texts (N,), read by the `CausalLM` scorer; without token table, p and log_p, and nll_target is NaN. No text is kept."
-    empty = np.zeros((len(responses), 0), np.float32)
-    nll = np.stack([response_nll(scorer, r, max_tokens=max_tokens) for r in responses.values()]).astype(np.float32)
-    given = np.full_like(nll, np.nan) if prompts is None else np.stack([response_nll(scorer, r, prompts=prompts, max_tokens=max_tokens) for r in responses.values()]).astype(np.float32)
-    made = dict(scorer=scorer.name, scorer_hash=scorer.hash, max_tokens=max_tokens, dtype=str(scorer.dtype), threads=torch.get_num_threads(), source="cscr eq. 5, recorded responses") | (about or {})
-    record = FingerprintRecord(list(responses), TokenTable([], np.zeros(0), np.zeros(0), len(query_ids)), empty, empty, nll, given, np.full_like(nll, np.nan), [str(q) for q in query_ids], made)
+    """A `FingerprintRecord` of models that show only answers, dict model -> texts (N,), read by the `CausalLM` scorer; no text is kept.
+
+    Its token table, p and log_p are empty, nll_target is NaN, and so is nll_given without `prompts` (N,).
+    """
+    read = lambda **how: np.stack([response_nll(scorer, r, max_tokens=max_tokens, **how) for r in responses.values()]).astype(np.float32)
+    nll, empty, table = read(), np.zeros((len(responses), 0), np.float32), TokenTable([], np.zeros(0), np.zeros(0), len(query_ids))
+    none = np.full_like(nll, np.nan)
+    made = dict(scorer=scorer.name, scorer_hash=scorer.hash, max_tokens=max_tokens, dtype=str(scorer.dtype), threads=torch.get_num_threads(), source="cscr eq. 5")
+    given = none if prompts is None else read(prompts=prompts)
+    record = FingerprintRecord(list(responses), table, empty, empty, nll, given, none, [str(q) for q in query_ids], made | (about or {}))
     if path: save_record(record, path)
     return record
 
@@ -307,7 +322,8 @@ def routerbench_responses(outcomes, source=None):
     "The recorded responses of `load_routerbench`'s CSVs, row by row as in its table `outcomes`: dict model -> list of str ('' where none is recorded)."
     files = sorted(Path(source or get_asset("routerbench-zs")).rglob("*.csv"))
     parts = [pd.read_csv(f, usecols=[f"{m}|model_response" for m in outcomes.models], keep_default_na=False, dtype=str) for f in files]
-    if sum(map(len, parts)) != len(outcomes): raise ContrastiveError(f"{len(files)} files with {sum(map(len, parts))} rows, and outcomes of {len(outcomes)}: load both from the same source.")
+    if sum(map(len, parts)) != len(outcomes):
+        raise ContrastiveError(f"{len(files)} files with {sum(map(len, parts))} rows, and outcomes of {len(outcomes)}: load both from the same source.")
     return {m: [t for part in parts for t in part[f"{m}|model_response"]] for m in outcomes.models}
 
 # %% ../nbs/40_contrastive.ipynb #9ffc8528
@@ -322,7 +338,8 @@ def recorded_fingerprints(path=None):
     "The `FingerprintRecord` of a file (default data/outcomes/fingerprints.safetensors). `FingerprintFileError`: missing, damaged, or of another kind."
     path = Path(path or fingerprint_path())
     arrays, head = _read(path)
-    if head.pop("sha256", None) != content_hash(head) or head.get("kind") != "fingerprints": raise FingerprintFileError(f"{path}: its header is not that of recorded fingerprints. Record again.")
+    if head.pop("sha256", None) != content_hash(head) or head.get("kind") != "fingerprints":
+        raise FingerprintFileError(f"{path}: its header is not that of recorded fingerprints. Record again.")
     table = TokenTable(head["texts"], arrays["frequency"], arrays["documents"], head["n_probes"])
     return FingerprintRecord(head["models"], table, *(arrays[k] for k in READINGS), head["probes"], head["about"])
 
@@ -349,7 +366,7 @@ def _pairs(q, e, positives, known):
     if positives.shape != (len(q), len(e)): raise FingerprintWidthError(f"positives has shape {tuple(positives.shape)} for {len(q)} queries and {len(e)} models.")
     known = torch.ones_like(positives) if known is None else torch.as_tensor(known, dtype=torch.bool)
     usable = (positives & known).any(1)
-    if not usable.any(): raise NoPositiveError(f"None of {len(q)} queries has a model that answers it. Leave such queries out of a batch, or lower the bar for 'right'.")
+    if not usable.any(): raise NoPositiveError(f"None of {len(q)} queries has a model that answers it. Leave such queries out, or lower the bar for 'right'.")
     return q @ e.T, positives & known, known, usable
 
 
@@ -366,7 +383,7 @@ def infonce(q, e, positives, tau=.05, *, known=None):
 # %% ../nbs/40_contrastive.ipynb #142a03c4
 @dataclass(frozen=True, eq=False)
 class CostBands:
-    "Cost bands: `edges` (K + 1,) from 0 to 1, `index` (M,) the band of each model, `mean` (K,) mean cost in each band (NaN: empty), `used` the number of bands with a model."
+    "Cost bands: `edges` (K + 1,) from 0 to 1, `index` (M,) each model's band, `mean` (K,) mean cost of a band (NaN: empty), `used` how many hold a model."
     edges: np.ndarray
     index: np.ndarray
     mean: np.ndarray
@@ -385,13 +402,15 @@ def cost_bands(costs, n_bands=5, *, warn=True):
     c = np.asarray(costs, dtype=np.float64).ravel()
     if n_bands < 1: raise ContrastiveError(f"n_bands = {n_bands}: at least one band is needed.")
     unknown = np.isnan(c).any()
-    if not unknown and not ((c >= 0) & (c <= 1)).all(): raise ContrastiveError(f"Model {int(np.argmax((c < 0) | (c > 1)))}: a cost outside [0, 1]. Divide costs by the dearest model's.")
+    if not unknown and not ((c >= 0) & (c <= 1)).all():
+        raise ContrastiveError(f"Model {int(np.argmax((c < 0) | (c > 1)))}: a cost outside [0, 1]. Divide costs by the dearest model's.")
     if unknown: c = np.zeros(len(c))
     edges = np.r_[0., np.quantile(c, np.arange(1, n_bands) / n_bands), 1.]
     index = np.clip(np.searchsorted(edges, c, side="right") - 1, 0, n_bands - 1)
     used = len(np.unique(index))
     if used == 1 < n_bands and warn:
-        warnings.warn(f"{'Costs are unknown' if unknown else 'All costs are equal'}: {n_bands} cost bands collapse into one, and the loss knows nothing of cost.", BandsCollapsedWarning, stacklevel=2)
+        why = "Costs are unknown" if unknown else "All costs are equal"
+        warnings.warn(f"{why}: {n_bands} cost bands collapse into one, and the loss knows nothing of cost.", BandsCollapsedWarning, stacklevel=2)
     sizes, sums = np.bincount(index, minlength=n_bands), np.bincount(index, c, minlength=n_bands)
     return CostBands(edges, index, np.divide(sums, sizes, out=np.full(n_bands, np.nan), where=sizes > 0), used)
 
@@ -425,7 +444,7 @@ def cost_spectrum_infonce(q, e, positives, costs, *, n_bands=5, tau_min=.05, alp
 
 # %% ../nbs/40_contrastive.ipynb #f3b3c84f
 def train_head(X, width, loss, *, hidden=512, epochs=10, batch_size=512, lr=5e-4, weight_decay=.01, random_state=42):
-    """Train D -> hidden -> width (ReLU) by AdamW on `loss(outputs (b, width), rows (b,)) -> scalar`; returns (state: dict of float32 arrays, mean loss per epoch).
+    """Train D -> hidden -> width (ReLU) by AdamW on `loss(outputs (b, width), rows (b,)) -> scalar`; returns (dict of float32 arrays, mean loss per epoch).
 
     X (n, D) float32. One thread and an own seed: equal input gives equal bytes.
     """
@@ -495,8 +514,8 @@ class CSCRRouter(PoolRouter):
         right, known = (torch.from_numpy(a[rows]) for a in (right, known))
         options = dict(tau_min=self.tau_min, alpha=self.alpha, gamma=self.gamma, sign=self.sign, penalty=self.penalty, bands=bands)
         loss = lambda out, b: cost_spectrum_infonce(torch.nn.functional.normalize(out, dim=1), e, right[b], self.model_costs_, known=known[b], **options)
-        self.state_, self.history_ = train_head(X[rows], self.experts_.shape[1], loss, hidden=self.hidden, epochs=self.epochs, batch_size=self.batch_size, lr=self.lr,
-                                                weight_decay=self.weight_decay, random_state=self.random_state)
+        how = {k: getattr(self, k) for k in ("hidden", "epochs", "batch_size", "lr", "weight_decay", "random_state")}
+        self.state_, self.history_ = train_head(X[rows], self.experts_.shape[1], loss, **how)
 
 # %% ../nbs/40_contrastive.ipynb #2f418517
 @patch
@@ -547,7 +566,8 @@ def add_experts(self: CSCRRouter, fingerprints, costs):
     twice = [m for m in fingerprints if m in self.model_names_]
     if twice: raise ContrastiveError(f"{twice[0]} is in the pool already. Remove it first (remove_experts).")
     new = fingerprint_matrix(fingerprints, list(fingerprints))
-    if new.shape[1] != self.experts_.shape[1]: raise FingerprintWidthError(f"A fingerprint of width {new.shape[1]} for a router of width {self.experts_.shape[1]}.")
+    if new.shape[1] != self.experts_.shape[1]:
+        raise FingerprintWidthError(f"A fingerprint of width {new.shape[1]} for a router of width {self.experts_.shape[1]}.")
     price = np.array([float(lookup(costs, m, "model in costs")) for m in fingerprints])
     if not (price >= 0).all(): raise ContrastiveError("A cost is negative or NaN. Give it in units of the dearest training model's cost.")
     self.experts_ = np.concatenate([self.experts_, new])

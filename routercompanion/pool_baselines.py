@@ -29,7 +29,7 @@ from .significance import mcnemar, resample_counts
 # %% ../nbs/41_pool_baselines.ipynb #49135f78
 @register_router
 class ThompsonRouter(PoolRouter):
-    """Thompson sampling with Beta posteriors and bandit feedback (cscr Table 1; Agrawal and Goyal). X: n query ids (equal ids get equal draws); predictions in (0, 1).
+    """Thompson sampling with Beta posteriors and bandit feedback (cscr Table 1). X: n query ids (equal ids get equal draws); predictions in (0, 1).
 
     prior: Beta(a, b) of each model. A missing outcome teaches nothing. Fitted: `a_`, `b_` (m,), `asked_` (m,) how often each model was asked.
     """
@@ -51,11 +51,12 @@ class ThompsonRouter(PoolRouter):
 
 # %% ../nbs/41_pool_baselines.ipynb #c1b5130e
 class _GateRouter(PoolRouter):
-    "What the gates share: a two-layer head with a softmax over the models; subclasses give `_loss(log g (b, m), scores (b, m) with 0 for missing, known (b, m))`."
+    "What the gates share: a two-layer head, softmax over the models; subclasses give `_loss(log g (b, m), scores (b, m), 0 for missing, known (b, m))`."
     feature_kind, own_cost = "embedding", {"params_b": .0227}
 
     def __init__(self, *, hidden=512, epochs=10, batch_size=512, lr=5e-4, weight_decay=.01, random_state=42, missing="mask"):
-        self.hidden, self.epochs, self.batch_size, self.lr, self.weight_decay, self.random_state, self.missing = hidden, epochs, batch_size, lr, weight_decay, random_state, missing
+        self.hidden, self.epochs, self.batch_size, self.lr, self.weight_decay = hidden, epochs, batch_size, lr, weight_decay
+        self.random_state, self.missing = random_state, missing
 
     def _fit(self, X, scores, validation):
         known = torch.from_numpy(~np.isnan(scores))
@@ -80,7 +81,10 @@ class SoftmaxRouter(_GateRouter):
 
 @register_router
 class SoftMoERouter(_GateRouter):
-    "Soft gate trained for the expected score of a model drawn from it (cscr Table 1, \"Soft-MoE\"). X: embeddings (n, D); predictions (n, m) sum to 1. Fitted as `SoftmaxRouter`."
+    """Soft gate trained for the expected score of a model drawn from it (cscr Table 1, "Soft-MoE"). X: embeddings (n, D).
+
+    Predictions (n, m) sum to 1. Fitted: `state_`, `history_` (loss per epoch).
+    """
     def _loss(self, log_g, S, known): return -(log_g.exp() * S).sum(1).mean()
 
 # %% ../nbs/41_pool_baselines.ipynb #1b794edd
@@ -93,7 +97,7 @@ def pareto_front(quality, costs):
 
 @register_router
 class ParetoRandomRouter(PoolRouter):
-    "Uniform over the models of the training Pareto front within the budget (cscr Table 1, after RouterBench). X: n of anything; predictions 1 on the front, 0 off it."
+    "Uniform over the models of the training Pareto front within the budget (cscr Table 1). X: n of anything; predictions 1 on the front, 0 off it."
     feature_kind, ties = "none", "average"
 
     def __init__(self, *, missing="mask"): self.missing = missing
@@ -103,7 +107,7 @@ class ParetoRandomRouter(PoolRouter):
 
 # %% ../nbs/41_pool_baselines.ipynb #627e1a00
 class GivenPredictions(PoolRouter):
-    "Predictions that exist already: X (n, k) holds those of several routers side by side, `start` and `stop` cut out this one's (n, m); ties: a name of `metrics.TIES`."
+    "Predictions that exist already: X (n, k) holds several routers' side by side, `start` and `stop` cut out this one's (n, m); ties: as in `metrics.TIES`."
     feature_kind = "embedding"
 
     def __init__(self, *, start=0, stop=None, ties="cheapest", missing="mask"): self.start, self.stop, self.ties, self.missing = start, stop, ties, missing
@@ -140,7 +144,7 @@ def fit_predictions(routers, outcomes, X, train):
 
 # %% ../nbs/41_pool_baselines.ipynb #ada94504
 def split_models(costs, share=2 / 3):
-    "(seen, unseen) columns of a pool: sorted by cost (m,), every third model (for share 2/3) is kept back, so that both parts span the costs. Both have two or more models."
+    "(seen, unseen) columns of a pool: sorted by cost (m,), every third model (share 2/3) is kept back, so that both parts span the costs; two or more each."
     order = np.argsort(np.asarray(costs, dtype=np.float64), kind="stable")
     m = len(order)
     back = max(2, round((1 - share) * m))
@@ -150,7 +154,10 @@ def split_models(costs, share=2 / 3):
 
 
 def cluster_accuracy(kmeans, X, scores):
-    "UniRoute's answer to new models: their mean scores (K, m) on probes X (n, D), scores (n, m), in each cluster of a fitted `KMeansRouter`; an empty cluster has the model's mean."
+    """UniRoute's answer to new models: their mean scores (K, m) on probes X (n, D), scores (n, m), in each cluster of a fitted `KMeansRouter`.
+
+    A cluster without a probe has the model's mean.
+    """
     near = ((kmeans.centroids_**2).sum(1) - 2 * np.asarray(X, float) @ kmeans.centroids_.T).argmin(1)
     member = np.eye(len(kmeans.centroids_))[near].T
     seen = ~np.isnan(scores)
@@ -161,9 +168,9 @@ def cluster_accuracy(kmeans, X, scores):
 def new_model_predictions(outcomes, X, fingerprints, seen, unseen, *, train, probes, cscr, kmeans, probe_routers=None):
     """Predictions (n, len(unseen)) for models that no training query has seen, dict name -> array on all rows (cscr section 4.2.1).
 
-    outcomes: table of all models; X (n, D); seen, unseen: columns; train, probes: rows (`pool_rows`). "CSCR": `cscr` fitted on the seen models with their fingerprints
-    (dict model -> vector), then the pool exchanged. "UMR": `kmeans` fitted on the seen, with the new models' accuracy on the probes in its clusters. probe_routers
-    (dict name -> router): routers that cannot be extended, fitted on the new models' outcomes on the probes alone, so that all know equally much of them.
+    outcomes: table of all models; X (n, D); seen, unseen: columns; train, probes: rows (`pool_rows`). "CSCR": `cscr` fitted on the seen models with their
+    fingerprints (dict model -> vector), then the pool exchanged. "UMR": `kmeans` fitted on the seen, with the new models' accuracy on the probes in its
+    clusters. probe_routers (dict name -> router): cannot be extended, so they are fitted on the new models' outcomes on the probes alone.
     """
     names, train, probes = list(outcomes.models), pool_rows(outcomes, train), pool_rows(outcomes, probes)
     known, new = (outcomes.select([names[j] for j in columns]) for columns in (seen, unseen))
@@ -207,13 +214,14 @@ def routing_outcomes(choice, scores, costs, *, bar=.5):
 
 
 def outcome_table(choices, scores, costs, *, bar=.5, n_resamples=2000, rng=42, level=.95):
-    "Shares of `routing_outcomes` for dict row -> choice (n,): DataFrame row, column, metric, value (a fraction), low, high, n; intervals over resampled queries, paired over rows."
+    "Shares of `routing_outcomes` for dict row -> choice (n,): DataFrame row, column, metric, value (fraction), low, high, n; queries resampled, paired."
     names = {r: routing_outcomes(c, scores, costs, bar=bar) for r, c in choices.items()}
     n = len(scores)
     is_ = {(r, o): (v == o).astype(float) for r, v in names.items() for o in OUTCOMES}
     stacked = np.stack(list(is_.values()), 1)
     draws = np.concatenate([weighted_quality(stacked, w) for w in resample_counts(n, n_resamples, make_rng(rng))])
-    return pd.DataFrame([dict(row=r, column=o, metric="share of queries", value=v.mean(), low=lo, high=hi, n=n) for k, ((r, o), v) in enumerate(is_.items()) for lo, hi in [limits(draws[:, k], level)]])
+    between = [limits(d, level) for d in draws.T]
+    return pd.DataFrame([dict(row=r, column=o, metric="share of queries", value=v.mean(), low=low, high=high, n=n) for ((r, o), v), (low, high) in zip(is_.items(), between)])
 
 
 def selection_profile(choice, models, costs, n_bands=5):
@@ -225,7 +233,8 @@ def selection_profile(choice, models, costs, n_bands=5):
 # %% ../nbs/41_pool_baselines.ipynb #edcf0b17
 @dataclass(frozen=True)
 class MatchedBudget:
-    "McNemar's test of two routers at one budget: `budget`, the mean costs they paid, `only_first` and `only_second` right, `p_value` (two-sided, exact), `p_greater` (one-sided: the first is better)."
+    """McNemar's test of two routers at one `budget`: the mean costs they paid, `only_first` and `only_second` right, `p_value` (two-sided, exact),
+    `p_greater` (one-sided: the first is better)."""
     first: str
     second: str
     budget: float
@@ -239,7 +248,10 @@ class MatchedBudget:
 
 
 def choices_at(evaluation, row, budget):
-    "(choice (n,), quality (n,), mean cost) of a row of a `PoolEvaluation` at the setting whose mean cost is the largest within `budget`; `PoolInputError`: it never pays that little, or makes no single choice."
+    """(choice (n,), quality (n,), mean cost) of a row of a `PoolEvaluation` at the setting whose mean cost is the largest within `budget`.
+
+    `PoolInputError`: it never pays that little, or makes no single choice.
+    """
     sweep = lookup(evaluation.sweeps, row, "row of this evaluation")
     if sweep.choice is None: raise PoolInputError(f"{row} is an expectation over random choices and has no answers to compare. Choose another row.")
     mean = np.nanmean(sweep.cost, axis=0)
