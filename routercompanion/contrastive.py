@@ -482,7 +482,7 @@ class CSCRRouter(PoolRouter):
 
     fingerprints: dict model -> vector (`named_fingerprints`), or None: `correctness_fingerprint` on `n_probes` training queries, which are not trained on.
     Loss: n_bands, tau_min, alpha, gamma, sign, penalty (`cost_spectrum_infonce`); n_bands=1, alpha=0, gamma=0 is plain InfoNCE. Head: hidden, epochs,
-    batch_size, lr, weight_decay (`train_head`). positives: a name of `POSITIVES`. Costs: the outcome table's first cost, the dearest = 1; unknown: one band.
+    batch_size, lr, weight_decay (`train_head`). positives: a name of `POSITIVES`. Costs: params_b, else the table's first cost, the dearest = 1; unknown: one band.
     Fitted: `state_` (head), `experts_` (M, D') unit rows, `history_` (loss per epoch), `bands_` (M,), `probes_` (rows not trained on).
     """
     feature_kind, own_cost = "embedding", {"params_b": .0227}

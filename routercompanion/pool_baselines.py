@@ -176,7 +176,8 @@ def new_model_predictions(outcomes, X, fingerprints, seen, unseen, *, train, pro
     known, new = (outcomes.select([names[j] for j in columns]) for columns in (seen, unseen))
     part = pool_subset(known, train)
     router = clone(cscr).set_params(fingerprints={m: fingerprints[m] for m in known.models}).fit(X[train], part)
-    price = [np.nanmean(next(iter(t.cost.values()))[train], axis=0) for t in (known, new)]
+    axis = "params_b" if "params_b" in outcomes.cost else next(iter(outcomes.cost))   # the cost that every router is fitted with
+    price = [np.nanmean(np.asarray(t.cost[axis], dtype=np.float64)[train], axis=0) for t in (known, new)]
     router.add_experts({m: fingerprints[m] for m in new.models}, dict(zip(new.models, price[1] / price[0].max()))).remove_experts(known.models)
     clusters = clone(kmeans).fit(X[train], part)
     quality = cluster_accuracy(clusters, X[probes], np.asarray(new.score, dtype=np.float64)[probes])

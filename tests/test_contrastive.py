@@ -584,6 +584,43 @@ def test_given_predictions_are_measured_as_fitted_ones():
     with pytest.raises(PoolInputError, match="budget"): b.matched_budget(fitted, "C", "K", budget=.5)
 
 
+class Pool(SimpleNamespace):
+    def select(self, models):
+        at = [self.models.index(m) for m in models]
+        return Pool(**{**vars(self), "score": self.score[:, at], "cost": {k: v[:, at] for k, v in self.cost.items()}, "models": list(models)})
+
+
+def test_new_models_come_with_their_fingerprint_price_and_probes_alone(monkeypatch):
+    X, t = topics(400)
+    t = Pool(**vars(t)); t.cost = {"tokens": np.ones((400, 6)), "params_b": t.cost["usd"]}   # decisions are made in parameters, whatever cost stands first
+    prints, seen, unseen, rows, probes = {m: np.eye(6)[j] for j, m in enumerate(t.models)}, [0, 2, 3, 5], [1, 4], np.arange(50, 400), np.arange(50)
+    given_, inner = {}, c.CSCRRouter.add_experts
+    monkeypatch.setattr(c.CSCRRouter, "add_experts", lambda self, f, costs: given_.update(costs) or inner(self, f, costs))
+    options = dict(train=rows, probes=probes, cscr=quick(epochs=2), kmeans=KMeansRouter(n_clusters=4), probe_routers={"P": b.ParetoRandomRouter(), "G": b.SoftmaxRouter(epochs=2, hidden=8)})
+    found = b.new_model_predictions(t, X, prints, seen, unseen, **options)
+    assert given_ == {"m1": pytest.approx(2 / 6), "m4": pytest.approx(5 / 6)} and all(p.shape == (400, 2) and np.isfinite(p).all() for p in found.values())
+    kmeans = KMeansRouter(n_clusters=4).fit(X[rows], t.score[rows][:, seen])
+    assert np.allclose(found["UMR"], b.cluster_accuracy(kmeans, X[:50], t.score[:50][:, unseen])[((kmeans.centroids_**2).sum(1) - 2 * X.astype(float) @ kmeans.centroids_.T).argmin(1)])
+    changed = Pool(**{**vars(t), "score": t.score.copy()})
+    changed.score[50:, 1] = changed.score[50:, 4] = 0   # what new models did on training and test queries is not looked at
+    again = b.new_model_predictions(changed, X, prints, seen, unseen, **options)
+    assert all(np.array_equal(found[k], again[k]) for k in found)
+
+
+def test_a_cross_fitted_signal_is_out_of_fold_on_the_training_rows():
+    from routercompanion.routers import EmbeddingMLP
+    X, t = topics(300, 2)
+    rows, probe = np.arange(200), EmbeddingMLP(hidden=(8,), epochs=2)
+    s = b.cross_fitted(probe, X, t.score, rows, random_state=1)
+    assert s.shape == (300,) and np.isclose(s[:200].mean(), 0, atol=1e-9) and np.isclose(s[:200].std(), 1)
+    one, two = np.array_split(np.random.default_rng(1).permutation(rows), 2)
+    raw = EmbeddingMLP(hidden=(8,), epochs=2).fit(X[one], t.score[one]).decision_function(X[two])
+    whole = EmbeddingMLP(hidden=(8,), epochs=2).fit(X[:200], t.score[:200]).decision_function(X[200:])
+    assert np.isclose(np.corrcoef(raw, s[two])[0, 1], 1) and np.isclose(np.corrcoef(whole, s[200:])[0, 1], 1)
+    labels = t.score.copy(); labels[two[0], 0] = 1 - labels[two[0], 0]
+    assert np.allclose(np.argsort(b.cross_fitted(probe, X, labels, rows, random_state=1)[two]), np.argsort(s[two])), "a row's own label does not reach its own score"
+
+
 def test_routing_outcomes_in_loops():
     rng = np.random.default_rng(0)
     S, price, choice = (rng.random((200, 5)) < .4).astype(float), np.array([1., 2, 2, 4, 8]), rng.integers(0, 5, 200)
@@ -621,3 +658,15 @@ def test_cluster_accuracy_of_the_training_models_is_that_of_training():
     assert np.allclose(b.cluster_accuracy(k, X, t.score), k.quality_)
     few = b.cluster_accuracy(k, X[:1], np.nan_to_num(t.score[:1]))
     assert np.isfinite(few).all()
+
+
+# ---- the committed readings
+
+def test_the_committed_readings_of_routerbench():
+    r = c.recorded_fingerprints(c.fingerprint_path("fingerprints_routerbench"))
+    assert len(r.models) == 11 and len(set(r.probes)) == 192 and r.nll.shape == (11, 192) and (r.nll > 0).all() and not len(r.table)
+    assert r.about["scorer"] == POOL[0] and r.about["source"].startswith("cscr eq. 5") and "RouterBench" in r.about["outcomes"]
+    V = np.array(list(r.fingerprints("perplexity").values()))
+    cosines = (V @ V.T)[~np.eye(11, dtype=bool)]
+    assert np.allclose(np.linalg.norm(V, axis=1), 1, atol=1e-5) and .8 < cosines.min() < cosines.max() < 1, "all lie in one cone: the tasks, not the models, make most of a fingerprint"
+    assert c.fingerprint_path("fingerprints_routerbench").stat().st_size < 100_000
