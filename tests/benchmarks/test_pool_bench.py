@@ -3,12 +3,11 @@
 The bounds are checked in processor seconds of all threads together: they don't depend on what else the machine is doing; wall time is reported.
 """
 import os
-import time
 
 import numpy as np
 import pytest
 
-from timing import report
+from timing import least, report
 
 from routercompanion import metrics as m
 from routercompanion.routers import KNNRouter
@@ -19,16 +18,6 @@ def pool(n=3000, models=112, seed=0):
     rng = np.random.default_rng(seed)
     outcomes = (rng.random((n, models)) < rng.random(models)).astype(float)
     return [outcomes + s * rng.normal(size=outcomes.shape) for s in (1, 1.5)], outcomes, 70 * rng.random(models)
-
-
-def best_of(function, times):
-    "Smallest (processor seconds, wall seconds) of several calls."
-    seconds = []
-    for _ in range(times):
-        start = time.process_time(), time.perf_counter()
-        function()
-        seconds.append((time.process_time() - start[0], time.perf_counter() - start[1]))
-    return min(seconds)
 
 
 def test_deferral_curve_of_112_models_3_000_queries_100_budgets(benchmark):
@@ -43,7 +32,7 @@ def test_deferral_curve_of_112_models_3_000_queries_100_budgets(benchmark):
         return curve
     ours = lambda: m.budget_sweep(predicted, outcomes, costs, budgets).curve()
     benchmark(ours)
-    (fast, wall), (slow, _) = best_of(ours, 30), best_of(plain, 2)
+    (fast, wall), (slow, _) = least(ours, 30), least(plain, 2)
     assert np.allclose(ours().quality, plain())
     report(benchmark, cpu_milliseconds=1e3 * fast, wall_milliseconds=1e3 * wall, bound_milliseconds=10., times_faster_than_numpy_per_budget=slow / fast)
     assert slow / fast > 3 and fast < .010
@@ -62,7 +51,7 @@ def test_10_000_paired_resamples_of_audc(benchmark):
             values.append(np.subtract(*(np.trapezoid(q[rows].mean(0), budgets) / (budgets[-1] - budgets[0]) for q in (a, b))))
         return values
     result = benchmark.pedantic(paired_bootstrap, (statistic, a, b), {"n_resamples": 10_000}, rounds=2)
-    (fast, wall), slow = best_of(lambda: paired_bootstrap(statistic, a, b, n_resamples=10_000), 3), best_of(lambda: plain(30), 2)[0] / 30
+    (fast, wall), slow = least(lambda: paired_bootstrap(statistic, a, b, n_resamples=10_000), 3), least(lambda: plain(30), 2)[0] / 30
     w = next(resample_counts(3000, 30))
     assert np.allclose(statistic(a, w) - statistic(b, w), plain(30))
     report(benchmark, cpu_seconds=fast, wall_seconds=wall, bound_seconds=1.5, times_faster_than_numpy_loop=slow / (fast / 10_000))
@@ -87,7 +76,7 @@ def test_knn_fitted_on_24_000_routing_6_000_queries(benchmark, monkeypatch):
             choice.append((S[near].mean(0) - .1 * costs).argmax())
         return choice
     result = benchmark.pedantic(ours, rounds=1)
-    (fast, wall), slow = best_of(ours, 2), best_of(plain, 1)[0] * len(Z) / 300
+    (fast, wall), slow = least(ours, 2), least(plain, 1)[0] * len(Z) / 300
     assert (result[:300] == plain()).mean() > .99
     report(benchmark, cpu_seconds=fast, wall_seconds=wall, bound_seconds=3., times_faster_than_numpy_per_query=slow / fast)
     assert slow / fast > 2 and fast < 3
