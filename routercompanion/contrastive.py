@@ -95,10 +95,11 @@ class TokenTable:
 
 def shared_tokens(tokenizers, probes):
     "The `TokenTable` of the texts `probes` in the vocabularies of `tokenizers`; `TokenBasisError`: nothing is shared. Memory: the texts of all vocabularies."
-    tables = [token_texts(t) for t in tokenizers]
+    different = {tuple(token_texts(t)): t for t in tokenizers}   # models that share a vocabulary count once
+    tables = list(different)
     common = set.intersection(*map(set, tables)) - {""}
     frequency, documents = Counter(), Counter()
-    for tokenizer, table in zip(tokenizers, tables):
+    for table, tokenizer in different.items():
         said = [[table[i] for i in tokenizer(x, add_special_tokens=False).input_ids] for x in probes]
         for words in said:
             for w, count in Counter(words).items():

@@ -258,7 +258,9 @@ def test_tokens_are_matched_by_the_text_they_write():
     table = c.shared_tokens([one, two], ["the ab the", "b"])
     # one: the| a|b| the / b;  two: the| a|b| the / b, so "ab" is never shared
     assert set(table.texts) == {"the", " a", "b", " the"} and table.texts[0] == "b" and np.isclose(table.frequency[0], 2 / 5) and np.isclose(table.documents[0], 1)
-    with pytest.raises(c.TokenBasisError, match="in common"): c.shared_tokens([Words(["a"]), Words(["a", "b"])], ["b"] if False else [""])
+    twice = c.shared_tokens([one, two, one, one], ["the ab the", "b"])
+    assert twice.texts == table.texts and np.array_equal(twice.frequency, table.frequency), "models that share a vocabulary count once"
+    with pytest.raises(c.TokenBasisError, match="in common"): c.shared_tokens([Words(["a", " x"]), Words(["a", " ", "x"])], [" x"])
 
 
 def test_the_three_choices_of_tokens():
@@ -661,6 +663,19 @@ def test_cluster_accuracy_of_the_training_models_is_that_of_training():
 
 
 # ---- the committed readings
+
+def test_the_committed_readings_of_the_embedded_pool():
+    r = c.recorded_fingerprints()
+    assert set(POOL) <= set(r.models) and len(set(r.probes)) == 192 and r.nll.shape == (len(r.models), 192) and len(r.table) >= 256 and r.about["horizon"] == 10
+    assert (np.diff(r.table.frequency) <= 1e-9).all() and (r.p >= 0).all() and (r.p.sum(1) <= 1.001).all() and (r.log_p <= np.log(np.maximum(r.p, 1e-20)) + 1e-3).all()
+    for kind in ("logit", "perplexity"):
+        V = np.array(list(r.fingerprints(kind, K=192).values()))
+        cosines = (V @ V.T)[~np.eye(len(V), dtype=bool)]
+        assert V.shape[1] == 192 and cosines.max() < 1 - 1e-6, "no two models have one place"
+    from routercompanion.recording import recorded_outcomes
+    split = dict(zip(*(lambda t: (t.query_ids, t.split))(recorded_outcomes())))
+    assert {split[q] for q in r.probes} == {"train"} and c.fingerprint_path().stat().st_size < 100_000
+
 
 def test_the_committed_readings_of_routerbench():
     r = c.recorded_fingerprints(c.fingerprint_path("fingerprints_routerbench"))
