@@ -11,7 +11,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from timing import report
+from timing import least, report
 
 from routercompanion.confidence import Battles, SimilarityWeightedRouter, bradley_terry, preference_outcomes, random_protocol
 from routercompanion.routers import unit_rows
@@ -19,16 +19,6 @@ from routercompanion.routers import unit_rows
 
 @pytest.fixture(autouse=True)
 def _threads(monkeypatch): monkeypatch.setenv("ROUTERCOMPANION_THREADS", os.environ.get("ROUTERCOMPANION_THREADS", "2"))
-
-
-def cheapest(function, times):
-    "Smallest (processor seconds, wall seconds) of several calls."
-    seconds = []
-    for _ in range(times):
-        start = time.process_time(), time.perf_counter()
-        function()
-        seconds.append((time.process_time() - start[0], time.perf_counter() - start[1]))
-    return min(seconds)
 
 
 def data(n=12_000, m=1_000, d=384):
@@ -55,7 +45,7 @@ def test_ranking_of_1_000_queries_over_12_000_records(benchmark):
     ours = lambda: router.decision_function(Z)
     plain = lambda: [(lambda t: expit(t[1] - t[0]))(solver_per_query(unit, q, first, second, y, 2)) for q in Z[:20]]
     found = benchmark.pedantic(ours, rounds=3, warmup_rounds=1)
-    (fast, wall), slow = cheapest(ours, 5), cheapest(plain, 1)[0] * len(Z) / 20
+    (fast, wall), slow = least(ours, 5), least(plain, 1)[0] * len(Z) / 20
     assert np.allclose(found[:20], plain(), atol=1e-5)
     tracemalloc.start()
     ours()
@@ -76,7 +66,7 @@ def test_batched_solver_for_ten_models(benchmark):
     ours = lambda: router.decision_function(Z)
     plain = lambda: [(lambda t: expit(t[9] - t[0]))(solver_per_query(unit, q, first, second, battles.won, 10)) for q in Z[:10]]
     found = benchmark.pedantic(ours, rounds=2)
-    (fast, wall), slow = cheapest(ours, 3), cheapest(plain, 1)[0] * len(Z) / 10
+    (fast, wall), slow = least(ours, 3), least(plain, 1)[0] * len(Z) / 10
     assert np.allclose(found[:10], plain(), atol=1e-4)
     report(benchmark, cpu_seconds=fast, wall_seconds=wall, times_faster_than_one_solver_call_per_query=slow / fast)
     assert slow / fast > 3
@@ -85,7 +75,7 @@ def test_batched_solver_for_ten_models(benchmark):
 def test_random_row_of_14_037_prompts(benchmark):
     weak, strong = (np.random.default_rng(0).random((2, 14_037)) < [[.68], [.81]]).astype(float)
     benchmark.pedantic(random_protocol, (weak, strong), rounds=2)
-    fast, wall = cheapest(lambda: random_protocol(weak, strong), 3)
+    fast, wall = least(lambda: random_protocol(weak, strong), 3)
     report(benchmark, cpu_seconds=fast, wall_seconds=wall)
     assert fast < .5
 
