@@ -39,7 +39,7 @@ def test_sampling_in_batch_is_four_times_as_fast_as_one_by_one(benchmark, monkey
     lm = load_causal_lm(SMALL, dtype=torch.bfloat16)
     if not endings: lm.stop_tokens = torch.tensor([], dtype=torch.long)   # every answer then has 24 tokens
     n = int(os.environ.get("ROUTERCOMPANION_BENCH_QUERIES", 500))
-    rows, shots = reasoning_gym_task("lcm", domain="arithmetic", split="test", size=n, settings=({"max_value": 60},))
+    rows, shots = reasoning_gym_task("lcm", domain="arithmetic", split="test", size=2 * n, settings=({"max_value": 60},))   # some are drawn twice and kept once
     bank = make_bank(rows[:n], shots, "multiples")
     part = np.sort(make_rng(0).choice(len(bank), min(12, len(bank)), replace=False))
 
