@@ -2132,6 +2132,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'routercompanion/specialists.py'),
                                              'routercompanion.specialists.load_specialist': ( 'specialists.html#load_specialist',
                                                                                               'routercompanion/specialists.py'),
+                                             'routercompanion.specialists.lora_model': ( 'specialists.html#lora_model',
+                                                                                         'routercompanion/specialists.py'),
                                              'routercompanion.specialists.pool_outcomes': ( 'specialists.html#pool_outcomes',
                                                                                             'routercompanion/specialists.py'),
                                              'routercompanion.specialists.rate': ( 'specialists.html#rate',

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['TARGETS', 'SpecialistError', 'common_ending', 'answer_start', 'training_rows', 'completions', 'completion_loss',
-           'epoch_batches', 'fresh_adapter', 'adapter_tensors', 'rate', 'fit_adapter', 'versions', 'adapters_folder',
-           'specialist_name', 'train_specialist', 'save_adapter', 'Specialist', 'read_specialist', 'with_adapter',
-           'load_specialist', 'specialist_names', 'record_specialists', 'build_specialists', 'pool_outcomes']
+           'epoch_batches', 'lora_model', 'fresh_adapter', 'adapter_tensors', 'rate', 'fit_adapter', 'versions',
+           'adapters_folder', 'specialist_name', 'train_specialist', 'save_adapter', 'Specialist', 'read_specialist',
+           'with_adapter', 'load_specialist', 'specialist_names', 'record_specialists', 'build_specialists',
+           'pool_outcomes']
 
 # %% ../nbs/31_specialists.ipynb #ab34ba2d
 import json
@@ -14,6 +15,7 @@ import os
 import platform
 import shutil
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,17 +81,25 @@ def epoch_batches(tasks, size, rng):
 TARGETS = ("q_proj", "v_proj", "up_proj", "down_proj")
 
 
+def lora_model(model, config):
+    "`peft`'s model of `model` with a float32 adapter. (peft asks transformers about gradient checkpointing by an old name; that one warning is silenced.)"
+    from peft import get_peft_model
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        return get_peft_model(model, config, autocast_adapter_dtype=True)
+
+
 def fresh_adapter(lm, *, rank=4, alpha=None, targets=TARGETS, first_layer=0, random_state=42):
     """Put a new LoRA adapter (float32) into `lm` and return its `peft` model; the model's own weights are frozen. alpha: default 2 x rank.
 
     first_layer: the adapter sits in this layer and those above; gradients need not go below it.
     """
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig
     layers = list(range(first_layer, len(lm.model.model.layers))) if first_layer else None
     config = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, target_modules=sorted(targets), layers_to_transform=layers, lora_dropout=0., bias="none", task_type="CAUSAL_LM")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random_state)
-        return get_peft_model(lm.model, config, autocast_adapter_dtype=True)
+        return lora_model(lm.model, config)
 
 
 def adapter_tensors(peft_model):
@@ -145,7 +155,8 @@ def train_specialist(bank, column, *, base=SMALL, name=None, folder=None, rank=4
     peft_model = fresh_adapter(lm, rank=rank, targets=targets, first_layer=first_layer, random_state=random_state)
     log = fit_adapter(lm, part, peft_model, epochs=epochs, lr=lr, batch_size=batch_size, random_state=random_state)
     about = dict(name=name, base=str(base), base_sha256=lm.hash, column=column, bank=bank.name, rows=len(part), rows_sha256=content_hash(list(part.query_ids)),
-                 tasks=part.table.task.value_counts().sort_index().to_dict(), rank=rank, targets=list(targets), first_layer=first_layer, epochs=epochs, lr=lr, batch_size=batch_size, random_state=random_state,
+                 tasks=part.table.task.value_counts().sort_index().to_dict(), rank=rank, targets=list(targets), first_layer=first_layer,
+                 epochs=epochs, lr=lr, batch_size=batch_size, random_state=random_state,
                  dtype=str(lm.dtype), threads=torch.get_num_threads(), seconds=round(time.perf_counter() - start, 1), versions=versions())
     return save_adapter(peft_model, folder, log, about)
 
@@ -185,8 +196,8 @@ def read_specialist(name):
 
 def with_adapter(lm, folder):
     "Put the stored adapter of `folder` into `lm` (not merged); returns the `peft` model."
-    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
-    model = get_peft_model(lm.model, LoraConfig.from_pretrained(str(folder)), autocast_adapter_dtype=True)
+    from peft import LoraConfig, set_peft_model_state_dict
+    model = lora_model(lm.model, LoraConfig.from_pretrained(str(folder)))
     found = set_peft_model_state_dict(model, load_file(Path(folder) / "adapter_model.safetensors"))
     if found.unexpected_keys: raise SpecialistError(f"{folder}: {lm.name} has no place for {found.unexpected_keys[0]}. Is this adapter another model's?")
     return model
