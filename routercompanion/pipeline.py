@@ -467,6 +467,10 @@ PAPERS = (
     Step("papers/who_routes", "nbs/papers/who_routes.ipynb", needs=("papers/outcomes",), parameters=SCALE | SCRATCH,
          data=(RECORD, "data/outcomes/specialists.parquet", "data/adapters", "data/paper", "data/assets.lock.json"), profiles=EMBEDDED),
     Step("papers/who_routes_bench", "nbs/papers/who_routes_bench.ipynb", parameters=SCALE, data=("data/paper", "data/assets.lock.json"), profiles=PUBLISHED, instead_of="papers/who_routes"),
+    Step("papers/confidence", "nbs/papers/confidence.ipynb", needs=("papers/outcomes",), parameters=SCALE | SCRATCH,
+         data=(RECORD, ANSWERS, "data/outcomes/preferences.parquet", "data/outcomes/routellm.parquet", "data/paper", "data/assets.lock.json"), profiles=EMBEDDED),
+    Step("papers/confidence_bench", "nbs/papers/confidence_bench.ipynb", parameters=SCALE, instead_of="papers/confidence",
+         data=(ANSWERS, "data/outcomes/preferences.parquet", "data/outcomes/routellm.parquet", "data/paper", "data/assets.lock.json"), profiles=PUBLISHED),
 )
 
 
