@@ -1,7 +1,8 @@
 """Every router keeps one contract (check_router); the probes' arithmetic, thresholds, files and errors are checked on their own."""
 import json
 import math
-from importlib.metadata import entry_points
+import tomllib
+from importlib import import_module
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given, settings, strategies as st
 from sklearn.metrics import roc_auc_score
 
 from routercompanion import probes, routing, uncertainty
-from routercompanion.core import CompanionError, deterministic
+from routercompanion.core import CompanionError, deterministic, project_root
 from routercompanion.probes import DirichletProbe, FinalLayerProbe, MeanProbe
 from routercompanion.routers import EmbeddingMLP, GainOracle, LabelOracle, PromptLength, RandomRouter, TaskMean
 from routercompanion.routing import (BinaryRouter, MisalignedError, NoGainError, NotFiniteError, OneClassError, Router, SavedRouterError, WidthError,
@@ -48,7 +49,8 @@ def planted(n=400, L=6, D=12, seed=0):
 def test_all_routers_of_the_spine_are_registered(): assert set(NAMES) <= set(routing.ROUTERS)
 
 
-DECLARED = {e.name for e in entry_points(group="routercompanion.routers")}   # not what other tests' imports register: AnswerEntropy's contract is in test_agentic
+DECLARED = tomllib.loads((project_root() / "pyproject.toml").read_text())["project"]["entry-points"]["routercompanion.routers"]
+for declared in DECLARED.values(): import_module(declared.split(":")[0])   # not what other tests' imports register: AnswerEntropy's contract is in test_agentic
 
 
 @pytest.mark.parametrize("name", sorted({*DECLARED, *NAMES}))
