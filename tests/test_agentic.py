@@ -20,6 +20,8 @@ from routercompanion import agentic as ag
 from routercompanion import multihop as mh
 from routercompanion.core import CompanionError, UnknownNameError
 from routercompanion.models import Generations, load_causal_lm
+from routercompanion.outcomes import accuracy_gap
+from routercompanion.recording import recorded_outcomes, recorded_signals
 from routercompanion.routing import ROUTERS, check_router, toy_routing_data
 
 from tiny_models import tiny_llama
@@ -535,6 +537,29 @@ def test_draws_are_paired_and_the_oracle_bounds_them():
 
 
 # ---------------------------------------------------------------- the record
+
+def test_the_record_fits_the_questions_its_own_traces_and_the_evidence_rules():
+    questions, bank, _ = ag.multihop_bank()
+    outcomes, signals, traces = recorded_outcomes(bank, "agentic"), recorded_signals("agentic_signals", bank), ag.recorded_traces(bank)
+    assert outcomes.models == list(ag.PAIR) and outcomes.provenance.startswith("recorded") and not np.isnan(outcomes.score).any()
+    for i, (way, said) in enumerate((("direct", traces.direct), ("agent", traces.answer))):
+        em, f1 = mh.answer_scores(list(said), questions)                              # the scores follow from the words
+        assert np.array_equal(em, outcomes.score[:, i]) and np.array_equal(em, signals[way]) and np.array_equal(f1, signals[f"{way}_f1"])
+    recall = [mh.support_scores({t for s in steps for t in s["found"]}, {t for t, _ in q.supporting})["recall"] for steps, q in zip(traces.steps, questions)]
+    assert np.allclose(recall, signals["support_recall"]) and np.array_equal(signals["steps"], traces.steps.map(len))
+    test = outcomes.subset(np.flatnonzero(outcomes.split == "test"))
+    assert len(test) >= 1000 and .15 <= test.score[:, 0].mean() <= .85
+    gap = accuracy_gap(test, *ag.PAIR)
+    assert gap.gap >= .1 and gap.low > 0                                              # the agent is really better on average
+
+
+def test_the_tables_of_the_other_agents_and_of_the_planted_sentence_come_from_their_records():
+    from routercompanion import frameworks as fw
+    policies, planted = fw.policy_table().set_index("policy"), fw.injection_table().set_index("passage")
+    assert list(policies.index) == ["free", "tool", "code"] and policies.n["tool"] >= 24 and ((policies.right_low <= policies.right) & (policies.right <= policies.right_high)).all()
+    assert list(planted.index) == ["first", "second"] and (planted.n >= 60).all()
+    assert np.allclose(planted.clean - planted.lost + planted.won, planted.poisoned) and ((planted.obeyed >= 0) & (planted.obeyed <= planted.passage_read)).all()
+
 
 def test_traces_survive_the_file_and_a_missing_query_is_named(tmp_path, monkeypatch, box):
     monkeypatch.setattr(ag, "outcomes_path", lambda name: tmp_path / f"{name}.parquet")
