@@ -338,7 +338,7 @@ def test_a_step_says_in_which_profiles_it_exists():
     names = {p: [s.name for s in P.project_steps(profile=p)] for p in ("smoke", "embedded", "bench", "paper")}
     assert names["smoke"] == names["embedded"] and names["bench"] == names["paper"]
     assert "papers/xbench" in names["smoke"] and "papers/xbench_bench" not in names["smoke"]
-    assert [n for n in names["bench"] if n.startswith("papers/")] == ["papers/xbench_bench", "papers/who_routes_bench", "papers/confidence_bench"] and {"00_core", "90_pipeline"} <= set(names["bench"])
+    assert [n for n in names["bench"] if n.startswith("papers/")] == ["papers/xbench_bench", "papers/who_routes_bench", "papers/confidence_bench", "papers/cscr_bench"] and {"00_core", "90_pipeline"} <= set(names["bench"])
     assert {n for part in names.values() for n in part} == {s.name for s in P.project_steps()}
     for part in names: P.sort_steps(P.project_steps(profile=part))   # no step needs one of another profile
     with pytest.raises(CompanionError, match="profile"): P.project_steps(profile="bnech")
