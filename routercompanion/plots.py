@@ -40,6 +40,8 @@ POOL_LOOK = {"K-NN": ("blue", "-"), "KMeans": ("sky", "-"), "MLP": ("green", "-"
              "Heuristic": ("grey", DOTS)}
 POOL_LOOK |= {name: POOL_LOOK[short] for name, short in (("KNNRouter", "K-NN"), ("KMeansRouter", "KMeans"), ("MLPRouter", "MLP"), ("MatrixFactorisationRouter", "MF"),
              ("SVMRouter", "SVM"), ("CSCRRouter", "CSCR"), ("HeuristicRouter", "Heuristic"))}
+POOL_LOOK |= {"UMR": POOL_LOOK["KMeans"], "CSCR, sign as printed": ("vermillion", DASH), "CSCR, 10 epochs": ("vermillion", DOTS), "plain InfoNCE": ("orange", "-"),
+              "Thompson": ("purple", "-"), "Soft-MoE": ("green", "-"), "Parametric": ("blue", "-"), "Pareto-Random": ("grey", DASHDOT)}
 
 HALF, FULL = 3.5, 7.2   # widths in inches: half a page and a whole page
 DPI = 200

@@ -351,3 +351,9 @@ def test_one_published_value_or_an_error_that_lists_the_rows():
     assert plots.published_value("cscr", "Table 1", "UMR", "AUDC", "EmbedLLM") == .515 and plots.published_value("cscr", "Table 10", 0.5, "peak") == .5147
     with pytest.raises(CompanionError, match="3 published values.*RouterBench"): plots.published_value("cscr", "Table 1", "UMR", "AUDC")
     with pytest.raises(CompanionError, match="0 published values.*UMR"): plots.published_value("cscr", "Table 1", "nobody", "AUDC", "EmbedLLM")
+
+
+def test_the_rows_of_one_comparison_differ_in_every_figure():
+    rows = ["CSCR", "CSCR, sign as printed", "CSCR, 10 epochs", "plain InfoNCE", "UMR", "Thompson", "Soft-MoE", "Parametric", "Pareto-Random", "Random", "Heuristic", "Oracle"]
+    look = plots.looks(rows)
+    assert len({str(v) for v in look.values()}) == len(rows) and plots.looks(["UMR"])["UMR"] == look["UMR"] == plots.looks(["KMeans"])["KMeans"]
