@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['OKABE_ITO', 'DASH', 'DOTS', 'DASHDOT', 'ROUTER_LOOK', 'POOL_LOOK', 'HALF', 'FULL', 'DPI', 'STYLE', 'INTERVAL_COLUMNS',
            'TIDY', 'UP', 'DOWN', 'looks', 'style', 'item_name', 'save_figure', 'spread', 'label_lines',
-           'plot_call_rate_curves', 'plot_deferral_curves', 'plot_routing_rates', 'plot_intervals',
-           'plot_layer_weights', 'plot_lines', 'wilson', 'plot_reliability', 'plot_pipeline_overview', 'load_published',
-           'load_items', 'published_beside', 'direction', 'format_interval', 'table_markdown', 'write_table',
-           'brief_table']
+           'plot_call_rate_curves', 'plot_deferral_curves', 'plot_routing_rates', 'plot_pool_evaluation',
+           'plot_intervals', 'plot_layer_weights', 'plot_lines', 'wilson', 'plot_reliability', 'plot_pipeline_overview',
+           'load_published', 'published_value', 'load_items', 'published_beside', 'direction', 'format_interval',
+           'format_points', 'difference_bullets', 'table_markdown', 'write_table', 'brief_table']
 
 # %% ../nbs/80_plots.ipynb #138faa09
 import functools
@@ -40,6 +40,8 @@ POOL_LOOK = {"K-NN": ("blue", "-"), "KMeans": ("sky", "-"), "MLP": ("green", "-"
              "Heuristic": ("grey", DOTS)}
 POOL_LOOK |= {name: POOL_LOOK[short] for name, short in (("KNNRouter", "K-NN"), ("KMeansRouter", "KMeans"), ("MLPRouter", "MLP"), ("MatrixFactorisationRouter", "MF"),
              ("SVMRouter", "SVM"), ("CSCRRouter", "CSCR"), ("HeuristicRouter", "Heuristic"))}
+POOL_LOOK |= {"UMR": POOL_LOOK["KMeans"], "CSCR, sign as printed": ("vermillion", DASH), "CSCR, 10 epochs": ("vermillion", DOTS), "plain InfoNCE": ("orange", "-"),
+              "Thompson": ("purple", "-"), "Soft-MoE": ("green", "-"), "Parametric": ("blue", "-"), "Pareto-Random": ("grey", DASHDOT)}
 
 HALF, FULL = 3.5, 7.2   # widths in inches: half a page and a whole page
 DPI = 200
@@ -255,6 +257,28 @@ def plot_routing_rates(curves, *, oracle=None, random=True, bands=None, small="s
     if title: ax.set_title(title, loc="left", pad=16)
     return ax
 
+# %% ../nbs/80_plots.ipynb #fe142b22
+@_styled
+def plot_pool_evaluation(evaluation, *, leave_out=("Heuristic",), crowded=(), band=None, models=None, cost_label="mean cost paid", title=None, ax=None):
+    """Deferral curves of a `PoolEvaluation`; where all its models cost the same, each row's AUDC (its accuracy then) as a dot with a 95% interval; the axes.
+
+    `leave_out`: rows that are not drawn; `crowded`: rows drawn as dots only, for which there is room. `band`: the row whose band is shaded.
+    `models`: (costs, qualities) of the single models, as crosses.
+    """
+    if np.ptp(evaluation.costs) > 0:
+        curves = {name: c for name, c in evaluation.curves.items() if name not in (*leave_out, *crowded)}
+        bands = None if band is None else {band: lookup(evaluation.bands, band, "row of this evaluation")}
+        if ax is None: _, ax = plt.subplots(figsize=(5.4, 3))
+        return plot_deferral_curves(curves, bands=bands, models=models, cost_label=cost_label, title=title, ax=ax)
+    part = evaluation.table[(evaluation.table.metric == "AUDC") & ~evaluation.table.row.isin(leave_out)]
+    if ax is None: _, ax = plt.subplots(figsize=(4.6, 2.2))
+    at, (value, low, high) = np.arange(len(part)), (100 * part[c].to_numpy(dtype=float) for c in ("value", "low", "high"))
+    ax.errorbar(value, at, xerr=[value - low, high - value], fmt="o", ms=3, color=OKABE_ITO["blue"])
+    ax.set(yticks=at, yticklabels=part.row, xlabel="accuracy (%, 95%); all models cost the same")
+    ax.invert_yaxis()
+    if title: ax.set_title(title, loc="left")
+    return ax
+
 # %% ../nbs/80_plots.ipynb #9544d1cc
 INTERVAL_COLUMNS = ("row", "column", "metric", "value", "low", "high")
 
@@ -468,6 +492,15 @@ def load_published(paper, item):
     return pd.read_csv(lookup(known, item_name(paper, item), "published item"), keep_default_na=True)
 
 
+def published_value(paper, item, row, metric, column=None):
+    "One published number, e.g. `published_value('cscr', 'Table 1', 'UMR', 'AUDC', 'EmbedLLM')`, in the published unit; `column` only where it is needed."
+    t = load_published(paper, item)
+    found = t[(t["row"].astype(str) == str(row)) & (t["metric"] == metric) & (True if column is None else t["column"] == column)]
+    if len(found) == 1: return float(found["value"].iloc[0])
+    raise CompanionError(f"{paper} {item} has {len(found)} published values of {metric!r} for row {row!r}, column {column!r}: one is needed. "
+                         f"Rows: {', '.join(map(str, t['row'].unique()))}; columns: {', '.join(map(str, t['column'].unique()))}.")
+
+
 def load_items():
     "Every table and figure of the five papers: paper, item, title, status, notebook, note, name (the stem of its files)."
     items = pd.read_csv(project_root() / "data" / "paper" / "items.csv", keep_default_na=False)
@@ -512,6 +545,26 @@ def format_interval(value, low=np.nan, high=np.nan, float_format="%.2f"):
     if pd.isna(value): return "–"
     text = float_format % value
     return text if pd.isna(low) or pd.isna(high) else f"{text} [{float_format % low}, {float_format % high}]"
+
+# %% ../nbs/80_plots.ipynb #21de7dd2
+def format_points(found, digits=1):
+    "A difference of fractions as text in points: `+1.2 [0.3, 2.0]`. `found`: a mapping or row with difference, low, high; the interval is left out if missing."
+    value, low, high = (100 * float(found[c]) for c in ("difference", "low", "high"))
+    text = f"{value:+.{digits}f}"
+    return text if math.isnan(low) or math.isnan(high) else f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def difference_bullets(differences, label="{first} minus {second}", digits=1):
+    """Markdown: one bullet for each row of a table with first, second, difference, low, high (fractions); `label`: a format string of the table's columns.
+
+    An interval that excludes zero is marked in bold.
+    """
+    _need(differences, ["first", "second", "difference", "low", "high"], "difference_bullets")
+    lines = []
+    for d in differences.to_dict("records"):
+        text = format_points(d, digits)
+        lines.append(f"- {label.format(**d)}: {f'**{text}**' if d['low'] > 0 or d['high'] < 0 else text}")
+    return "\n".join(lines)
 
 # %% ../nbs/80_plots.ipynb #b9ce7c4d
 def _markdown(frame):

@@ -6,7 +6,8 @@
 __all__ = ['OUTCOMES', 'ThompsonRouter', 'SoftmaxRouter', 'SoftMoERouter', 'pareto_front', 'ParetoRandomRouter',
            'GivenPredictions', 'evaluate_predictions', 'fit_predictions', 'split_models', 'cluster_accuracy',
            'new_model_predictions', 'cross_fitted', 'routing_outcomes', 'outcome_table', 'selection_profile',
-           'MatchedBudget', 'choices_at', 'median_budget', 'matched_budget']
+           'MatchedBudget', 'choices_at', 'median_budget', 'matched_budget', 'changed', 'cscr_routers', 'cscr_variants',
+           'VariantStudy', 'variant_study', 'paired_differences', 'table_rows']
 
 # %% ../nbs/41_pool_baselines.ipynb #4cfd3cf1
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ from .contrastive import apply_head, cost_bands, train_head
 from .core import hash_fraction, lookup, make_rng
 from .evaluation import fan_out, limits
 from .metrics import weighted_quality
-from .pool_evaluation import PoolInputError, pool_evaluation, pool_rows, pool_subset
-from .routers import PoolRouter
+from .pool_evaluation import PoolEvaluation, PoolInputError, pool_evaluation, pool_rows, pool_subset
+from .routers import KMeansRouter, PoolRouter
 from .routing import n_rows, register_router
 from .significance import mcnemar, resample_counts
 
@@ -279,3 +280,85 @@ def matched_budget(evaluation, first, second, *, budget=None, bar=.5):
     total = test.only_a + test.only_b
     greater = float(binomtest(test.only_a, total, alternative="greater").pvalue) if total else 1.
     return MatchedBudget(first, second, float(budget), paid_a, paid_b, test.only_a, test.only_b, test.p_value, greater, int(keep.sum()))
+
+# %% ../nbs/41_pool_baselines.ipynb #0ceea0ee
+def changed(router, **changes):
+    "An unfitted copy of `router` with some of its options changed; an unknown option raises `ValueError`."
+    return clone(router).set_params(**changes)
+
+
+def cscr_routers(cscr, *, epochs=10, n_clusters=30):
+    """The learned rows of cscr Table 1 and three variants of CSCR: dict row -> unfitted router. cscr: the `CSCRRouter` under study.
+
+    epochs: those of the two gates. n_clusters: UniRoute's ("UMR"). "plain InfoNCE": eq. 6, one band and no cost; "sign as printed": eq. 8 to the letter.
+    """
+    plain = changed(cscr, n_bands=1, alpha=0., gamma=0.)
+    return {"CSCR": cscr, "CSCR, sign as printed": changed(cscr, sign="paper"), "plain InfoNCE": plain, "CSCR, 10 epochs": changed(cscr, epochs=10),
+            "UMR": KMeansRouter(n_clusters=n_clusters), "Thompson": ThompsonRouter(), "Soft-MoE": SoftMoERouter(epochs=epochs),
+            "Parametric": SoftmaxRouter(epochs=epochs), "Pareto-Random": ParetoRandomRouter()}
+
+
+def cscr_variants(cscr, *, tau_min=(0, .02, .05, .08)):
+    "The changes of cscr Tables 5 and 7 to 13 to one `CSCRRouter`: dict item -> dict row (as published, or a word of ours) -> unfitted router."
+    make = lambda option, values: {str(v): changed(cscr, **{option: v}) for v in values}
+    plain = changed(cscr, n_bands=1, alpha=0., gamma=0.)
+    printed = {f"{g}, sign as printed": changed(cscr, gamma=g, sign="paper") for g in (.1, .2, .3, .5)}
+    return {"Table 5": {"plain InfoNCE": plain, "Cost-Spectrum InfoNCE": cscr},
+            "Table 7": {"Without bands": changed(cscr, n_bands=1), "With bands": cscr, "Bands, one temperature": changed(cscr, alpha=0.)},
+            "Table 8": make("n_bands", (2, 5, 11, 15, 20)), "Table 9": make("k", (1, 2, 4, 8, 16)),
+            "Table 10": {**make("gamma", (0, .1, .2, .3, .5)), **printed, "0.2, outside": changed(cscr, gamma=.2, penalty="outside")},
+            "Table 11": make("alpha", (0, .1, .25, .4, .5)), "Table 12": make("tau_min", tau_min),
+            "Table 13": {"MLP-x1": cscr, "MLP-x4": changed(cscr, hidden=4 * cscr.hidden)}}
+
+# %% ../nbs/41_pool_baselines.ipynb #dd5aa3a5
+@dataclass
+class VariantStudy:
+    """Variants of a router, measured together: `evaluation` (`PoolEvaluation`), `names` (item, row) -> its row there, `predictions` (that row -> (n, m)),
+    `test` (row positions). Equal variants share a row."""
+    evaluation: PoolEvaluation
+    names: dict
+    predictions: dict
+    test: np.ndarray
+
+    def name(self, item, row): return lookup(self.names, (item, row), "variant")
+
+    def value(self, item, row, metric="AUDC"): return self.evaluation.value(self.name(item, row), metric)
+
+    def compare(self, item, first, second, metric="AUDC"):
+        "Paired difference first - second of two rows of an item, as `PoolEvaluation.compare`, with their names in the item."
+        return {**self.evaluation.compare(self.name(item, first), self.name(item, second), metric), "first": first, "second": second}
+
+    def curve(self, item, row): return self.evaluation.curves[self.name(item, row)]
+
+    def nearest_cost(self, item, row):
+        "Mean cost of the models that a variant predicts to be the best for the test queries: what it would pay if cost were no object."
+        return float(np.mean(self.evaluation.costs[self.predictions[self.name(item, row)][self.test].argmax(1)]))
+
+    def table(self, item):
+        "The rows of one item as in `PoolEvaluation.table`, under their names in the item; Random, Heuristic and Oracle below."
+        t = self.evaluation.table
+        rows = [(row, name) for (i, row), name in self.names.items() if i == item] + [(r, r) for r in ("Random", "Heuristic", "Oracle")]
+        return pd.concat([t[t.row == name].assign(row=row) for row, name in rows])
+
+
+def variant_study(items, outcomes, X, *, train="train", test="test", **options):
+    """`VariantStudy` of `items` (dict item -> dict row -> unfitted router): each different router is fitted once on the `train` rows of embeddings X (n, D).
+
+    options: those of `pool_evaluation`. Two routers with the same options count as one.
+    """
+    same = {repr(r.get_params()): r for rows in items.values() for r in rows.values()}
+    names = {(item, row): f"variant {list(same).index(repr(r.get_params()))}" for item, rows in items.items() for row, r in rows.items()}
+    made = fit_predictions({f"variant {i}": r for i, r in enumerate(same.values())}, outcomes, X, train)
+    return VariantStudy(evaluate_predictions(outcomes, made, train=train, test=test, **options), names, made, pool_rows(outcomes, test))
+
+# %% ../nbs/41_pool_baselines.ipynb #3e2469f9
+def paired_differences(evaluation, first, others, metric="AUDC"):
+    "`first` minus each of `others` (rows of a `PoolEvaluation`): DataFrame first, second, difference, low, high, p_value, significant (fractions, 95%)."
+    found = pd.DataFrame([evaluation.compare(first, other, metric) for other in others])
+    return found[["first", "second", "difference", "low", "high", "p_value", "significant"]]
+
+
+def table_rows(table, column, *, metrics=("AUDC", "peak"), cost_unit="billion parameters"):
+    "The `metrics` of a long table (that of a `PoolEvaluation`), under the name `column`, with their unit: 'fraction', and `cost_unit` for the cost at the peak."
+    t = table[table.metric.isin(metrics)]
+    return t.assign(column=column, unit=np.where(t.metric == "cost at peak", cost_unit, "fraction"))

@@ -685,3 +685,52 @@ def test_the_committed_readings_of_routerbench():
     cosines = (V @ V.T)[~np.eye(11, dtype=bool)]
     assert np.allclose(np.linalg.norm(V, axis=1), 1, atol=1e-5) and .8 < cosines.min() < cosines.max() < 1, "all lie in one cone: the tasks, not the models, make most of a fingerprint"
     assert c.fingerprint_path("fingerprints_routerbench").stat().st_size < 100_000
+
+
+# ---- the tables of the paper
+
+def test_the_line_up_and_the_variants_are_changes_of_one_router():
+    r = quick(epochs=7)
+    rows, items = b.cscr_routers(r, epochs=3, n_clusters=5), b.cscr_variants(r, tau_min=(.01, .02))
+    options = lambda other: {k for k, v in other.get_params().items() if v != r.get_params()[k]}
+    assert rows["CSCR"] is r and options(rows["CSCR, sign as printed"]) == {"sign"} and options(rows["CSCR, 10 epochs"]) == {"epochs"}
+    assert (rows["plain InfoNCE"].n_bands, rows["plain InfoNCE"].alpha, rows["plain InfoNCE"].gamma) == (1, 0, 0)
+    assert rows["UMR"].n_clusters == 5 and {rows[g].epochs for g in ("Soft-MoE", "Parametric")} == {3}
+    named = {"Table 8": "n_bands", "Table 9": "k", "Table 11": "alpha", "Table 12": "tau_min"}
+    for item, option in named.items():
+        for row, other in items[item].items(): assert float(row) == other.get_params()[option] and options(other) <= {option}
+    for row, other in items["Table 10"].items():
+        assert other.gamma == float(row.split(",")[0]) and (other.sign == "paper") == ("printed" in row) and (other.penalty == "outside") == ("outside" in row)
+    assert list(items["Table 12"]) == ["0.01", "0.02"] and items["Table 13"]["MLP-x4"].hidden == 4 * r.hidden
+    with pytest.raises(ValueError): b.changed(r, no_such_option=1)
+
+
+def test_a_study_fits_each_different_variant_once_and_measures_it_as_alone(monkeypatch):
+    X, t = topics(400)
+    t.split = np.where(np.arange(400) < 250, "train", "test")
+    options = dict(cost="usd", axis="realised", n_resamples=40, metrics=("AUDC", "peak", "cost at peak"))
+    r, fitted, inner = quick(epochs=3), [], b.fit_predictions
+    monkeypatch.setattr(b, "fit_predictions", lambda routers, *a: fitted.extend(routers) or inner(routers, *a))
+    study = b.variant_study({"A": {"as it is": r, "no cost": b.changed(r, gamma=0., alpha=0.)}, "B": {"again": b.changed(r), "two near": b.changed(r, k=2)}}, t, X, **options)
+    assert len(fitted) == 3 and study.name("A", "as it is") == study.name("B", "again") != study.name("A", "no cost")
+    alone = pool_evaluation(t, X, {"R": b.changed(r, k=2), "S": r}, **options)
+    assert np.isclose(study.value("B", "two near"), alone.value("R", "AUDC")) and study.curve("B", "two near").cost.shape == alone.curves["R"].cost.shape
+    gap, direct = study.compare("B", "again", "two near"), alone.compare("S", "R")
+    assert np.isclose(gap["difference"], direct["difference"]) and np.isclose(gap["low"], direct["low"]) and (gap["first"], gap["second"]) == ("again", "two near")
+    rows = np.flatnonzero(t.split == "test")
+    Q, price = study.predictions[study.name("B", "two near")], t.cost["usd"][t.split == "train"].mean(0)
+    assert np.isclose(study.nearest_cost("B", "two near"), sum(price[max(range(6), key=lambda j: Q[i, j])] for i in rows) / len(rows))
+    part = study.table("B")
+    assert part.row.unique().tolist() == ["again", "two near", "Random", "Heuristic", "Oracle"] and len(part) == 15
+    with pytest.raises(CompanionError, match="variant"): study.value("A", "two near")
+
+
+def test_differences_and_rows_are_those_of_the_evaluation():
+    X, t = topics(300)
+    t.split = np.where(np.arange(300) < 200, "train", "test")
+    e = pool_evaluation(t, X, {"K": KMeansRouter(n_clusters=4)}, cost="usd", axis="realised", n_resamples=30)
+    gaps = b.paired_differences(e, "K", ["Oracle", "Random"], "peak")
+    assert gaps["second"].tolist() == ["Oracle", "Random"] and gaps.difference.tolist() == [e.value("K", "peak") - e.value(o, "peak") for o in ("Oracle", "Random")]
+    assert gaps.difference[0] <= 0 and list(gaps) == ["first", "second", "difference", "low", "high", "p_value", "significant"]
+    rows = b.table_rows(e.table, "toy", metrics=("peak", "cost at peak"), cost_unit="USD")
+    assert set(zip(rows.metric, rows.unit)) == {("peak", "fraction"), ("cost at peak", "USD")} and set(rows.column) == {"toy"} and "toy" not in set(e.table.column)

@@ -318,3 +318,42 @@ def test_pool_routers_look_the_same_by_either_name_and_differ_from_each_other():
     look = plots.looks(plots.POOL_LOOK)
     for name, short in (("KNNRouter", "K-NN"), ("KMeansRouter", "KMeans"), ("MatrixFactorisationRouter", "MF"), ("HeuristicRouter", "Heuristic")): assert look[name] == look[short]
     assert len({str(look[n]) for n in [*pool_curves()]} | {str(v) for v in plots.looks(["Random", "Oracle"]).values()}) == 9
+
+
+def pool_result(costs):
+    curves = {**pool_curves(), "Random": deferral(.45), "Oracle": deferral(.9)}
+    rows = [dict(row=r, metric=m, value=.3 + .01 * i, low=.28 + .01 * i, high=.34 + .01 * i) for i, r in enumerate(curves) for m in ("AUDC", "peak")]
+    bands = {"CSCR": (curves["CSCR"].cost, curves["CSCR"].quality - .02, curves["CSCR"].quality + .02)}
+    return SimpleNamespace(costs=np.array(costs), curves=curves, bands=bands, table=pd.DataFrame(rows))
+
+
+def test_a_pool_has_curves_or_where_all_cost_the_same_dots():
+    ax = plots.plot_pool_evaluation(pool_result([1., 7., 70.]), band="CSCR", crowded=["MF"], title="A pool")
+    texts = {t.get_text() for t in ax.texts}
+    assert {"CSCR", "Random", "Oracle"} <= texts and not {"MF", "Heuristic"} & texts and len(ax.collections) == 1 and ax.get_title("left") == "A pool"
+    dots = plots.plot_pool_evaluation(pool_result([7., 7., 7.]), band="CSCR", crowded=["MF"], title="One size")
+    assert [t.get_text() for t in dots.get_yticklabels()] == [r for r in (*pool_curves(), "Random", "Oracle") if r != "Heuristic"]
+    assert np.allclose(dots.get_lines()[0].get_xdata(), [30, 31, 32, 33, 34, 35, 37, 38]) and dots.get_title("left") == "One size"
+    whiskers = dots.collections[0].get_segments()
+    assert np.allclose(whiskers[0][:, 0], [28, 34]) and dots.get_ylim()[0] > dots.get_ylim()[1], "the first row stands on top"
+    with pytest.raises(UnknownNameError, match="nobody"): plots.plot_pool_evaluation(pool_result([1., 2.]), band="nobody")
+
+
+def test_differences_are_said_in_points_and_the_clear_ones_in_bold():
+    table = pd.DataFrame([dict(first="A", second="B", difference=.0123, low=.001, high=.02), dict(first="A", second="C", difference=-.01, low=-.03, high=.01),
+                          dict(first="A", second="D", difference=-.02, low=-.03, high=-.01), dict(first="A", second="E", difference=.1, low=np.nan, high=np.nan)])
+    assert plots.difference_bullets(table).splitlines() == ["- A minus B: **+1.2 [0.1, 2.0]**", "- A minus C: -1.0 [-3.0, 1.0]", "- A minus D: **-2.0 [-3.0, -1.0]**", "- A minus E: +10.0"]
+    assert plots.difference_bullets(table[:1], "against {second}", digits=2) == "- against B: **+1.23 [0.10, 2.00]**"
+    with pytest.raises(CompanionError, match="low"): plots.difference_bullets(table.drop(columns="low"))
+
+
+def test_one_published_value_or_an_error_that_lists_the_rows():
+    assert plots.published_value("cscr", "Table 1", "UMR", "AUDC", "EmbedLLM") == .515 and plots.published_value("cscr", "Table 10", 0.5, "peak") == .5147
+    with pytest.raises(CompanionError, match="3 published values.*RouterBench"): plots.published_value("cscr", "Table 1", "UMR", "AUDC")
+    with pytest.raises(CompanionError, match="0 published values.*UMR"): plots.published_value("cscr", "Table 1", "nobody", "AUDC", "EmbedLLM")
+
+
+def test_the_rows_of_one_comparison_differ_in_every_figure():
+    rows = ["CSCR", "CSCR, sign as printed", "CSCR, 10 epochs", "plain InfoNCE", "UMR", "Thompson", "Soft-MoE", "Parametric", "Pareto-Random", "Random", "Heuristic", "Oracle"]
+    look = plots.looks(rows)
+    assert len({str(v) for v in look.values()}) == len(rows) and plots.looks(["UMR"])["UMR"] == look["UMR"] == plots.looks(["KMeans"])["KMeans"]
