@@ -683,6 +683,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'routercompanion/evaluation.py'),
                                             'routercompanion.evaluation.Signals.rows': ( 'evaluation.html#signals.rows',
                                                                                          'routercompanion/evaluation.py'),
+                                            'routercompanion.evaluation._filtered': ( 'evaluation.html#_filtered',
+                                                                                      'routercompanion/evaluation.py'),
                                             'routercompanion.evaluation.average_draws': ( 'evaluation.html#average_draws',
                                                                                           'routercompanion/evaluation.py'),
                                             'routercompanion.evaluation.average_rows': ( 'evaluation.html#average_rows',

@@ -43,7 +43,7 @@ class PoolOfOneError(ContrastiveError): "A pool of one model: there is nothing t
 class NoPositiveError(ContrastiveError): "No query has a model that answers it: the loss has no positive pair anywhere."
 class TokenBasisError(ContrastiveError): "The vocabularies share too few tokens of the probes for the asked basis."
 class FingerprintFileError(ContrastiveError): "A file of recorded fingerprints is missing, damaged or of another kind."
-class BandsCollapsedWarning(UserWarning): "All costs are equal or unknown, so that all cost bands are one: the loss then knows nothing of cost."
+class BandsCollapsedWarning(UserWarning): "All costs are equal or unknown, so that all cost bands are one and the loss knows nothing of cost; or so many are equal that one band holds all."
 
 # %% ../nbs/40_contrastive.ipynb #833531dc
 def unit(vector, name="a fingerprint"):
@@ -410,8 +410,9 @@ def cost_bands(costs, n_bands=5, *, warn=True):
     index = np.clip(np.searchsorted(edges, c, side="right") - 1, 0, n_bands - 1)
     used = len(np.unique(index))
     if used == 1 < n_bands and warn:
-        why = "Costs are unknown" if unknown else "All costs are equal"
-        warnings.warn(f"{why}: {n_bands} cost bands collapse into one, and the loss knows nothing of cost.", BandsCollapsedWarning, stacklevel=2)
+        why = "Costs are unknown" if unknown else "All costs are equal" if np.ptp(c) == 0 else "Most costs are equal"
+        left = "cost acts through gamma alone" if np.ptp(c) > 0 else "the loss knows nothing of cost"
+        warnings.warn(f"{why}: {n_bands} cost bands collapse into one, and {left}.", BandsCollapsedWarning, stacklevel=2)
     sizes, sums = np.bincount(index, minlength=n_bands), np.bincount(index, c, minlength=n_bands)
     return CostBands(edges, index, np.divide(sums, sizes, out=np.full(n_bands, np.nan), where=sizes > 0), used)
 
@@ -449,7 +450,7 @@ def train_head(X, width, loss, *, hidden=512, epochs=10, batch_size=512, lr=5e-4
 
     X (n, D) float32. One thread and an own seed: equal input gives equal bytes.
     """
-    X, history = torch.as_tensor(np.asarray(X), dtype=torch.float32), []
+    X, history = torch.from_numpy(np.require(X, np.float32, ["C", "W"])), []
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(random_state)
         net = torch.nn.Sequential(torch.nn.Linear(X.shape[1], hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, width))
@@ -468,7 +469,7 @@ def train_head(X, width, loss, *, hidden=512, epochs=10, batch_size=512, lr=5e-4
 
 def apply_head(state, X):
     "Outputs (n, width) float32 of a trained head for X (n, D)."
-    X = torch.as_tensor(np.asarray(X), dtype=torch.float32)
+    X = torch.from_numpy(np.require(X, np.float32, ["C", "W"]))
     a, b, c, d = (torch.from_numpy(np.array(state[f"p{i}"])) for i in range(4))
     with one_thread(), torch.inference_mode(): return torch.cat([torch.relu(x @ a.T + b) @ c.T + d for x in X.split(1024)]).numpy()
 

@@ -11,6 +11,7 @@ __all__ = ['CURVE_METRICS', 'GAP_METRICS', 'METRICS', 'Signals', 'bank_signals',
 
 # %% ../nbs/23_evaluation.ipynb #c0e97b3d
 import os
+import warnings
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -81,14 +82,25 @@ def fit_router(router, signals, rows, random_state=None):
     return router.fit(signals.of(router, rows), signals.outcomes[rows])
 
 
+def _filtered(filters, function, *arguments):
+    "Call under the warning filters of the process that fans out; a worker starts with its own."
+    with warnings.catch_warnings():
+        warnings.resetwarnings()
+        for action, message, category, module, line in reversed(filters):
+            warnings.filterwarnings(action, getattr(message, "pattern", message or ""), category, getattr(module, "pattern", module or ""), line)
+        return function(*arguments)
+
+
 def fan_out(function, arguments, description):
     """`[function(*a) for a in arguments]` by joblib, with a progress bar; results come in order and do not depend on the number of workers.
 
+    Warning filters hold in the workers too.
+
     `ROUTERCOMPANION_JOBS` sets the workers (default: the processors); under `joblib.parallel_config` a Dask or Ray cluster takes the work.
     """
-    arguments = list(arguments)
+    arguments, filters = list(arguments), list(warnings.filters)
     run = joblib.Parallel(n_jobs=int(os.environ.get("ROUTERCOMPANION_JOBS", os.cpu_count())), return_as="generator", mmap_mode="r")
-    return list(progress(run(joblib.delayed(function)(*a) for a in arguments), description, total=len(arguments)))
+    return list(progress(run(joblib.delayed(_filtered)(filters, function, *a) for a in arguments), description, total=len(arguments)))
 
 
 def router_scores(routers, signals, train, rows):

@@ -188,7 +188,7 @@ def note_step(trace, step):
     names = [c.name for c in step.tool_calls or []]
     trace.tool_calls += len([n for n in names if n != "final_answer"])
     trace.malformed += step.error is not None
-    arguments, error = [c.arguments for c in step.tool_calls or []], str(step.error)[:300] if step.error else ""
+    arguments, error = [c.arguments for c in step.tool_calls or []], str(step.error).partition("\n")[0][:300] if step.error else ""
     trace.add(", ".join(names) or "malformed", str(arguments)[:400], str(step.model_output or "")[:1000], error=error)
 
 # %% ../nbs/61_frameworks.ipynb #e218e639

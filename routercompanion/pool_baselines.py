@@ -12,6 +12,7 @@ __all__ = ['OUTCOMES', 'ThompsonRouter', 'SoftmaxRouter', 'SoftMoERouter', 'pare
 # %% ../nbs/41_pool_baselines.ipynb #4cfd3cf1
 from dataclasses import dataclass
 
+import joblib
 import numpy as np
 import pandas as pd
 import torch
@@ -346,8 +347,9 @@ def variant_study(items, outcomes, X, *, train="train", test="test", **options):
 
     options: those of `pool_evaluation`. Two routers with the same options count as one.
     """
-    same = {repr(r.get_params()): r for rows in items.values() for r in rows.values()}
-    names = {(item, row): f"variant {list(same).index(repr(r.get_params()))}" for item, rows in items.items() for row, r in rows.items()}
+    keys = {(item, row): joblib.hash(r.get_params()) for item, rows in items.items() for row, r in rows.items()}
+    same = {keys[item, row]: r for item, rows in items.items() for row, r in rows.items()}
+    names = {pair: f"variant {list(same).index(key)}" for pair, key in keys.items()}
     made = fit_predictions({f"variant {i}": r for i, r in enumerate(same.values())}, outcomes, X, train)
     return VariantStudy(evaluate_predictions(outcomes, made, train=train, test=test, **options), names, made, pool_rows(outcomes, test))
 

@@ -1,10 +1,12 @@
 """Evaluation: shared resamples, averages, paired differences, leaving a task out. Every number is stated a second way."""
+import warnings
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from routercompanion.core import UnknownNameError
-from routercompanion.evaluation import (GAP_METRICS, METRICS, Draws, Signals, average_draws, bank_signals, column_draws, compare, evaluation_table, fit_router,
+from routercompanion.evaluation import (GAP_METRICS, METRICS, Draws, Signals, average_draws, bank_signals, column_draws, compare, evaluation_table, fan_out, fit_router,
                                         leave_one_task_out, limits, router_scores)
 from routercompanion.metrics import weighted_auroc, weighted_hcr, weighted_lpm, within_task_auroc
 from routercompanion.routers import LabelOracle, RandomRouter, TaskMean
@@ -330,3 +332,17 @@ def test_answers_are_recorded_for_every_query(project, monkeypatch):
     found, about = recorded_signals("answers", bank, with_about=True)
     assert asked == dict(judges=("exact",), samples=3, rng=1, answers=None, max_new_tokens=16, include=("self_ask", "semantic_entropy")) and about["judges"] == ["exact"] and about["weights_sha256"] == "e" * 8 and about["samples"] == 3
     assert np.allclose(found["self_ask"], np.arange(80) / 80) and np.isnan(found["tokens"][3]) and np.isfinite(found["tokens"][4:]).all()
+
+
+def noisy(k):
+    warnings.warn(f"job {k}", RuntimeWarning)
+    return k
+
+
+def test_warning_filters_hold_in_the_workers(monkeypatch):
+    monkeypatch.setenv("ROUTERCOMPANION_JOBS", "2")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "job 1", RuntimeWarning)
+        warnings.filterwarnings("ignore", "job 2", RuntimeWarning)
+        assert fan_out(noisy, [(2,), (2,)], "jobs") == [2, 2]
+        with pytest.raises(RuntimeWarning, match="job 1"): fan_out(noisy, [(2,), (1,)], "jobs")
