@@ -8,8 +8,8 @@ __all__ = ['STOPS', 'ACTIONS', 'RECORD', 'PAIR', 'EmptyIndexError', 'PassageInde
            'trim', 'names_in', 'GuidedPolicy', 'in_view', 'call_tools', 'guided_shots', 'first_search', 'parse_action',
            'FreePolicy', 'transcript', 'free_shots', 'LocalWriter', 'EndpointWriter', 'run_chunk', 'RunLogError',
            'RunLog', 'run_agent', 'about_tools', 'own_passages', 'answer_entropy', 'agent_columns', 'agent_outcomes',
-           'multihop_bank', 'record_agent', 'record_pilot', 'save_traces', 'recorded_traces', 'trace_text', 'poisoned',
-           'injection_effect']
+           'multihop_bank', 'record_agent', 'record_pilot', 'save_traces', 'recorded_traces', 'record_hotpotqa',
+           'hotpotqa_table', 'trace_text', 'poisoned', 'injection_effect']
 
 # %% ../nbs/60_agentic.ipynb #e64941c8
 import ast
@@ -32,12 +32,13 @@ import torch
 from scipy.sparse import csr_matrix
 
 from .banks import make_bank
-from .core import CompanionError, atomic_path, cache_dir, content_hash, hash_fraction, lookup, progress
+from .core import CompanionError, atomic_path, cache_dir, content_hash, file_hash, hash_fraction, lookup, progress
 from .models import Generations, load_causal_lm, plan_batches
-from .multihop import (Passage, answer_scores, fact_corpus, multihop_questions, normalise_answer, pilot_questions, question_bank, solved_questions,
+from .multihop import (Passage, answer_scores, fact_corpus, load_hotpotqa, multihop_questions, normalise_answer, pilot_questions, question_bank, solved_questions,
                                       support_scores)
-from .outcomes import OutcomeTable
+from .outcomes import OutcomeTable, wilson_interval
 from .recording import MODELS, SMALL, answer_bank, outcomes_path, save_signals
+from .significance import paired_bootstrap
 
 # %% ../nbs/60_agentic.ipynb #776c6750
 class EmptyIndexError(CompanionError):
@@ -584,6 +585,34 @@ def recorded_traces(bank, name=f"{RECORD}_traces"):
         raise RunLogError(f"{path.name} lacks {len(missing)} of the {len(bank)} queries of {bank.name!r}, the first is {missing[0]}: record them again (record_agent).")
     table = table.loc[bank.query_ids].reset_index()
     return table.assign(steps=table.steps.map(json.loads))
+
+# %% ../nbs/60_agentic.ipynb #a90b7f15
+def record_hotpotqa(source, model=SMALL, *, name=f"{RECORD}_hotpotqa"):
+    """Both ways to answer the questions of a HotpotQA file in the distractor setting (`multihop.load_hotpotqa`), as the signals <name>: `agent_columns`, and `bridge`
+    (1. or 0.). Returns their path. Resumable."""
+    lm = model if hasattr(model, "hash") else load_causal_lm(model)
+    questions = load_hotpotqa(source)
+    bank = question_bank(questions, name="HotpotQA")
+    direct = list(answer_bank(lm, bank, max_new_tokens=12).text)
+    traces = run_agent(questions, LocalWriter(lm), log=cache_dir("agents") / f"{name}-{lm.hash[:12]}.jsonl")
+    bridge = np.array([q.kind == "bridge" for q in questions], np.float32)
+    about = dict(made="agentic.record_hotpotqa", model=lm.name, weights_sha256=lm.hash, dtype=str(lm.dtype), policy=GuidedPolicy().name,
+                 file=Path(source).name, file_sha256=file_hash(source))
+    return save_signals(name, bank.query_ids, agent_columns(questions, direct, traces) | {"bridge": bridge}, about)
+
+
+def hotpotqa_table(name=f"{RECORD}_hotpotqa", n_resamples=10_000):
+    """Table of a record of `record_hotpotqa`, a row for bridge, comparison and all: n, exact match of both ways (95% Wilson), their F1, the difference of F1 agent - direct
+    (95%, paired over questions), recall of the supporting passages, steps and malformed lines a question."""
+    t, rows = pd.read_parquet(outcomes_path(name)), []
+    mean = lambda x, weights: weights @ x / weights.sum(1)
+    for kind, part in (("bridge", t[t.bridge == 1]), ("comparison", t[t.bridge == 0]), ("all", t)):
+        gain = paired_bootstrap(mean, part.agent_f1.to_numpy(float), part.direct_f1.to_numpy(float), n_resamples=n_resamples)
+        row = dict(questions=kind, n=len(part))
+        for way in PAIR: row |= {way: part[way].mean()} | dict(zip((f"{way}_low", f"{way}_high"), wilson_interval(int(part[way].sum()), len(part))))
+        rows.append(row | dict(direct_f1=part.direct_f1.mean(), agent_f1=part.agent_f1.mean(), f1_gain=gain.difference, f1_gain_low=gain.low, f1_gain_high=gain.high,
+                               support_recall=part.support_recall.mean(), steps=part.steps.mean(), malformed=part.malformed.mean()))
+    return pd.DataFrame(rows)
 
 # %% ../nbs/60_agentic.ipynb #05692ad9
 def trace_text(question, direct, steps, entropy=None):

@@ -454,7 +454,7 @@ def log_result(ws, result):
 SCALE, SCRATCH = {"profile": "{profile}", "out": "{out}"}, {"from_scratch": "{from_scratch}"}
 EMBEDDED, PUBLISHED = ("smoke", "embedded"), ("bench", "paper")   # profiles on the embedded bank, and on the papers' own prompt files
 RECORD, ANSWERS = (f"data/outcomes/{name}.parquet" for name in ("embedded", "answers"))
-AGENTIC = tuple(f"data/outcomes/agentic{part}.parquet" for part in ("", "_answers", "_pilot", "_policies", "_signals", "_traces"))
+AGENTIC = tuple(f"data/outcomes/agentic{part}.parquet" for part in ("", "_answers", "_hotpotqa", "_pilot", "_policies", "_signals", "_traces"))
 PAPERS = (
     Step("papers/outcomes", "nbs/papers/outcomes.ipynb", parameters=SCALE | SCRATCH, data=(RECORD, "data/outcomes/pilot.parquet", "data/assets.lock.json"), profiles=EMBEDDED),
     Step("papers/features", "nbs/papers/features.ipynb", needs=("papers/outcomes",), parameters=SCALE | SCRATCH,

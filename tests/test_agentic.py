@@ -8,8 +8,10 @@ import sys
 import threading
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -158,15 +160,12 @@ def test_a_file_that_is_no_hotpotqa_is_refused(tmp_path, name, text):
     with pytest.raises(CompanionError, match=name): mh.load_hotpotqa(tmp_path / name)
 
 
-@pytest.fixture
-def sample():
-    path = next((p for p in (Path(__file__).parents[2] / "shared" / "data" / "hotpotqa_distractor_100.jsonl", Path("/work/shared/data/hotpotqa_distractor_100.jsonl")) if p.is_file()), None)
-    return path
+SAMPLE = Path(os.environ.get("ROUTERCOMPANION_HOTPOTQA", Path(__file__).parents[2] / "shared" / "data" / "hotpotqa_distractor_100.jsonl"))   # not part of the repository
 
 
-def test_the_public_sample_where_it_is_at_hand(sample):
-    if sample is None: return   # the file is not part of the repository
-    questions = mh.load_hotpotqa(sample)
+@pytest.mark.skipif(not SAMPLE.is_file(), reason="HotpotQA's 100 sample questions are not at hand: set ROUTERCOMPANION_HOTPOTQA to their file")
+def test_the_public_sample_where_it_is_at_hand():
+    questions = mh.load_hotpotqa(SAMPLE)
     assert len(questions) == 100 and {len(q.passages) for q in questions} <= set(range(2, 11))
     assert all({t for t, _ in q.supporting} <= {p.title for p in q.passages} for q in questions)
     recall = [mh.support_scores(ts, {t for t, _ in q.supporting})["recall"] for q, ts in
@@ -559,6 +558,25 @@ def test_the_tables_of_the_other_agents_and_of_the_planted_sentence_come_from_th
     assert list(policies.index) == ["free", "tool", "code"] and policies.n["tool"] >= 24 and ((policies.right_low <= policies.right) & (policies.right <= policies.right_high)).all()
     assert list(planted.index) == ["first", "second"] and (planted.n >= 60).all()
     assert np.allclose(planted.clean - planted.lost + planted.won, planted.poisoned) and ((planted.obeyed >= 0) & (planted.obeyed <= planted.passage_read)).all()
+
+
+def test_hotpotqa_is_recorded_as_numbers_and_tabulated(tmp_path, monkeypatch):
+    monkeypatch.setattr(ag, "outcomes_path", lambda name: tmp_path / f"{name}.parquet")
+    monkeypatch.setattr("routercompanion.recording.outcomes_path", lambda name: tmp_path / f"{name}.parquet")
+    monkeypatch.setattr(ag, "cache_dir", lambda *parts: tmp_path)
+    file, kinds = tmp_path / "some.jsonl", ["bridge", "comparison"] * 3
+    rows = [HUB | dict(id=str(i), question=f"Question {i} of the file?", type=kind) for i, kind in enumerate(kinds)]
+    file.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    questions = mh.load_hotpotqa(file)
+    said = dict(zip((q.question for q in questions), [questions[0].answers[0], "wrong"] * 3))   # bridges right from memory, comparisons wrong
+    monkeypatch.setattr(ag, "answer_bank", lambda lm, bank, **_: pd.DataFrame(dict(text=[next(a for q, a in said.items() if q in p) for p in bank.table.prompt])))
+    monkeypatch.setattr(ag, "LocalWriter", lambda lm: None)
+    monkeypatch.setattr(ag, "run_agent", lambda qs, *_, **__: [ag.Trace(key=q.question, answer=q.answers[0], stop="answer") for q in qs])
+    ag.record_hotpotqa(file, SimpleNamespace(name="none", hash="e" * 64, dtype="bfloat16"), name="some")
+    t = ag.hotpotqa_table("some", n_resamples=200).set_index("questions")
+    assert t.n.to_dict() == {"bridge": 3, "comparison": 3, "all": 6} and t.direct.to_dict() == {"bridge": 1, "comparison": 0, "all": .5} and (t.agent == 1).all()
+    assert t.f1_gain.to_dict() == {"bridge": 0, "comparison": 1, "all": .5} and t.f1_gain_low["all"] > 0
+    assert not {"Question", "wrong"} & set((tmp_path / "some.parquet").read_bytes().decode("latin1").split())   # numbers only
 
 
 def test_traces_survive_the_file_and_a_missing_query_is_named(tmp_path, monkeypatch, box):
