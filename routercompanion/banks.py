@@ -40,7 +40,7 @@ class BankError(CompanionError):
 
 def normalise(text):
     "Lower case, runs of white space as one space, stripped: the form in which prompts are hashed and compared."
-    return re.sub(r"\s+", " ", text).strip().lower()
+    return " ".join(text.split()).lower()
 
 
 def query_id(task, prompt):

@@ -91,9 +91,13 @@ def file_hash(path, chunk=1 << 20):
     return digest.hexdigest()
 
 
+# json.dumps would build such an encoder anew for each of a table's queries
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=str)
+
+
 def content_hash(value):
     "SHA-256 of a JSON-serialisable value in canonical form (sorted keys, no spaces), as 64 hex digits."
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()).hexdigest()
+    return hashlib.sha256(_CANONICAL.encode(value).encode()).hexdigest()
 
 
 def hash_fraction(*keys):

@@ -17,6 +17,7 @@ from statistics import NormalDist
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 from fastcore.basics import patch
 
@@ -438,6 +439,124 @@ def _csv_number(text, kind):
     if not _NUMBER.fullmatch(word): raise ValueError(text)
     return float(word)
 
+# %% ../nbs/04_outcomes.ipynb #5b1c9e02
+_SHIFTED = ("Look for a shifted column, a decimal comma or a percent sign; leave a missing value "
+            "empty; name the model columns with models=[...].")
+
+
+def _csv_by_cell(text, path, delimiter, models):
+    """Read a CSV cell by cell: (`_csv_layout`, {column index: values}, header, rows in the file).
+
+    Values: float64 (n,) for numbers, n strings for text. `CsvError` has row, column and remedy.
+    """
+    (_, header), *rows = [*_csv_rows(text, path, delimiter)] or [(1, [])]
+    layout = _csv_layout(header, models, path)
+    if not rows:
+        raise CsvError("a header, but no rows", "Add one row per query.", source=path)
+    columns = {j: [fields[j] for _, fields in rows] for j in layout[2].values()}
+    for (kind, _), j in layout[1].items():
+        columns[j] = np.empty(len(rows))
+        for i, (row, fields) in enumerate(rows):
+            try:
+                columns[j][i] = _csv_number(fields[j], kind)
+            except ValueError as e:
+                problem = f"{fields[j][:40]!r} is not a number"
+                raise CsvError(problem, _SHIFTED, source=path, row=row, column=header[j]) from e
+    return layout, columns, header, [row for row, _ in rows]
+
+# %% ../nbs/04_outcomes.ipynb #5b1c9e04
+def _csv_regular(text, delimiter):
+    """Whether Arrow must find the fields that the strict reader finds, and may read in its place.
+
+    Quotes then stand around whole fields, lines end in LF or CRLF, and the last value is there.
+    """
+    if len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n\0' or "\0" in text:
+        return False
+    bare, edge = text, f"[^{re.escape(delimiter)}\r\n]"
+    if '"' in text:
+        # the pattern begins with the quote: a look-behind there would be tried at every character
+        bare = re.sub(f'"(?<!{edge}")(?>[^"]*(?:""[^"]*)*)"(?!{edge})', "", text)
+    if '"' in bare or bare.count("\r") != bare.count("\r\n"):
+        return False
+    return text[-1] == "\n" or not (text[-1].isspace() or text[-1] in f'"{delimiter}')
+
+# %% ../nbs/04_outcomes.ipynb #5b1c9e06
+_TRUTH = {word: [word, word.title(), word.upper()] for word in ("true", "false")}
+_GAPS = [word for word in _WORDS if word not in _TRUTH]
+_MISSING = ["NaN", *{form for word in _GAPS for form in (word, word.title(), word.upper())}]
+
+
+def _csv_arrow(text, delimiter, header, first, cells):
+    """The Arrow table of a CSV: numbers as float64, the rest as text.
+
+    Scores are read as bool where the `first` record has true or false.
+    """
+    types = dict.fromkeys(header, pa.string()) | {header[j]: pa.float64() for j in cells.values()}
+    types |= {header[j]: pa.bool_() for (kind, _), j in cells.items()
+              if kind == "score" and first[j:j + 1] and first[j].strip().lower() in _TRUTH}
+    truth = dict(true_values=[*_TRUTH["true"], "1"], false_values=[*_TRUTH["false"], "0"])
+    return arrow_csv.read_csv(
+        pa.BufferReader(text.encode()),
+        parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values='"' in text),
+        convert_options=arrow_csv.ConvertOptions(column_types=types, null_values=_MISSING, **truth))
+
+# %% ../nbs/04_outcomes.ipynb #5b1c9e07
+def _csv_bulk(text, path, delimiter, models):
+    """As `_csv_by_cell`, but by whole columns; None where Arrow could read something else.
+
+    What it refuses (`pa.ArrowException`, `CsvError`) is left to `_csv_by_cell`.
+    """
+    if not _csv_regular(text, delimiter):
+        return None
+    head = csv.reader(io.StringIO(text[:1 << 16], newline=""), delimiter=delimiter)
+    header, first, *_ = [*(f for f in head if any(x.strip() for x in f)), [], []]
+    layout = _csv_layout(header, models, path)
+    found = _csv_arrow(text, delimiter, header, first, layout[1])
+    if found.column_names != header or not len(found):
+        return None
+    columns = {j: found.column(j).to_pylist() for j in layout[2].values()}
+    key = layout[2].get("query_id", layout[2].get("prompt"))
+    if not all(map(str.strip, columns[key])):   # perhaps an empty row, which is skipped
+        return None
+    for j in layout[1].values():
+        columns[j] = found.column(j).cast(pa.float64()).to_numpy()
+        known = np.isfinite(columns[j]).sum() + found.column(j).null_count
+        if known < len(found):   # "inf" or "-nan", which Arrow takes for numbers
+            return None
+    return layout, columns, header, None
+
+# %% ../nbs/04_outcomes.ipynb #5b1c9e08
+def _csv_table(path, layout, columns, metadata, correct_rule):
+    "The `OutcomeTable` of what `_csv_by_cell` or `_csv_bulk` read; its errors count rows from 0."
+    models, cells, plain = layout
+    text = {k: columns[j] for k, j in plain.items()}
+    text |= {k: [*map(str.strip, values)] for k, values in text.items() if k != "prompt"}
+    n = len(next(iter(text.values())))
+    ids = text.get("query_id") or [*map(query_id, text.get("task", [""] * n), text["prompt"])]
+    unknown = np.full(n, np.nan)
+    columns = {cell: columns[j] for cell, j in cells.items()}
+    grids = {kind: np.stack([columns.get((kind, m), unknown) for m in models], 1)
+             for kind in dict.fromkeys(kind for kind, _ in cells)}
+    return OutcomeTable(
+        grids.pop("score"), grids, ids, models, metadata or {}, correct_rule,
+        f"recorded: {Path(path).name}, sha256 {file_hash(path)[:16]}",
+        *map(text.get, ("task", "domain", "split", "prompt")))
+
+# %% ../nbs/04_outcomes.ipynb #5b1c9e09
+def _csv_placed(e, path, layout, header, places):
+    "The `OutcomeError` of a table that was read from a CSV, with the file's own row and column."
+    kind, _, model = (e.column or "").partition(":")
+    _, cells, plain = layout
+    key = "query_id" if "query_id" in plain else "prompt"
+    where = header[cells[kind, model]] if (kind, model) in cells else key
+    row, other = (None if r is None else places[r] for r in (e.row, e.other))
+    problem, remedy = e.problem, e.remedy
+    if where == "prompt" and isinstance(e, DuplicateIdError):
+        problem = "this prompt stands in the file twice"
+        remedy = "Remove one of the two rows, or add a query_id column."
+    place = dict(row=row, column=e.column and where, other=other)
+    return type(e)(problem, remedy, source=path, **place)
+
 # %% ../nbs/04_outcomes.ipynb #e3d452ac
 def load_csv(path, *, models=None, delimiter=",", correct_rule="score == 1", metadata=None):
     """Read your own outcomes from a CSV with the layout above -> `OutcomeTable` (with `.prompts` where the file has them).
@@ -445,30 +564,17 @@ def load_csv(path, *, models=None, delimiter=",", correct_rule="score == 1", met
     `models` names the model columns (default: all `score:` columns, or else every column that is nothing else); `metadata` is per model.
     Raises `CsvError`, `ScoreRangeError`, `CostError` or `DuplicateIdError` with file, row (as a spreadsheet counts), column and remedy.
     """
-    rows = list(_csv_rows(_csv_text(path), path, delimiter))
-    models, cells, plain = _csv_layout(rows[0][1], models, path)
-    header, places, records = rows[0][1], [r for r, _ in rows[1:]], [f for _, f in rows[1:]]
-    if not records: raise CsvError("a header, but no rows", "Add one row per query.", source=path)
-    grids = {}
-    for (kind, model), j in cells.items():
-        column = grids.setdefault(kind, np.full((len(records), len(models)), np.nan))[:, models.index(model)]
-        for i, fields in enumerate(records):
-            try: column[i] = _csv_number(fields[j], kind)
-            except ValueError as e:
-                raise CsvError(f"{fields[j][:40]!r} is not a number", "Look for a shifted column, a decimal comma or a percent sign; leave a missing "
-                               "value empty; name the model columns with models=[...].", source=path, row=places[i], column=header[j]) from e
-    text = {name: [fields[j].strip() if name != "prompt" else fields[j] for fields in records] for name, j in plain.items()}
-    ids = text.get("query_id") or [query_id(t, p) for p, t in zip(text["prompt"], text.get("task", [""] * len(records)))]
+    text, models = _csv_text(path), None if models is None else list(models)
     try:
-        return OutcomeTable(grids.pop("score"), grids, ids, models, metadata or {}, correct_rule,
-                            f"recorded: {Path(path).name}, sha256 {file_hash(path)[:16]}", *map(text.get, ("task", "domain", "split", "prompt")))
+        if read := _csv_bulk(text, path, delimiter, models):
+            return _csv_table(path, *read[:2], metadata, correct_rule)
+    except (CompanionError, csv.Error, pa.ArrowException):
+        pass   # what is wrong, and in which row, is found below
+    layout, columns, header, places = _csv_by_cell(text, path, delimiter, models)
+    try:
+        return _csv_table(path, layout, columns, metadata, correct_rule)
     except OutcomeError as e:
-        kind, _, model = (e.column or "").partition(":")
-        where = header[cells[kind, model]] if (kind, model) in cells else "query_id" if "query_id" in plain else "prompt"
-        at = lambda row: None if row is None else places[row]
-        if where == "prompt" and isinstance(e, DuplicateIdError):
-            e.problem, e.remedy = "this prompt stands in the file twice", "Remove one of the two rows, or add a query_id column."
-        raise type(e)(e.problem, e.remedy, source=path, row=at(e.row), column=e.column and where, other=at(e.other)) from e
+        raise _csv_placed(e, path, layout, header, places) from e
 
 # %% ../nbs/04_outcomes.ipynb #e4cb5ccd
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
 "Contracts of routercompanion.outcomes: validation, alignment, Parquet, CSV, paired statistics."
+import csv
+import hashlib
 import itertools
+import json
 import re
 from dataclasses import replace
 
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import binomtest
 
+from routercompanion import outcomes
 from routercompanion.banks import query_id
 from routercompanion.core import CompanionError, UnknownNameError
 from routercompanion.outcomes import (COSTS, AlignmentError, CostError, CsvError, DuplicateIdError, MissingOutcomeError,
@@ -295,6 +299,54 @@ def test_csv_survives_any_quoted_prompt_and_names_any_shifted_row(tmp_path, rows
         lines[1 + row] + ",1", f"q{row},a,,b,c,1,0", f"q{row},1,0", f'q{row},0,"a prompt",1', f'extra,q{row},"a",1']))
     path.write_bytes(("\n".join(lines) + "\n").encode())
     with pytest.raises(CsvError, match=rf"mine\.csv, row {row + 2}[,:]"): load_csv(path)
+
+
+SPELLINGS = ["1", ".5", "1e-3", "", "NA", "NaN", "nan", "null", "None", "true", "False", '"1"', '""',
+             "0.30000000000000004"]
+ODD = ["0", "1.", "+1", "-0", "none", "TRUE", " 1", " ", "inf", "-nan", "1_0", "0x1", "1e999", "1e-999",
+       "4.9e-324", "\u0661", "1,0"]
+TEXTS = ["x", "a b", "", " ", "NA", '"a, b"', '"a ""q"" b"', '"two\nlines"', '"two\r\nlines"', 'say "hi"',
+         '"x" y', '"', "\u2028", '""']
+spellings, texts = st.sampled_from(SPELLINGS + ODD), st.sampled_from(TEXTS)
+
+
+def read_by(function, text, delimiter=","):
+    "What a reader of CSVs makes of `text`, with numbers as bytes; None if it leaves the text to the other."
+    try:
+        found = function(text, "mine.csv", delimiter, None)
+    except (CompanionError, csv.Error, pa.ArrowException):
+        return None
+    if found is None:
+        return None
+    layout, columns, header, _ = found
+    plain = {j: c.tobytes() if isinstance(c, np.ndarray) else c for j, c in columns.items()}
+    return layout, header, plain
+
+
+@settings(quick, max_examples=300)
+@given(st.lists(st.tuples(texts, texts, spellings, spellings, spellings), min_size=1, max_size=5),
+       st.sampled_from(["\n", "\r\n", "\n\n", "\r"]), st.sampled_from(",;\t|"), st.booleans(), st.integers(0, 99))
+def test_csv_by_columns_is_csv_by_cell(rows, end, delimiter, ended, cut):
+    lines = [delimiter.join(r) for r in [("prompt", "task", "score:a", "score:b", "tokens:a"), *rows]]
+    text = end.join(lines) + end * ended
+    text = text[:len(text) - (cut if cut < 20 else 0)]
+    bulk = read_by(outcomes._csv_bulk, text, delimiter)
+    assert bulk is None or bulk == read_by(outcomes._csv_by_cell, text, delimiter)
+
+
+@pytest.mark.parametrize("value", SPELLINGS)
+@pytest.mark.parametrize("prompt", ["plain", '"quoted, ""twice"""', '"two\nlines"'])
+def test_common_spellings_are_read_by_columns(value, prompt):
+    text = f"prompt,a\n{prompt},{value}\nlast,{value}\n"
+    bulk = read_by(outcomes._csv_bulk, text)
+    assert bulk is not None and bulk == read_by(outcomes._csv_by_cell, text)
+
+
+@given(st.text())
+def test_hashes_are_those_of_canonical_json(text):
+    plain = re.sub(r"\s+", " ", text).strip().lower()
+    canonical = json.dumps(["t", plain], sort_keys=True, separators=(",", ":"), default=str)
+    assert query_id("t", text) == hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 # ------------------------------------------------------------------ statistics

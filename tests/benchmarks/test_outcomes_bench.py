@@ -1,4 +1,4 @@
-"""Loading 36,000 x 112 long rows (EmbedLLM's size) and summarising a large pool in blocks, each beside the plain way in the same run.
+"""Loading 36,000 x 112 long rows (EmbedLLM's size), reading a wide CSV and summarising a large pool in blocks, each beside the plain way in the same run.
 
 Time and peak memory are those of fresh processes, so that neither run profits from the other's warm caches or freed memory.
 """
@@ -7,11 +7,12 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from timing import report
+from timing import least, report
 
-from routercompanion.outcomes import OutcomeTable, load_embedllm, summarise_blocks, write_outcomes
+from routercompanion.outcomes import OutcomeTable, load_csv, load_embedllm, summarise_blocks, write_outcomes
 
 QUERIES, MODELS = 36_000, 112
 MEASURE = r"""
@@ -55,6 +56,26 @@ def test_36_000_by_112_long_rows(benchmark, long_csv):
     report(benchmark, seconds=ours["seconds"], bound_seconds=15., pandas_pivot_seconds=plain["seconds"], megabytes=ours["megabytes"],
            pandas_pivot_megabytes=plain["megabytes"], times_less_memory=plain["megabytes"] / ours["megabytes"], times_faster=plain["seconds"] / ours["seconds"])
     assert plain["megabytes"] / ours["megabytes"] > 2 and ours["seconds"] < 3 * plain["seconds"], "ours also hashes the file and each query, and checks"
+
+
+@pytest.mark.parametrize("kind", ["right_or_wrong", "decimals", "gaps_and_quotes"])
+def test_a_csv_of_10_000_by_100(benchmark, tmp_path, kind):
+    n, m, rng = 10_000, 100, np.random.default_rng(0)
+    value = rng.integers(0, 2, (n, m)) if kind == "right_or_wrong" else rng.random((n, m)).round(4)
+    frame = pd.DataFrame(value, columns=[f"score:model-{j}" for j in range(m)])
+    if kind == "gaps_and_quotes":
+        frame = frame.mask(rng.random((n, m)) < .05)
+    mark = ', "this" or that' if kind == "gaps_and_quotes" else ""
+    frame.insert(0, "prompt", [f"Question {q}: which is not like the others{mark}?" for q in range(n)])
+    frame.insert(1, "task", [f"task {q % 80}" for q in range(n)])
+    path = tmp_path / "wide.csv"
+    frame.to_csv(path, index=False)
+    table = benchmark.pedantic(load_csv, (path,), rounds=1)
+    assert np.array_equal(table.score, frame.iloc[:, 2:].to_numpy(np.float32), equal_nan=True)
+    ours, plain = least(lambda: load_csv(path), 7), least(lambda: pd.read_csv(path), 7)
+    report(benchmark, processor_seconds=ours[0], pandas_processor_seconds=plain[0], times_pandas=ours[0] / plain[0],
+           wall_times_pandas=ours[1] / plain[1], bound=4.)
+    assert ours[0] < 4 * plain[0], "ours also hashes the file and each query, and checks"
 
 
 def test_a_large_pool_is_summarised_in_blocks(benchmark, tmp_path):
