@@ -709,6 +709,79 @@ def _unsort(sweep, order):
     np.put_along_axis(booked, order, sweep.booked, 1)
     return Sweep(sweep.setting, sweep.quality, choice, booked, sweep.axis)
 
+# %% ../nbs/10_metrics.ipynb #5b1c9e11
+def _contenders(P, C, slack):
+    """Which models can win at some price: positions (m, n), of which the first size (n,) count.
+
+    P, C (m, n): predictions and costs, each query's models by rising cost. Left out are models that
+    do not beat all cheaper ones (never first in P - price * C, rounded or not), and those under the
+    upper concave hull of the points (C, P) by more than `slack`, which rounding cannot make up for.
+    """
+    kept, size, best = np.zeros(P.shape, np.intp), np.ones(P.shape[1], np.intp), P[0].copy()
+    for j in range(1, len(P)):
+        rows = np.flatnonzero(P[j] > best)
+        best[rows] = P[j, rows]
+        under = rows
+        while len(under):
+            under = under[_under_hull(P, C, kept, size, j, under, slack)]
+            size[under] -= 1
+            under = under[size[under] > 0]
+        kept[size[rows], rows] = j
+        size[rows] += 1
+    return kept, size
+
+# %% ../nbs/10_metrics.ipynb #5b1c9e14
+def _under_hull(P, C, kept, size, j, rows, slack):
+    """Whether the last of the `kept` lies under the chord from the one before it to model j.
+
+    -> bool, one for each of `rows`. Of two models at one cost, the better one hides the other.
+    """
+    last, before = kept[size[rows] - 1, rows], kept[np.maximum(size[rows] - 2, 0), rows]
+    width, height = C[j, rows] - C[before, rows], P[j, rows] - P[before, rows]
+    part = C[last, rows] - C[before, rows]
+    part = np.divide(part, width, out=np.zeros(len(rows)), where=width > 0)
+    hidden = (C[j, rows] == C[last, rows]) & (P[j, rows] - P[last, rows] > slack)
+    return hidden | (P[last, rows] - P[before, rows] < height * part - slack)
+
+# %% ../nbs/10_metrics.ipynb #5b1c9e12
+def _contests(P, C, slack):
+    """The s-th contender of every query that has one: position, prediction, cost, low, high.
+
+    Queries `rows` (n,) stand by falling number of contenders: the first of them have an s-th.
+    Below `low` all s-th ones lose to the next of their query, above `high` to the one before.
+    """
+    kept, size = _contenders(P, C, slack)
+    rows = np.argsort(-size, kind="stable")
+    sets = [rows[:(size > s).sum()] for s in range(size.max())]
+    found = [(kept[s, r], P[kept[s, r], r], C[kept[s, r], r]) for s, r in enumerate(sets)]
+    low, high = np.full(len(found), -np.inf), np.full(len(found), np.inf)
+    for s, ((_, p, c), (_, next_p, next_c)) in enumerate(zip(found, found[1:])):
+        dp, dc = next_p - p[:len(next_p)], next_c - c[:len(next_p)]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            low[s] = ((dp - slack) / dc).min() if len(next_p) == len(p) else -np.inf
+            high[s + 1] = ((dp + slack) / dc).max()
+    return rows, [(*f, a, b) for f, a, b in zip(found, low, high)]
+
+# %% ../nbs/10_metrics.ipynb #5b1c9e13
+def _best_at(prices, P, C):
+    "Positions (k, n) of the first largest P - price * C (m, n); price = inf: of P at least cost."
+    reach = np.abs(P).max() + max(prices[np.isfinite(prices)], default=0.) * C.max()
+    slack = 64 * np.finfo(float).eps * reach + np.finfo(float).tiny if reach < 1e100 else np.inf
+    rows, contests = _contests(P, C, slack)
+    place = np.empty((len(prices), len(rows)), np.intp)
+    for i, price in enumerate(prices):
+        best, now = np.full(len(rows), -np.inf), np.zeros(len(rows), np.intp)
+        for position, p, c, low, high in contests:
+            if np.isfinite(price) and (price < low or price > high):
+                continue
+            lowest = c == contests[0][2][:len(c)]
+            value = p - price * c if np.isfinite(price) else np.where(lowest, p, -np.inf)
+            better = value > best[:len(c)]
+            np.copyto(best[:len(c)], value, where=better)
+            np.copyto(now[:len(c)], position, where=better)
+        place[i, rows] = now
+    return place
+
 # %% ../nbs/10_metrics.ipynb #e7e0ad55
 TRADE_OFFS = np.r_[0., np.geomspace(1e-4, 1e2, 97), np.inf]
 
@@ -718,16 +791,18 @@ def lambda_sweep(predicted, outcomes, costs, trade_offs=None, *, paid=None):
 
     Arrays as in `budget_sweep`; ties go to the cheapest model, lambda = inf to the cheapest of all. `trade_offs` (k,) >= 0, default `TRADE_OFFS`.
     `paid` (n, m), default `costs`, is what the axis shows: with its per-query costs (tokens, latency), decisions can still use mean `costs` (m,).
+    Time O(n m + n h k) where h of a query's models lie on the upper concave hull: few of many.
     """
     P, Q, C = _pool(predicted, outcomes, costs)
     lam = np.asarray(TRADE_OFFS if trade_offs is None else trade_offs, dtype=np.float64).ravel()
     if not len(lam) or not (lam >= 0).all(): raise MetricInputError("trade_offs must be numbers >= 0 (infinity is allowed), at least one of them.")
-    paid, C = C if paid is None else np.asarray(paid, dtype=np.float64), np.broadcast_to(C, Q.shape)
-    top, queries = C.mean(0).max(), np.arange(len(Q))
-    order = np.argsort(C, axis=1, kind="stable")
-    P, C = np.take_along_axis(P, order, 1), np.take_along_axis(C, order, 1) / (top if top > 0 else 1)
-    place = np.stack([(P - x * C).argmax(1) if np.isfinite(x) else np.where(C == C[:, :1], P, -np.inf).argmax(1) for x in lam])
-    choice = order[queries, place]
+    paid, queries = C if paid is None else np.asarray(paid, dtype=np.float64), np.arange(len(Q))
+    top = np.broadcast_to(C, Q.shape).mean(0).max()
+    order = np.argsort(C, axis=-1, kind="stable")   # one order for all queries, or one each
+    C = np.take_along_axis(C, order, -1) / (top if top > 0 else 1)
+    P = P[:, order] if order.ndim == 1 else np.take_along_axis(P, order, 1)
+    place = _best_at(lam, np.ascontiguousarray(P.T), np.broadcast_to(C, Q.shape).T)
+    choice = order[place] if order.ndim == 1 else order[queries, place]
     return Sweep(lam, Q[queries, choice].T, choice.T, paid, "realised")
 
 # %% ../nbs/10_metrics.ipynb #9e083975

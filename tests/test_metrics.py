@@ -428,6 +428,62 @@ def test_lambda_sweep_against_a_loop(pool, seed):
             assert s.choice[i, k] == j and s.cost[i, k] == paid[i, j] and np.isclose(s.quality[i, k], outcomes[i, j], equal_nan=True)
 
 
+def direct_choices(P, C, prices):
+    "Choices (n, k) of the largest P - price * C / dearest mean cost: of equals the cheapest, then the first."
+    C = np.broadcast_to(C, P.shape)
+    top, order = C.mean(0).max(), np.argsort(C, axis=1, kind="stable")
+    P, C = np.take_along_axis(P, order, 1), np.take_along_axis(C, order, 1) / (top if top > 0 else 1)
+    cheapest = np.where(C == C[:, :1], P, -np.inf)
+    places = [(P - x * C if np.isfinite(x) else cheapest).argmax(1) for x in prices]
+    return np.stack([np.take_along_axis(order, p[:, None], 1)[:, 0] for p in places], 1)
+
+
+@st.composite
+def crowded_pools(draw):
+    "Predictions and costs with ties, equal and zero costs, collinear points, and tiny differences."
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    n, m = draw(st.integers(1, 6)), draw(st.integers(1, 12))
+    steps = draw(st.sampled_from([2, 3, 10, 10**6]))
+    shape = (n, m) if draw(st.booleans()) else m
+    C = rng.integers(0, steps + 1, shape) * draw(st.sampled_from([0., .1, 1., 1e-9, 1e9]))
+    kind = draw(st.sampled_from(["grid", "random", "line", "concave"]))
+    P = {"grid": rng.integers(-1, 4, (n, m)) / 3, "random": rng.normal(size=(n, m)),
+         "line": C / max(C.max(), 1e-300) * rng.random((n, 1)) + .3,
+         "concave": np.sqrt(C / max(C.max(), 1e-300)) + np.zeros((n, 1))}[kind]
+    shaken = draw(st.sampled_from([0., 1e-16, 1e-15, 1e-12, 1e-3]))
+    return (P + shaken * rng.integers(-2, 3, (n, m))) * draw(st.sampled_from([1., 1e-6, 1e6])), C
+
+
+@settings(quick, max_examples=300)
+@given(crowded_pools())
+def test_lambda_sweep_is_the_direct_rule_to_the_last_tie(pool):
+    P, C = pool
+    c = np.broadcast_to(C, P.shape)
+    c = c / (c.mean(0).max() or 1)
+    i, j = np.triu_indices(P.shape[1], 1)
+    dp, dc = P[:, j] - P[:, i], c[:, j] - c[:, i]
+    crossings = dp[dc != 0] / dc[dc != 0]
+    crossings = crossings[(crossings >= 0) & np.isfinite(crossings)][:60]
+    near = [np.nextafter(crossings, 0), crossings, np.nextafter(crossings, np.inf)]
+    prices = np.concatenate([*near, m.TRADE_OFFS[::12], [0, 1e9, np.inf]])
+    outcomes = np.random.default_rng(0).random(P.shape)
+    sweep = m.lambda_sweep(P, outcomes, C, prices)
+    expected = direct_choices(P, C, prices)
+    assert np.array_equal(sweep.choice, expected)
+    assert np.array_equal(sweep.quality, np.take_along_axis(outcomes, expected, 1))
+
+
+def test_lambda_sweep_of_extreme_numbers_is_the_direct_rule():
+    P = np.array([[0., 5e-324, 1e-323, 1e-320], [-1e300, 1e300, 0., 1e300],
+                  [.1, .1 + 1e-17, np.nextafter(.1, 1), .1]])
+    for C in ([0., 0, 0, 0], [5e-324, 1e-323, 1e-310, 1.], [1., 1, 2, 1e300], [3., 2, 1, 0]):
+        prices = [0., 1e-320, 1., 1e3, 1e300, np.inf]
+        with np.errstate(over="ignore"):
+            for rows in ([0], [2], [0, 2], [0, 1, 2]):   # the largest number decides what rounding can do
+                sweep = m.lambda_sweep(P[rows], np.zeros((len(rows), 4)), C, prices)
+                assert np.array_equal(sweep.choice, direct_choices(P[rows], np.array(C), prices))
+
+
 @quick
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 10)), min_size=1, max_size=9), st.integers(0, 6), st.integers(1, 9))
 def test_area_peak_qnc_aiq_against_rational_arithmetic(points, start, width):
