@@ -6,11 +6,19 @@ import pytest
 import torch
 
 from routercompanion.core import CompanionError
-from routercompanion.evaluation import (Draws, Signals, average_rows, column_draws, columns_draws, evaluation_table, flip_labels, fit_router, nested_sample, noise_ceiling, noisy_auroc,
-                                        with_kinds)
-from routercompanion.metrics import auroc, within_task_auroc
-from routercompanion.probes import DirichletProbe, FinalLayerProbe, MeanProbe, MLPProbe, loss_gap, split_rows
-from routercompanion.routing import MisalignedError, check_router, load_router, save_router
+from routercompanion.evaluate.pair import (
+    Draws, average_rows, column_draws, columns_draws, evaluation_table, fit_router,
+)
+from routercompanion.features.of_bank import Signals, with_kinds
+from routercompanion.studies.xbench import flip_labels, nested_sample, noise_ceiling, noisy_auroc
+from routercompanion.metrics.ability import auroc, within_task_auroc
+from routercompanion.routers.difficulty.probes import (
+    DirichletProbe, FinalLayerProbe, MLPProbe, MeanProbe, loss_gap,
+)
+from routercompanion.routers.training import split_rows
+from routercompanion.core import MisalignedError
+from routercompanion.routers.check import check_router
+from routercompanion.routers.registry import load_router, save_router
 
 
 def planted(n=240, L=5, D=8, seed=0):

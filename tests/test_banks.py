@@ -13,11 +13,21 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from routercompanion import banks
-from routercompanion.banks import (COLUMNS, IN_DOMAIN, OUT_OF_DOMAIN, PILOT_SIZE, STANDS_FOR, TASKS, BankError, QueryBank, bigbench_task, clean_answer, data_card,
-                                   embedded_bank, fair_quotas, first_by_hash, format_example, judge, judge_one, leakage_audit, load_bank, make_bank, ordered,
-                                   pilot_and_rest, pilot_bank, query_id, reasoning_gym_task, save_bank, side, split_key, split_relations, task_rows)
-from routercompanion.core import PROFILES, CompanionError, project_root
+from routercompanion.data import texts as texts_module
+from routercompanion.data.banks import embedded as embedded_module
+from routercompanion.curation.leakage import data_card, leakage_audit
+from routercompanion.data.bank import (
+    BankError, COLUMNS, QueryBank, fair_quotas, first_by_hash, load_bank, make_bank, ordered,
+    query_id, save_bank,
+)
+from routercompanion.data.banks.embedded import (
+    IN_DOMAIN, OUT_OF_DOMAIN, PILOT_SIZE, STANDS_FOR, TASKS, bigbench_task, embedded_bank,
+    format_example, pilot_and_rest, pilot_bank, reasoning_gym_task, side, split_key,
+    split_relations, task_rows,
+)
+from routercompanion.data.texts import clean_answer
+from routercompanion.judging.exact import judge, judge_one
+from routercompanion.core import CompanionError, PROFILES, project_root
 
 texts = st.text(max_size=40)
 spaces = st.text(" \t\n\r\u00a0\u2003", min_size=1, max_size=4)
@@ -204,7 +214,7 @@ def test_generated_problems_are_the_same_in_every_process_with_or_without_the_sa
 def test_an_item_does_not_depend_on_the_size_of_its_data_set():
     import reasoning_gym
     few = reasoning_gym.create_dataset("lcm", seed=42, size=5, max_value=12)
-    many = banks.generator("lcm", '{"max_value": 12}')
+    many = embedded_module.generator("lcm", '{"max_value": 12}')
     assert [few[i]["question"] for i in range(5)] == [many[i]["question"] for i in range(5)] and len(many) == 4000
 
 
@@ -213,7 +223,7 @@ def test_generated_shots_come_from_every_setting_and_are_never_queries():
     text = shots["reasoning_gym/lcm"]
     problems = [list(map(int, re.findall(r"\d+", q))) for q in re.findall(r"Q: (.*?)\nA:", text)]
     assert len(problems) == 4 and sum(max(p) > 12 for p in problems) == 2
-    assert not any(r["prompt"] in text for r in rows) and len({banks.normalise(r["prompt"]) for r in rows}) == len(rows)
+    assert not any(r["prompt"] in text for r in rows) and len({texts_module.normalise(r["prompt"]) for r in rows}) == len(rows)
     answers = re.findall(r"\nA: (-?\d+)", text)
     assert [math.lcm(*p) for p in problems] == list(map(int, answers))
     for r in rows: assert math.lcm(*map(int, re.findall(r"\d+", r["prompt"]))) == int(r["references"][0])

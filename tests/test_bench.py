@@ -8,12 +8,15 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
-from routercompanion import pipeline
+from routercompanion.reproduce import notebooks
 from routercompanion.core import content_hash, file_hash, project_root
-from routercompanion.models import load_causal_lm
-from routercompanion.outcomes import OutcomeTable
-from routercompanion.published import CPU_BENCH, GROUPS, LARGE_RECORDED, SECOND_RECORDED, bench_bank, bench_outcomes
-from routercompanion.recording import SMALL, outcomes_path
+from routercompanion.models.causal_lm import load_causal_lm
+from routercompanion.data.outcomes import OutcomeTable
+from routercompanion.data.banks.routellm import LARGE_RECORDED, SECOND_RECORDED
+from routercompanion.data.banks.routerxbench import GROUPS
+from routercompanion.studies.xbench import CPU_BENCH, bench_bank, bench_outcomes
+from routercompanion.data.records import outcomes_path
+from routercompanion.models.causal_lm import SMALL
 from test_published import MIRROR, files, records  # noqa: F401  (fixtures)
 from tiny_models import tiny_llama
 
@@ -24,8 +27,8 @@ COLUMNS = ("Big-Math", "MMLU", "MATH", *GROUPS, "GSM8K")
 
 def stated(name):
     "The default of a parameter of the committed notebook."
-    nb, found = pipeline.read_notebook(NOTEBOOK), {}
-    exec(nb.cells[pipeline.tagged(nb, "parameters")].source, found)
+    nb, found = notebooks.read_notebook(NOTEBOOK), {}
+    exec(nb.cells[notebooks.tagged(nb, "parameters")].source, found)
     return found[name]
 
 
@@ -49,7 +52,7 @@ def test_the_notebook_runs_on_generated_files(files, records, tmp_path, monkeypa
     place = tmp_path / "cache/embeddings/stand-in"
     place.mkdir(parents=True)
     save_file({"embeddings": vectors}, place / f"{content_hash(['stand-in', list(bank.query_ids), list(bank.table.prompt)])[:24]}.safetensors")
-    pipeline.execute(NOTEBOOK, tmp_path / "ran.ipynb", given, root=ROOT, state=tmp_path / "state")
+    notebooks.execute(NOTEBOOK, tmp_path / "ran.ipynb", given, root=ROOT, state=tmp_path / "state")
     table7 = pd.read_csv(tmp_path / "figures/xbench_table7.csv").set_index("column")
     assert set(table7.index) == set(COLUMNS) and table7.train.sum() == (bank.table.split == "train").sum()
     assert np.isclose(table7.small_accuracy["MMLU"], table.score[(table.domain == "MMLU") & (table.split == "test"), 0].mean())

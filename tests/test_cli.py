@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from routercompanion import cli
+from routercompanion.reproduce import checks, cli, notebooks
 from routercompanion.core import CompanionError, project_root
 
 COMMANDS = ["reproduce", "items", "assets", "verify", "route", "doctor", "notebooks", "readme"]
@@ -22,7 +22,7 @@ def call(*args): return CliRunner().invoke(cli.app, list(args), catch_exceptions
 
 def program(*args, stdin=None):
     "Run the installed program; (exit status, standard output, standard error)."
-    done = subprocess.run([sys.executable, "-c", "from routercompanion.cli import main; main()", *args], capture_output=True, text=True, input=stdin, cwd=project_root())
+    done = subprocess.run([sys.executable, "-c", "from routercompanion.reproduce.cli import main; main()", *args], capture_output=True, text=True, input=stdin, cwd=project_root())
     return done.returncode, done.stdout, done.stderr
 
 
@@ -48,7 +48,7 @@ def test_repairable_mistakes_are_one_line_and_exit_2(args, words):
 
 
 def test_failed_notebook_exits_1(monkeypatch, capsys):
-    def broken(**_): raise cli.StepError("nbs/x.ipynb: cell In [3] raised ZeroDivisionError")
+    def broken(**_): raise notebooks.StepError("nbs/x.ipynb: cell In [3] raised ZeroDivisionError")
     monkeypatch.setattr(cli, "reproduce", broken)
     with pytest.raises(SystemExit) as e: cli.main(["reproduce"])
     assert e.value.code == 1 and "In [3]" in capsys.readouterr().err
@@ -76,14 +76,14 @@ def table(path, rows, header="row,column,metric,value,low,high,n"):
     ("probe,maths,AUROC,,,,1000", "changed")])
 def test_verdicts(tmp_path, row, verdict):
     old = table(tmp_path / "old.csv", ["probe,maths,AUROC,66.1,64,68,1000"])
-    assert cli.compare_tables(old, table(tmp_path / "new.csv", [row]))["verdict"] == verdict
+    assert checks.compare_tables(old, table(tmp_path / "new.csv", [row]))["verdict"] == verdict
 
 
 def test_more_rows_or_columns_are_another_shape(tmp_path):
     row = "probe,maths,AUROC,66.1,64,68,1000"
     old = table(tmp_path / "old.csv", [row])
-    assert cli.compare_tables(old, table(tmp_path / "a.csv", [row, row]))["verdict"] == "other shape"
-    assert cli.compare_tables(old, table(tmp_path / "b.csv", [row + ",1"], "row,column,metric,value,low,high,n,x"))["verdict"] == "other shape"
+    assert checks.compare_tables(old, table(tmp_path / "a.csv", [row, row]))["verdict"] == "other shape"
+    assert checks.compare_tables(old, table(tmp_path / "b.csv", [row + ",1"], "row,column,metric,value,low,high,n,x"))["verdict"] == "other shape"
 
 
 @pytest.fixture
@@ -158,8 +158,8 @@ def len_all(X): return [len(x) for x in X]
 
 
 def test_route_a_saved_router_from_standard_input(tmp_path):
-    from routercompanion.routers import PromptLength
-    from routercompanion.routing import save_router
+    from routercompanion.routers.baselines import PromptLength
+    from routercompanion.routers.registry import save_router
     texts, rng = np.array(["x" * n for n in range(1, 81)]), np.random.default_rng(0)
     small = (rng.random(80) > np.arange(80) / 80).astype(float)
     outcomes = np.column_stack([small, np.ones(80)])
@@ -177,24 +177,24 @@ def test_doctor_finds_a_wrong_package(tmp_path):
     import importlib.metadata
     lock = tmp_path / "environment.lock"
     lock.write_text(f"# comment\nnumpy=={importlib.metadata.version('numpy')}\n")
-    assert cli.check_packages(lock)[0] == "ok"
+    assert checks.check_packages(lock)[0] == "ok"
     lock.write_text("numpy==0.0.1\nno-such-package-here==1\n")
-    state, text, remedy = cli.check_packages(lock)
+    state, text, remedy = checks.check_packages(lock)
     assert state == "problem" and "lock 0.0.1" in text and "no-such-package-here is missing" in text and "make env" in remedy
-    assert cli.check_packages(tmp_path / "none")[0] == "problem"
+    assert checks.check_packages(tmp_path / "none")[0] == "problem"
 
 
 def test_doctor_table_and_status():
     shown = call("doctor")
-    found = cli.examine()
+    found = checks.examine()
     assert {"python", "packages", "bfloat16", "memory", "disk", "cache", "assets"} <= set(found.check)
     assert shown.exit_code == int((found.state == "problem").any()) and all(c in shown.output for c in found.check)
 
 
 def test_unwritable_folder_is_a_problem(monkeypatch, tmp_path):
     def refuse(**_): raise PermissionError(13, "Permission denied")
-    monkeypatch.setattr(cli.tempfile, "TemporaryFile", refuse)
-    state, text, remedy = cli.check_writable(tmp_path / "not/yet")
+    monkeypatch.setattr(checks.tempfile, "TemporaryFile", refuse)
+    state, text, remedy = checks.check_writable(tmp_path / "not/yet")
     assert state == "problem" and "Permission denied" in text and "ROUTERCOMPANION_CACHE" in remedy
 
 

@@ -11,15 +11,24 @@ import torch
 from hypothesis import given, settings, strategies as st
 from tiny_models import tiny_llama
 
-from routercompanion import contrastive as c
-from routercompanion import pool_baselines as b
-from routercompanion.banks import make_bank
-from routercompanion.core import CompanionError, deterministic
-from routercompanion.metrics import TRADE_OFFS, lambda_sweep
-from routercompanion.models import load_causal_lm
-from routercompanion.pool_evaluation import PoolInputError, pool_evaluation, pool_subset
-from routercompanion.routers import KMeansRouter, PoolOracle
-from routercompanion.routing import ROUTERS, check_router, load_router, save_router
+from routercompanion.features import fingerprints
+from routercompanion.routers import contrastive
+from routercompanion.evaluate import choices, variants
+from routercompanion.routers import baselines
+from routercompanion.routers.bandits import thompson
+from routercompanion.routers.clustering import kmeans as kmeans_module
+from routercompanion.routers.difficulty import embeddings
+from routercompanion.studies import cscr
+from routercompanion.data.bank import make_bank
+from routercompanion.core import CompanionError
+from routercompanion.parallel import deterministic
+from routercompanion.metrics.sweeps import TRADE_OFFS, lambda_sweep
+from routercompanion.models.causal_lm import load_causal_lm
+from routercompanion.evaluate.pool import PoolInputError, pool_evaluation, pool_subset
+from routercompanion.routers.baselines import PoolOracle
+from routercompanion.routers.clustering.kmeans import KMeansRouter
+from routercompanion.routers.check import check_router
+from routercompanion.routers.registry import ROUTERS, load_router, save_router
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -73,7 +82,7 @@ def test_cost_spectrum_loss_and_gradient_are_those_of_the_loops(seed, B, M, n_ba
     options = dict(n_bands=n_bands, tau_min=.05, alpha=alpha, gamma=gamma, sign=sign, penalty=penalty)
     values, grads = [], []
     for loss in (lambda q: literal_loss(q, torch.tensor(e), right, costs, known=known, **options),
-                 lambda q: c.cost_spectrum_infonce(q, torch.tensor(e), right, costs, known=known, bands=c.cost_bands(costs, n_bands, warn=False), **options)):
+                 lambda q: contrastive.cost_spectrum_infonce(q, torch.tensor(e), right, costs, known=known, bands=contrastive.cost_bands(costs, n_bands, warn=False), **options)):
         x = torch.tensor(q, requires_grad=True)
         value = loss(x)
         value.backward()
@@ -89,33 +98,33 @@ def test_infonce_is_equation_6_and_both_collapses_hold(seed, M, tau):
     right = rng.random((7, M)) < .5
     right[0, 0] = True
     plain = [-math.log(sum(math.exp(float(q[i] @ e[m]) / tau) for m in range(M) if right[i, m]) / sum(math.exp(float(q[i] @ e[m]) / tau) for m in range(M))) for i in range(7) if right[i].any()]
-    assert np.isclose(float(c.infonce(q, e, right, tau)), np.mean(plain)) and float(c.infonce(q, e, right, tau)) >= -1e-12
-    for sign in c.SIGNS:   # K = 1 and gamma = 0, at tau_min + alpha times the mean cost
-        collapsed = c.cost_spectrum_infonce(q, e, right, costs, n_bands=1, gamma=0, tau_min=.05, alpha=.25, sign=sign)
-        assert torch.isclose(collapsed, c.infonce(q, e, right, .05 + .25 * costs.mean()))
+    assert np.isclose(float(contrastive.infonce(q, e, right, tau)), np.mean(plain)) and float(contrastive.infonce(q, e, right, tau)) >= -1e-12
+    for sign in contrastive.SIGNS:   # K = 1 and gamma = 0, at tau_min + alpha times the mean cost
+        collapsed = contrastive.cost_spectrum_infonce(q, e, right, costs, n_bands=1, gamma=0, tau_min=.05, alpha=.25, sign=sign)
+        assert torch.isclose(collapsed, contrastive.infonce(q, e, right, .05 + .25 * costs.mean()))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", c.BandsCollapsedWarning)
-        same = c.cost_spectrum_infonce(q, e, right, np.full(M, .4), n_bands=5, gamma=0)
-    assert torch.isclose(same, c.infonce(q, e, right, .05 + .25 * .4)), "equal costs are one band"
+        warnings.simplefilter("ignore", contrastive.BandsCollapsedWarning)
+        same = contrastive.cost_spectrum_infonce(q, e, right, np.full(M, .4), n_bands=5, gamma=0)
+    assert torch.isclose(same, contrastive.infonce(q, e, right, .05 + .25 * .4)), "equal costs are one band"
 
 
 def test_the_sign_decides_what_a_dear_wrong_model_feels():
     e, costs = torch.eye(3, dtype=torch.float64), np.array([.1, .1, 1.])
     push = {}
-    for sign in c.SIGNS:
+    for sign in contrastive.SIGNS:
         q = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
-        c.cost_spectrum_infonce(q, e, [[True, False, False]], costs, n_bands=1, gamma=.2, sign=sign).backward()
+        contrastive.cost_spectrum_infonce(q, e, [[True, False, False]], costs, n_bands=1, gamma=.2, sign=sign).backward()
         push[sign] = q.grad[0]
     assert push["text"][2] > push["text"][1] and push["paper"][2] < push["paper"][1]
     q = torch.nn.functional.normalize(torch.tensor([[1., .2, .1]], dtype=torch.float64), dim=1)
-    assert c.cost_spectrum_infonce(q, e, [[True, True, True]], costs, n_bands=1, sign="paper") < 0 <= c.infonce(q, e, [[True, True, True]]), "the printed sign can go below zero"
+    assert contrastive.cost_spectrum_infonce(q, e, [[True, True, True]], costs, n_bands=1, sign="paper") < 0 <= contrastive.infonce(q, e, [[True, True, True]]), "the printed sign can go below zero"
 
 
 @settings(max_examples=60, deadline=None)
 @given(costs=st.lists(st.integers(0, 10), min_size=2, max_size=15), n_bands=st.integers(1, 8))
 def test_bands_are_a_partition(costs, n_bands):
     x = np.array(costs) / max(1, max(costs))
-    bands = c.cost_bands(x, n_bands, warn=False)
+    bands = contrastive.cost_bands(x, n_bands, warn=False)
     assert bands.index.tolist() == literal_bands(list(x), n_bands) and bands.edges[0] == 0 and bands.edges[-1] == 1
     assert bands.index[x.argmax()] == bands.index.max() and bands.used == len(set(bands.index.tolist()))
     for k in range(n_bands):
@@ -123,26 +132,26 @@ def test_bands_are_a_partition(costs, n_bands):
     assert (np.diff(bands.index[np.argsort(x)]) >= 0).all(), "dearer models are never in a lower band"
 
 
-def test_the_dearest_model_is_in_the_last_band(): assert c.cost_bands([.1, .2, .3, .4, 1.], 5).index.tolist() == [0, 1, 2, 3, 4]
+def test_the_dearest_model_is_in_the_last_band(): assert contrastive.cost_bands([.1, .2, .3, .4, 1.], 5).index.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_errors_and_warnings_of_the_loss():
     q, e = torch.eye(2), torch.eye(2)
-    with pytest.raises(c.NoPositiveError): c.cost_spectrum_infonce(q, e, torch.zeros(2, 2), [.1, 1])
-    with pytest.raises(c.NoPositiveError): c.infonce(q, e, torch.ones(2, 2), known=torch.zeros(2, 2))
-    with pytest.raises(c.PoolOfOneError): c.infonce(q, e[:1], torch.ones(2, 1))
-    with pytest.raises(c.FingerprintWidthError): c.infonce(q, torch.eye(3), torch.ones(2, 3))
-    with pytest.raises(c.FingerprintWidthError): c.infonce(q, e, torch.ones(2, 3))
-    with pytest.raises(CompanionError, match="sign"): c.cost_spectrum_infonce(q, e, torch.ones(2, 2), [.1, 1], sign="plus")
-    with pytest.raises(CompanionError, match="place of the penalty"): c.cost_spectrum_infonce(q, e, torch.ones(2, 2), [.1, 1], penalty="before")
+    with pytest.raises(contrastive.NoPositiveError): contrastive.cost_spectrum_infonce(q, e, torch.zeros(2, 2), [.1, 1])
+    with pytest.raises(contrastive.NoPositiveError): contrastive.infonce(q, e, torch.ones(2, 2), known=torch.zeros(2, 2))
+    with pytest.raises(contrastive.PoolOfOneError): contrastive.infonce(q, e[:1], torch.ones(2, 1))
+    with pytest.raises(fingerprints.FingerprintWidthError): contrastive.infonce(q, torch.eye(3), torch.ones(2, 3))
+    with pytest.raises(fingerprints.FingerprintWidthError): contrastive.infonce(q, e, torch.ones(2, 3))
+    with pytest.raises(CompanionError, match="sign"): contrastive.cost_spectrum_infonce(q, e, torch.ones(2, 2), [.1, 1], sign="plus")
+    with pytest.raises(CompanionError, match="place of the penalty"): contrastive.cost_spectrum_infonce(q, e, torch.ones(2, 2), [.1, 1], penalty="before")
     for bad in ([-.1, 1], [.5, 2]):
-        with pytest.raises(c.ContrastiveError, match=r"outside \[0, 1\]"): c.cost_bands(bad)
-    with pytest.raises(c.ContrastiveError, match="n_bands"): c.cost_bands([.1, 1], 0)
-    with pytest.warns(c.BandsCollapsedWarning, match="All costs are equal"): c.cost_spectrum_infonce(q, e, torch.ones(2, 2), [1., 1.])
-    with pytest.warns(c.BandsCollapsedWarning, match="unknown"): assert c.cost_bands([np.nan, .5]).used == 1
+        with pytest.raises(fingerprints.ContrastiveError, match=r"outside \[0, 1\]"): contrastive.cost_bands(bad)
+    with pytest.raises(fingerprints.ContrastiveError, match="n_bands"): contrastive.cost_bands([.1, 1], 0)
+    with pytest.warns(contrastive.BandsCollapsedWarning, match="All costs are equal"): contrastive.cost_spectrum_infonce(q, e, torch.ones(2, 2), [1., 1.])
+    with pytest.warns(contrastive.BandsCollapsedWarning, match="unknown"): assert contrastive.cost_bands([np.nan, .5]).used == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        c.cost_bands([1., 1.], 1)   # one band was asked for: nothing collapses
+        contrastive.cost_bands([1., 1.], 1)   # one band was asked for: nothing collapses
 
 
 # ---- fingerprints: eq. 2 to 5
@@ -164,18 +173,18 @@ def next_p(lm, ids):
 
 def test_token_probabilities_are_those_of_plain_passes(bank, lms):
     lm, texts, T = lms[0], ["1", "Q", " ", "never one token"], 4
-    found = c.token_probabilities(lm, bank, texts, horizon=T, batch_tokens=200)
+    found = fingerprints.token_probabilities(lm, bank, texts, horizon=T, batch_tokens=200)
     for i in range(len(bank)):
         ids = lm.tokens([bank.shots.get(bank.table.task[i], "") + bank.table.prompt[i]])[0]
         p, log_p = np.zeros(4), np.zeros(4)
         for _ in range(T):   # on and on, whatever is written
             now = next_p(lm, ids)
             here = np.array([float(now[lm.tokens([t])[0][0]]) if len(lm.tokens([t])[0]) == 1 else 0. for t in texts])
-            p, log_p = p + here / T, log_p + np.maximum(np.log(np.maximum(here, 1e-300)), c.LOG_FLOOR) / T
+            p, log_p = p + here / T, log_p + np.maximum(np.log(np.maximum(here, 1e-300)), fingerprints.LOG_FLOOR) / T
             ids = ids + [int(now.argmax())]
         assert np.allclose(found["p"][i], p, atol=1e-5) and np.allclose(found["log_p"][i], log_p, atol=1e-3)
-    assert (found["p"][:, 3] == 0).all() and np.allclose(found["log_p"][:, 3], c.LOG_FLOOR), "a text that the vocabulary lacks"
-    assert c.spellings(lm.tokenizer, texts)[3] == []
+    assert (found["p"][:, 3] == 0).all() and np.allclose(found["log_p"][:, 3], fingerprints.LOG_FLOOR), "a text that the vocabulary lacks"
+    assert fingerprints.spellings(lm.tokenizer, texts)[3] == []
 
 
 @settings(max_examples=30, deadline=None)
@@ -183,8 +192,8 @@ def test_token_probabilities_are_those_of_plain_passes(bank, lms):
 def test_logit_footprint_is_equation_2(seed, N, T, K):
     p = np.random.default_rng(seed).dirichlet(np.ones(K + 1), (N, T))[..., :K]
     d = np.array([sum(p[i, t, k] for i in range(N) for t in range(T)) / (N * T) for k in range(K)])
-    got = c.logit_footprint(p)
-    assert np.allclose(got, d / math.sqrt(sum(d**2)), atol=1e-6) and np.isclose(np.linalg.norm(got), 1, atol=1e-6) and np.allclose(got, c.logit_footprint(p.mean(1)), atol=1e-6)
+    got = fingerprints.logit_footprint(p)
+    assert np.allclose(got, d / math.sqrt(sum(d**2)), atol=1e-6) and np.isclose(np.linalg.norm(got), 1, atol=1e-6) and np.allclose(got, fingerprints.logit_footprint(p.mean(1)), atol=1e-6)
 
 
 @settings(max_examples=40, deadline=None)
@@ -192,24 +201,24 @@ def test_logit_footprint_is_equation_2(seed, N, T, K):
 def test_perplexity_fingerprint_is_equation_4(values, a, shift):
     x = np.array(values)
     z = (x - x.mean()) / x.std()
-    got = c.perplexity_fingerprint(x)
-    assert np.allclose(got, z / np.linalg.norm(z), atol=1e-5) and np.allclose(got, c.perplexity_fingerprint(a * x + shift), atol=1e-3) and abs(got.sum()) < 1e-3
+    got = fingerprints.perplexity_fingerprint(x)
+    assert np.allclose(got, z / np.linalg.norm(z), atol=1e-5) and np.allclose(got, fingerprints.perplexity_fingerprint(a * x + shift), atol=1e-3) and abs(got.sum()) < 1e-3
 
 
 def test_a_probe_without_an_answer_is_at_the_model_s_own_mean():
-    assert np.allclose(c.perplexity_fingerprint([1., np.nan, 3.]), [-1 / 2**.5, 0, 1 / 2**.5])
+    assert np.allclose(fingerprints.perplexity_fingerprint([1., np.nan, 3.]), [-1 / 2**.5, 0, 1 / 2**.5])
     for nothing in ([np.nan] * 3, [2.] * 3, [np.inf] * 3):
-        with pytest.raises(c.ZeroFingerprintError, match="my model"): c.perplexity_fingerprint(nothing, "my model")
-    with pytest.raises(c.ZeroFingerprintError): c.correctness_fingerprint([np.nan, np.nan])
-    with pytest.raises(c.ZeroFingerprintError): c.logit_footprint(np.zeros((2, 3)))
+        with pytest.raises(fingerprints.ZeroFingerprintError, match="my model"): fingerprints.perplexity_fingerprint(nothing, "my model")
+    with pytest.raises(fingerprints.ZeroFingerprintError): fingerprints.correctness_fingerprint([np.nan, np.nan])
+    with pytest.raises(fingerprints.ZeroFingerprintError): fingerprints.logit_footprint(np.zeros((2, 3)))
     for bad in ([[.5, 1.2]], [[-.1, .2]], np.zeros((0, 3))):
-        with pytest.raises(c.ContrastiveError, match="probabilities"): c.logit_footprint(bad)
+        with pytest.raises(fingerprints.ContrastiveError, match="probabilities"): fingerprints.logit_footprint(bad)
 
 
 @pytest.mark.parametrize("with_prompts", [False, True])
 def test_response_nll_is_equation_5(lms, with_prompts):
     lm, said, asked = lms[0], ["42", "", "a longer answer, really", "x"], ["Q: 6 * 7", "nothing", "why?", "y"]
-    got = c.response_nll(lm, said, prompts=asked if with_prompts else None, batch_size=2)
+    got = fingerprints.response_nll(lm, said, prompts=asked if with_prompts else None, batch_size=2)
     for i, y in enumerate(said):
         if not y: assert np.isnan(got[i]); continue
         ids, total = [lm.tokenizer.eos_token_id] + (lm.tokens([asked[i]])[0] if with_prompts else []), 0.
@@ -217,21 +226,21 @@ def test_response_nll_is_equation_5(lms, with_prompts):
             total -= math.log(float(next_p(lm, ids)[t]))
             ids = ids + [t]
         assert np.isclose(got[i], total / len(lm.tokens([y])[0]), atol=1e-4)
-    short = c.response_nll(lm, said, max_tokens=2)
-    assert np.isclose(short[2], c.response_nll(lm, ["a "])[0], atol=1e-4), "cut after two tokens"
-    with pytest.raises(c.ContrastiveError, match="one for each"): c.response_nll(lm, said, prompts=asked[:2])
+    short = fingerprints.response_nll(lm, said, max_tokens=2)
+    assert np.isclose(short[2], fingerprints.response_nll(lm, ["a "])[0], atol=1e-4), "cut after two tokens"
+    with pytest.raises(fingerprints.ContrastiveError, match="one for each"): fingerprints.response_nll(lm, said, prompts=asked[:2])
 
 
 def test_target_nll_is_equation_3(bank, lms):
     lm = lms[1]
-    got = c.target_nll(lm, bank)
+    got = fingerprints.target_nll(lm, bank)
     for i in (0, len(bank) - 1):
         ids, total, target = lm.tokens([bank.shots.get(bank.table.task[i], "") + bank.table.prompt[i]])[0], 0., lm.tokens([bank.table.references[i][0]])[0]
         for t in target:
             total -= math.log(float(next_p(lm, ids)[t]))
             ids = ids + [t]
         assert np.isclose(got[i], total / len(target), atol=1e-4)
-    assert np.isnan(c.target_nll(lm, bank, [""] * len(bank))).all()
+    assert np.isnan(fingerprints.target_nll(lm, bank, [""] * len(bank))).all()
 
 
 # ---- tokens of several vocabularies
@@ -253,28 +262,28 @@ class Words:
 def test_tokens_are_matched_by_the_text_they_write():
     one = Words(["a", "b", " ", " the", "the", " a", "�"])
     two = Words([" a", "the", " the", "b", "a", " ", "ab", "the"], strip=True)   # another order, one text twice, decode drops a leading blank
-    assert c.token_texts(one) == ["", "a", "b", " ", " the", "the", " a", ""] and " the" in c.token_texts(two), "blanks count, halves of characters do not"
-    assert c.spellings(two, ["the", " the", "ab", "zzz"]) == [[2, 8], [3], [7], []]
-    table = c.shared_tokens([one, two], ["the ab the", "b"])
+    assert fingerprints.token_texts(one) == ["", "a", "b", " ", " the", "the", " a", ""] and " the" in fingerprints.token_texts(two), "blanks count, halves of characters do not"
+    assert fingerprints.spellings(two, ["the", " the", "ab", "zzz"]) == [[2, 8], [3], [7], []]
+    table = fingerprints.shared_tokens([one, two], ["the ab the", "b"])
     # one: the| a|b| the / b;  two: the| a|b| the / b, so "ab" is never shared
     assert set(table.texts) == {"the", " a", "b", " the"} and table.texts[0] == "b" and np.isclose(table.frequency[0], 2 / 5) and np.isclose(table.documents[0], 1)
-    twice = c.shared_tokens([one, two, one, one], ["the ab the", "b"])
+    twice = fingerprints.shared_tokens([one, two, one, one], ["the ab the", "b"])
     assert twice.texts == table.texts and np.array_equal(twice.frequency, table.frequency), "models that share a vocabulary count once"
-    with pytest.raises(c.TokenBasisError, match="in common"): c.shared_tokens([Words(["a", " x"]), Words(["a", " ", "x"])], [" x"])
+    with pytest.raises(fingerprints.TokenBasisError, match="in common"): fingerprints.shared_tokens([Words(["a", " x"]), Words(["a", " ", "x"])], [" x"])
 
 
 def test_the_three_choices_of_tokens():
-    table = c.TokenTable(["every", "rare", "odd"], np.array([.5, .3, .2]), np.array([1., .1, .5]), 10)
+    table = fingerprints.TokenTable(["every", "rare", "odd"], np.array([.5, .3, .2]), np.array([1., .1, .5]), 10)
     idf = [math.log(11 / 11) + 1, math.log(11 / 2) + 1, math.log(11 / 6) + 1]
     log_p = np.array([[-1, -2, -9.], [-1, -2.5, -3]])
-    assert c.choose_tokens(table, 3).tolist() == [0, 1, 2]
-    assert c.choose_tokens(table, 3, "tfidf").tolist() == np.argsort([-f * i for f, i in zip(table.frequency, idf)]).tolist() == [1, 0, 2]
-    assert c.choose_tokens(table, 2, "variance", log_p).tolist() == [2, 1]
+    assert fingerprints.choose_tokens(table, 3).tolist() == [0, 1, 2]
+    assert fingerprints.choose_tokens(table, 3, "tfidf").tolist() == np.argsort([-f * i for f, i in zip(table.frequency, idf)]).tolist() == [1, 0, 2]
+    assert fingerprints.choose_tokens(table, 2, "variance", log_p).tolist() == [2, 1]
     for K in (0, 4):
-        with pytest.raises(c.TokenBasisError): c.choose_tokens(table, K)
+        with pytest.raises(fingerprints.TokenBasisError): fingerprints.choose_tokens(table, K)
     for bad in (None, log_p[:1], log_p[:, :2]):
-        with pytest.raises(c.TokenBasisError, match="variance"): c.choose_tokens(table, 2, "variance", bad)
-    with pytest.raises(CompanionError, match="choice of tokens"): c.choose_tokens(table, 2, "luck")
+        with pytest.raises(fingerprints.TokenBasisError, match="variance"): fingerprints.choose_tokens(table, 2, "variance", bad)
+    with pytest.raises(CompanionError, match="choice of tokens"): fingerprints.choose_tokens(table, 2, "luck")
 
 
 POOL = ("smollm2-135m-instruct", "gemma-3-270m", "qwen2.5-coder-0.5b-instruct")
@@ -283,29 +292,29 @@ POOL = ("smollm2-135m-instruct", "gemma-3-270m", "qwen2.5-coder-0.5b-instruct")
 @pytest.mark.model
 def test_one_basis_for_the_three_real_vocabularies():
     from transformers import AutoTokenizer
-    from routercompanion.models import resolve_model
+    from routercompanion.assets.store import resolve_model
     tokenizers = [AutoTokenizer.from_pretrained(resolve_model(m)) for m in POOL]
     probes = ["Q: What is 12 + 30? The answer is 42.", "The capital of the country is the city, and the river is there.", "naïve café: 1 = 1"]
-    table = c.shared_tokens(tokenizers, probes)
+    table = fingerprints.shared_tokens(tokenizers, probes)
     assert {" the", " is", "The", ".", ","} <= set(table.texts) and table.texts[0] in (" ", " the", " is")
     for tokenizer in tokenizers:
-        for text, ids in zip(table.texts[:40], c.spellings(tokenizer, table.texts[:40])):
+        for text, ids in zip(table.texts[:40], fingerprints.spellings(tokenizer, table.texts[:40])):
             assert ids and all(("x " + "a" + text).endswith(tokenizer.decode(tokenizer("x a", add_special_tokens=False).input_ids + [i])[3:]) for i in ids)
         assert all(t not in table.texts for t in (tokenizer.bos_token, tokenizer.eos_token))
-    assert len({tuple(s[0] for s in c.spellings(t, table.texts[:10])) for t in tokenizers}) == 3, "the ids differ, the texts do not"
+    assert len({tuple(s[0] for s in fingerprints.spellings(t, table.texts[:10])) for t in tokenizers}) == 3, "the ids differ, the texts do not"
 
 
 @pytest.mark.model
 def test_a_real_footprint_reads_the_same_words():
     lm = load_causal_lm(POOL[0], dtype=torch.float32)
     rows = [dict(prompt=p, references=["x"], task="free", domain="d", source="made here", split="train") for p in ("The capital of France is", "Once upon a time there was")]
-    p = c.token_probabilities(lm, make_bank(rows, {}, "two"), [" Paris", " a", " the"], horizon=1)["p"]
+    p = fingerprints.token_probabilities(lm, make_bank(rows, {}, "two"), [" Paris", " a", " the"], horizon=1)["p"]
     assert p[0].argmax() == 0 and p[0, 0] > .1 and p[1].argmax() == 1
 
 
 # ---- records, cache, mixed pools
 
-def reading(lm, bank, scorer, **options): return c.model_readings(lm, bank, ["1", "Q", "A", "s"], scorer, **{"horizon": 2, "max_new_tokens": 3, **options})
+def reading(lm, bank, scorer, **options): return fingerprints.model_readings(lm, bank, ["1", "Q", "A", "s"], scorer, **{"horizon": 2, "max_new_tokens": 3, **options})
 
 
 def test_readings_are_kept_with_a_manifest(bank, lms, tmp_path, monkeypatch):
@@ -313,7 +322,7 @@ def test_readings_are_kept_with_a_manifest(bank, lms, tmp_path, monkeypatch):
     first, manifest = reading(lms[0], bank, lms[1])
     files = lambda: sorted(tmp_path.rglob("*.safetensors"))
     assert len(files()) == 1 and manifest["probes"] == list(bank.query_ids) and manifest["model_hash"] == lms[0].hash and manifest["scorer"] == lms[1].name
-    monkeypatch.setattr(c, "token_probabilities", None)   # a second reading runs nothing
+    monkeypatch.setattr(fingerprints, "token_probabilities", None)   # a second reading runs nothing
     again, _ = reading(lms[0], bank, lms[1])
     assert all(np.array_equal(first[k], again[k]) for k in first)
     monkeypatch.undo(); monkeypatch.setenv("ROUTERCOMPANION_CACHE", str(tmp_path))
@@ -321,7 +330,7 @@ def test_readings_are_kept_with_a_manifest(bank, lms, tmp_path, monkeypatch):
     reading(lms[1], bank, lms[1]); reading(lms[0], bank, lms[0]); reading(lms[0], bank.take([0, 1, 2]), lms[1])
     assert len(files()) == 6, "another model, scorer, bank or setting is another file"
     files()[0].write_bytes(b"cut")
-    with pytest.raises(c.FingerprintFileError, match="Delete it"):
+    with pytest.raises(fingerprints.FingerprintFileError, match="Delete it"):
         for changed in ({}, dict(horizon=3), dict(max_new_tokens=2)): reading(lms[0], bank, lms[1], **changed)
         reading(lms[1], bank, lms[1]); reading(lms[0], bank, lms[0]); reading(lms[0], bank.take([0, 1, 2]), lms[1])
 
@@ -331,21 +340,21 @@ def record(bank, lms, tmp_path_factory):
     folder = tmp_path_factory.mktemp("record")
     with pytest.MonkeyPatch.context() as m:
         m.setenv("ROUTERCOMPANION_CACHE", str(folder))
-        return c.record_fingerprints([str(lm.folder) for lm in lms], bank, scorer=str(lms[0].folder), horizon=3, max_new_tokens=3, path=folder / "two.safetensors",
+        return fingerprints.record_fingerprints([str(lm.folder) for lm in lms], bank, scorer=str(lms[0].folder), horizon=3, max_new_tokens=3, path=folder / "two.safetensors",
                                      load=lambda name: load_causal_lm(name, dtype=torch.float32))
 
 
 def test_a_record_goes_to_a_file_and_back(record, tmp_path):
-    path = c.save_record(record, tmp_path / "r.safetensors")
-    again = c.recorded_fingerprints(path)
+    path = fingerprints.save_record(record, tmp_path / "r.safetensors")
+    again = fingerprints.recorded_fingerprints(path)
     assert again.models == record.models and again.table.texts == record.table.texts and again.probes == record.probes and again.about == record.about
-    assert all(np.array_equal(getattr(again, k), getattr(record, k)) for k in c.READINGS) and path.read_bytes() == c.save_record(again, tmp_path / "s.safetensors").read_bytes()
+    assert all(np.array_equal(getattr(again, k), getattr(record, k)) for k in fingerprints.READINGS) and path.read_bytes() == fingerprints.save_record(again, tmp_path / "s.safetensors").read_bytes()
     for kind in ("logit", "perplexity"): assert again.fingerprints(kind, K=8) == record.fingerprints(kind, K=8)
     whole = path.read_bytes()
     for broken in (b"", whole[:40], whole[:-8], whole.replace(b'fingerprints', b'fingerprintz', 1)):
         path.write_bytes(broken)
-        with pytest.raises(c.FingerprintFileError): c.recorded_fingerprints(path)
-    with pytest.raises(c.FingerprintFileError, match="missing"): c.recorded_fingerprints(tmp_path / "missing.safetensors")
+        with pytest.raises(fingerprints.FingerprintFileError): fingerprints.recorded_fingerprints(path)
+    with pytest.raises(fingerprints.FingerprintFileError, match="missing"): fingerprints.recorded_fingerprints(tmp_path / "missing.safetensors")
 
 
 def test_one_sphere_for_both_kinds_and_a_mixed_pool(record):
@@ -354,21 +363,21 @@ def test_one_sphere_for_both_kinds_and_a_mixed_pool(record):
     mixed = record.fingerprints({one: "logit", two: "perplexity"}, K=N)
     assert mixed == {one: logit[one], two: perplexity[two]}
     for v in (*logit.values(), *perplexity.values()): assert len(v) == N and np.isclose(np.linalg.norm(v), 1, atol=1e-6)
-    with pytest.raises(c.FingerprintWidthError, match="N = K"): record.fingerprints({one: "logit", two: "perplexity"}, K=N - 1)
+    with pytest.raises(fingerprints.FingerprintWidthError, match="N = K"): record.fingerprints({one: "logit", two: "perplexity"}, K=N - 1)
     assert list(record.select([two]).fingerprints("perplexity")) == [two] and record.select([two]).fingerprints("perplexity")[two] == perplexity[two]
     assert record.fingerprints("perplexity", nll="nll_target") != perplexity
-    assert len(set(map(tuple, (record.fingerprints("logit", K=6, by=by)[one] for by in c.TOKEN_CHOICES)))) >= 2
+    assert len(set(map(tuple, (record.fingerprints("logit", K=6, by=by)[one] for by in fingerprints.TOKEN_CHOICES)))) >= 2
     with pytest.raises(CompanionError, match="kind of fingerprint"): record.fingerprints("aura")
 
 
 def test_models_that_show_only_answers(lms, tmp_path):
     said = {"api": ["42", "no", "x y"], "api 2": ["41", "", "z"]}
-    record = c.record_responses(said, ["a", "b", "c"], scorer=lms[0], prompts=["p", "q", "r"], path=tmp_path / "r.safetensors", about={"set": "made up"})
-    again = c.recorded_fingerprints(tmp_path / "r.safetensors")
-    assert np.allclose(again.nll[0], c.response_nll(lms[0], said["api"])) and np.isnan(again.nll[1, 1]) and again.about["set"] == "made up" and not len(again.table)
-    assert np.allclose(again.nll_given[1, 2], c.response_nll(lms[0], ["z"], prompts=["r"])[0], atol=1e-5)
+    record = fingerprints.record_responses(said, ["a", "b", "c"], scorer=lms[0], prompts=["p", "q", "r"], path=tmp_path / "r.safetensors", about={"set": "made up"})
+    again = fingerprints.recorded_fingerprints(tmp_path / "r.safetensors")
+    assert np.allclose(again.nll[0], fingerprints.response_nll(lms[0], said["api"])) and np.isnan(again.nll[1, 1]) and again.about["set"] == "made up" and not len(again.table)
+    assert np.allclose(again.nll_given[1, 2], fingerprints.response_nll(lms[0], ["z"], prompts=["r"])[0], atol=1e-5)
     assert list(again.fingerprints("perplexity")) == ["api", "api 2"] and again.fingerprints("perplexity")["api 2"][1] == 0
-    with pytest.raises(c.TokenBasisError): again.fingerprints("logit")
+    with pytest.raises(fingerprints.TokenBasisError): again.fingerprints("logit")
 
 
 def test_routerbench_responses_are_read_row_by_row(tmp_path):
@@ -377,9 +386,9 @@ def test_routerbench_responses_are_read_row_by_row(tmp_path):
         (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
     class Table(SimpleNamespace):
         def __len__(self): return self.n
-    found = c.routerbench_responses(Table(models=["m", "k"], n=5), tmp_path)
+    found = fingerprints.routerbench_responses(Table(models=["m", "k"], n=5), tmp_path)
     assert found == {"m": ["a_train 0, m", "a_train 1, m", "a_train 2, m", "b_test 0, m", "b_test 1, m"], "k": ["NA", "", "", "NA", ""]}
-    with pytest.raises(c.ContrastiveError, match="same source"): c.routerbench_responses(Table(models=["m"], n=6), tmp_path)
+    with pytest.raises(fingerprints.ContrastiveError, match="same source"): fingerprints.routerbench_responses(Table(models=["m"], n=6), tmp_path)
 
 
 # ---- the router
@@ -394,7 +403,7 @@ def topics(n=400, m=6, seed=0, gaps=0., d=10):
     return X, SimpleNamespace(score=S, cost={"usd": np.tile(np.arange(1., m + 1), (n, 1))}, models=[f"m{j}" for j in range(m)], query_ids=np.array([f"q{i}" for i in range(n)]))
 
 
-def quick(**options): return c.CSCRRouter(**{**dict(hidden=16, epochs=3, batch_size=64, n_probes=40), **options})
+def quick(**options): return contrastive.CSCRRouter(**{**dict(hidden=16, epochs=3, batch_size=64, n_probes=40), **options})
 
 
 @pytest.mark.filterwarnings("ignore::routercompanion.contrastive.BandsCollapsedWarning")
@@ -403,8 +412,8 @@ def test_contract(options):
     X, t = topics(120, 3, gaps=0.)
     if options != dict(k=1): check_router(quick(**options))   # with k = 1 a huge price cannot reach the cheapest model of three within eq. 9; OUTSIDE takes care of it below
     r = quick(**options).fit(X, t)
-    assert (r.route(X, 1e9) == 0).all() and set(np.unique(r.predict_quality(X) == c.OUTSIDE)) <= {True, False}
-    assert r.__class__ in ROUTERS.values() and (r.predict_quality(X)[r.predict_quality(X) != c.OUTSIDE] <= 1 + 1e-5).all()
+    assert (r.route(X, 1e9) == 0).all() and set(np.unique(r.predict_quality(X) == contrastive.OUTSIDE)) <= {True, False}
+    assert r.__class__ in ROUTERS.values() and (r.predict_quality(X)[r.predict_quality(X) != contrastive.OUTSIDE] <= 1 + 1e-5).all()
 
 
 @pytest.mark.parametrize("k", [1, 2, 4, 6, 50])
@@ -422,14 +431,14 @@ def test_routing_is_equation_9(k, lam):
     assert (r.route(X[:60], lam) == expected).mean() > .97 and (r.choose(r.project(X[:60]), lam) == expected).mean() > .97, "equal but for rounding"
     sweep = lambda_sweep(r.predict_quality(X), t.score, t.cost["usd"][0], [lam])
     assert (sweep.choice[:60, 0] == expected).mean() > .97, "the curves of the metrics notebook see the same choices"
-    assert max(TRADE_OFFS[np.isfinite(TRADE_OFFS)]) < -c.OUTSIDE - 1
+    assert max(TRADE_OFFS[np.isfinite(TRADE_OFFS)]) < -contrastive.OUTSIDE - 1
 
 
 def test_it_learns_and_the_sign_matters():
     X, t = topics(1500)
     Z, new = topics(500, seed=1)
     paid, right = {}, {}
-    for sign in c.SIGNS:
+    for sign in contrastive.SIGNS:
         r = quick(sign=sign, epochs=40, gamma=.5, n_probes=100).fit(X, t)
         choice = r.route(Z)
         paid[sign], right[sign] = r.model_costs_[choice].mean(), new.score[np.arange(500), choice].mean()
@@ -452,7 +461,7 @@ def test_own_probes_are_not_trained_on():
     changed = X.copy()
     changed[r.probes_] = 9.
     assert len(r.probes_) == 30 and np.array_equal(quick(n_probes=30).fit(changed, t).state_["p0"], r.state_["p0"])
-    assert np.allclose(r.experts_, [c.correctness_fingerprint(s) for s in t.score[r.probes_].T]) and len(quick(n_probes=10**6).fit(X, t).probes_) == 50
+    assert np.allclose(r.experts_, [fingerprints.correctness_fingerprint(s) for s in t.score[r.probes_].T]) and len(quick(n_probes=10**6).fit(X, t).probes_) == 50
     given_ = quick(fingerprints={m: np.eye(6)[j].tolist() for j, m in enumerate(t.models)}).fit(X, t)
     assert len(given_.probes_) == 0 and np.array_equal(given_.experts_, np.eye(6, dtype=np.float32))
 
@@ -472,29 +481,29 @@ def test_experts_come_and_go_without_training(tmp_path):
     assert np.array_equal(r.remove_experts(["twin"]).route(X, .2), before)
     r.remove_experts(["m0", "m5"])
     assert r.model_names_ == ["m1", "m2", "m3", "m4"] and r.route(X).max() <= 3 and np.allclose(r.model_costs_, np.array([2, 3, 4, 5]) / 6)
-    with pytest.raises(c.ContrastiveError, match="already"): r.add_experts({"m1": np.eye(8)[0]}, {"m1": .1})
-    with pytest.raises(c.FingerprintWidthError, match="width 5"): r.add_experts({"new": np.ones(5)}, {"new": .1})
-    with pytest.raises(c.ZeroFingerprintError): r.add_experts({"new": np.zeros(8)}, {"new": .1})
+    with pytest.raises(fingerprints.ContrastiveError, match="already"): r.add_experts({"m1": np.eye(8)[0]}, {"m1": .1})
+    with pytest.raises(fingerprints.FingerprintWidthError, match="width 5"): r.add_experts({"new": np.ones(5)}, {"new": .1})
+    with pytest.raises(fingerprints.ZeroFingerprintError): r.add_experts({"new": np.zeros(8)}, {"new": .1})
     with pytest.raises(CompanionError, match="costs"): r.add_experts({"new": np.eye(8)[6]}, {})
     for price in (-1, np.nan):
-        with pytest.raises(c.ContrastiveError, match="cost"): r.add_experts({"new": np.eye(8)[6]}, {"new": price})
+        with pytest.raises(fingerprints.ContrastiveError, match="cost"): r.add_experts({"new": np.eye(8)[6]}, {"new": price})
     with pytest.raises(CompanionError, match="model of this router"): r.remove_experts(["m9"])
-    with pytest.raises(c.ContrastiveError, match="No model would be left"): r.remove_experts(r.model_names_)
+    with pytest.raises(fingerprints.ContrastiveError, match="No model would be left"): r.remove_experts(r.model_names_)
     with pytest.raises(CompanionError, match="fit first"): quick().add_experts({}, {})
 
 
 def test_bad_input_is_named():
     X, t = topics()
-    with pytest.raises(c.PoolOfOneError, match="nothing to route"): quick().fit(X, t.score[:, :1])
-    with pytest.raises(c.NoPositiveError, match="No model answers"): quick(fingerprints={str(j): np.eye(6)[j].tolist() for j in range(6)}).fit(X, np.zeros_like(t.score))
+    with pytest.raises(contrastive.PoolOfOneError, match="nothing to route"): quick().fit(X, t.score[:, :1])
+    with pytest.raises(contrastive.NoPositiveError, match="No model answers"): quick(fingerprints={str(j): np.eye(6)[j].tolist() for j in range(6)}).fit(X, np.zeros_like(t.score))
     vectors = {m: np.eye(6)[j].tolist() for j, m in enumerate(t.models)}
-    with pytest.raises(c.FingerprintWidthError, match="m2"): quick(fingerprints={**vectors, "m2": [1., 0.]}).fit(X, t)
-    with pytest.raises(c.FingerprintWidthError, match="m5"): quick(fingerprints={k: v for k, v in vectors.items() if k != "m5"}).fit(X, t)
-    with pytest.raises(c.ZeroFingerprintError, match="m4"): quick(fingerprints={**vectors, "m4": [0.] * 6}).fit(X, t)
-    with pytest.raises(c.ContrastiveError, match="m1, position 3"): quick(fingerprints={**vectors, "m1": [1, 0, 0, np.nan, 0, 0]}).fit(X, t)
-    with pytest.raises(c.ContrastiveError, match="k = 0"): quick(k=0).fit(X, t)
+    with pytest.raises(fingerprints.FingerprintWidthError, match="m2"): quick(fingerprints={**vectors, "m2": [1., 0.]}).fit(X, t)
+    with pytest.raises(fingerprints.FingerprintWidthError, match="m5"): quick(fingerprints={k: v for k, v in vectors.items() if k != "m5"}).fit(X, t)
+    with pytest.raises(fingerprints.ZeroFingerprintError, match="m4"): quick(fingerprints={**vectors, "m4": [0.] * 6}).fit(X, t)
+    with pytest.raises(fingerprints.ContrastiveError, match="m1, position 3"): quick(fingerprints={**vectors, "m1": [1, 0, 0, np.nan, 0, 0]}).fit(X, t)
+    with pytest.raises(fingerprints.ContrastiveError, match="k = 0"): quick(k=0).fit(X, t)
     with pytest.raises(CompanionError, match="rule for positives"): quick(positives="some").fit(X, t)
-    with pytest.warns(c.BandsCollapsedWarning): quick().fit(X, SimpleNamespace(**{**vars(t), "cost": {"usd": np.ones_like(t.score)}}))
+    with pytest.warns(contrastive.BandsCollapsedWarning): quick().fit(X, SimpleNamespace(**{**vars(t), "cost": {"usd": np.ones_like(t.score)}}))
     one = np.zeros_like(t.score); one[:, 0] = 1
     assert set(quick(fingerprints=vectors, epochs=60, lr=.01).fit(X, SimpleNamespace(**{**vars(t), "score": one})).route(X)) == {0}, "one model answers everything: all go there"
 
@@ -503,14 +512,14 @@ def test_graded_outcomes_have_their_best_as_positives():
     X, t = topics()
     graded = SimpleNamespace(**{**vars(t), "score": .04 * t.score + .01})   # nothing reaches .5
     vectors = {m: np.eye(6)[j].tolist() for j, m in enumerate(t.models)}
-    with pytest.raises(c.NoPositiveError): quick(fingerprints=vectors).fit(X, graded)
+    with pytest.raises(contrastive.NoPositiveError): quick(fingerprints=vectors).fit(X, graded)
     assert np.isfinite(quick(fingerprints=vectors, positives="best").fit(X, graded).history_).all()
 
 
 # ---- the baselines
 
-@pytest.mark.parametrize("router", [b.ThompsonRouter(), b.ThompsonRouter(missing="raise", random_state=3, prior=(2., 5.)), b.SoftmaxRouter(epochs=2, hidden=8), b.SoftMoERouter(epochs=2, hidden=8),
-                                    b.SoftMoERouter(epochs=2, hidden=8, missing="raise"), b.ParetoRandomRouter()], ids=str)
+@pytest.mark.parametrize("router", [thompson.ThompsonRouter(), thompson.ThompsonRouter(missing="raise", random_state=3, prior=(2., 5.)), embeddings.SoftmaxRouter(epochs=2, hidden=8), embeddings.SoftMoERouter(epochs=2, hidden=8),
+                                    embeddings.SoftMoERouter(epochs=2, hidden=8, missing="raise"), baselines.ParetoRandomRouter()], ids=str)
 def test_baselines_keep_the_contract(router): check_router(router)
 
 
@@ -524,7 +533,7 @@ def test_baselines_learn_around_missing_outcomes(name):
 
 def test_thompson_learns_from_the_asked_model_alone():
     X, t = topics(600)
-    r = b.ThompsonRouter().fit(t.query_ids, t)
+    r = thompson.ThompsonRouter().fit(t.query_ids, t)
     rng, a, bb = np.random.default_rng(42), np.ones(6), np.ones(6)
     for i in rng.permutation(600):
         j = rng.beta(a, bb).argmax()
@@ -546,14 +555,14 @@ def test_the_gates_losses_in_loops():
         moe -= sum(g[m] * S[i, m] for m in seen) / 20
     log_g = torch.where(torch.from_numpy(known), out, torch.tensor(-1e4)).log_softmax(1)
     S, known = torch.from_numpy(S).float(), torch.from_numpy(known)
-    assert np.isclose(float(b.SoftmaxRouter()._loss(log_g, S, known)), soft, atol=1e-5) and np.isclose(float(b.SoftMoERouter()._loss(log_g, S, known)), moe, atol=1e-5)
+    assert np.isclose(float(embeddings.SoftmaxRouter()._loss(log_g, S, known)), soft, atol=1e-5) and np.isclose(float(embeddings.SoftMoERouter()._loss(log_g, S, known)), moe, atol=1e-5)
 
 
 @settings(max_examples=40, deadline=None)
 @given(values=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=8))
 def test_pareto_front(values):
     q, price = np.array(values, float).T
-    front = b.pareto_front(q, price)
+    front = baselines.pareto_front(q, price)
     for j in range(len(q)):
         beaten = any(q[i] >= q[j] and price[i] <= price[j] and (q[i] > q[j] or price[i] < price[j]) for i in range(len(q)))
         assert front[j] != beaten
@@ -567,23 +576,23 @@ def test_given_predictions_are_measured_as_fitted_ones():
     split = np.where(np.arange(500) < 300, "train", "test")
     t.split, rows = split, np.flatnonzero(split == "train")
     options = dict(cost="usd", axis="realised", n_resamples=50)
-    routers = {"K": KMeansRouter(n_clusters=4), "C": quick(), "P": b.ParetoRandomRouter()}
+    routers = {"K": KMeansRouter(n_clusters=4), "C": quick(), "P": baselines.ParetoRandomRouter()}
     fitted = pool_evaluation(t, X, routers, **options)
     feature = {"K": X, "C": X, "P": t.query_ids}
-    again = b.evaluate_predictions(t, {n: routers[n].fit(feature[n][rows], pool_subset(t, rows)).predict_quality(feature[n]) for n in routers}, ties={"P": "average"}, **options)
+    again = variants.evaluate_predictions(t, {n: routers[n].fit(feature[n][rows], pool_subset(t, rows)).predict_quality(feature[n]) for n in routers}, ties={"P": "average"}, **options)
     for name in routers:
         for metric in ("AUDC", "peak"): assert np.allclose(fitted.draws[name, metric], again.draws[name, metric])
-    made = b.fit_predictions({"K": routers["K"], "P": routers["P"], "half": (routers["K"], X[:, :3])}, t, X, "train")
+    made = variants.fit_predictions({"K": routers["K"], "P": routers["P"], "half": (routers["K"], X[:, :3])}, t, X, "train")
     assert np.array_equal(made["K"], KMeansRouter(n_clusters=4).fit(X[rows], t.score[rows]).predict_quality(X)) and not np.array_equal(made["half"], made["K"]) and made["P"].shape == (500, 6)
-    with pytest.raises(PoolInputError, match="shape"): b.evaluate_predictions(t, {"K": np.zeros((500, 5))}, **options)
-    found = b.matched_budget(fitted, "C", "K")
+    with pytest.raises(PoolInputError, match="shape"): variants.evaluate_predictions(t, {"K": np.zeros((500, 5))}, **options)
+    found = choices.matched_budget(fitted, "C", "K")
     means = {n: fitted.sweeps[n].cost.mean(0) for n in ("C", "K")}
     assert found.budget == np.median(np.concatenate([np.unique(np.round(m, 12)) for m in means.values()])) and max(found.cost_first, found.cost_second) <= found.budget + 1e-9
     at = {n: fitted.sweeps[n].quality[:, [i for i in range(len(m)) if m[i] <= found.budget + 1e-9][np.argmax([m[i] for i in range(len(m)) if m[i] <= found.budget + 1e-9])]] for n, m in means.items()}
     assert (found.only_first, found.only_second) == (int((at["C"] > at["K"]).sum()), int((at["C"] < at["K"]).sum()))
-    with pytest.raises(PoolInputError, match="expectation"): b.matched_budget(fitted, "C", "Random")
-    with pytest.raises(CompanionError, match="row of this evaluation"): b.matched_budget(fitted, "C", "nobody")
-    with pytest.raises(PoolInputError, match="budget"): b.matched_budget(fitted, "C", "K", budget=.5)
+    with pytest.raises(PoolInputError, match="expectation"): choices.matched_budget(fitted, "C", "Random")
+    with pytest.raises(CompanionError, match="row of this evaluation"): choices.matched_budget(fitted, "C", "nobody")
+    with pytest.raises(PoolInputError, match="budget"): choices.matched_budget(fitted, "C", "K", budget=.5)
 
 
 class Pool(SimpleNamespace):
@@ -596,38 +605,38 @@ def test_new_models_come_with_their_fingerprint_price_and_probes_alone(monkeypat
     X, t = topics(400)
     t = Pool(**vars(t)); t.cost = {"tokens": np.ones((400, 6)), "params_b": t.cost["usd"]}   # decisions are made in parameters, whatever cost stands first
     prints, seen, unseen, rows, probes = {m: np.eye(6)[j] for j, m in enumerate(t.models)}, [0, 2, 3, 5], [1, 4], np.arange(50, 400), np.arange(50)
-    given_, inner = {}, c.CSCRRouter.add_experts
-    monkeypatch.setattr(c.CSCRRouter, "add_experts", lambda self, f, costs: given_.update(costs) or inner(self, f, costs))
-    options = dict(train=rows, probes=probes, cscr=quick(epochs=2), kmeans=KMeansRouter(n_clusters=4), probe_routers={"P": b.ParetoRandomRouter(), "G": b.SoftmaxRouter(epochs=2, hidden=8)})
-    found = b.new_model_predictions(t, X, prints, seen, unseen, **options)
+    given_, inner = {}, contrastive.CSCRRouter.add_experts
+    monkeypatch.setattr(contrastive.CSCRRouter, "add_experts", lambda self, f, costs: given_.update(costs) or inner(self, f, costs))
+    options = dict(train=rows, probes=probes, cscr=quick(epochs=2), kmeans=KMeansRouter(n_clusters=4), probe_routers={"P": baselines.ParetoRandomRouter(), "G": embeddings.SoftmaxRouter(epochs=2, hidden=8)})
+    found = cscr.new_model_predictions(t, X, prints, seen, unseen, **options)
     assert given_ == {"m1": pytest.approx(2 / 6), "m4": pytest.approx(5 / 6)} and all(p.shape == (400, 2) and np.isfinite(p).all() for p in found.values())
     kmeans = KMeansRouter(n_clusters=4).fit(X[rows], t.score[rows][:, seen])
-    assert np.allclose(found["UMR"], b.cluster_accuracy(kmeans, X[:50], t.score[:50][:, unseen])[((kmeans.centroids_**2).sum(1) - 2 * X.astype(float) @ kmeans.centroids_.T).argmin(1)])
+    assert np.allclose(found["UMR"], kmeans_module.cluster_accuracy(kmeans, X[:50], t.score[:50][:, unseen])[((kmeans.centroids_**2).sum(1) - 2 * X.astype(float) @ kmeans.centroids_.T).argmin(1)])
     changed = Pool(**{**vars(t), "score": t.score.copy()})
     changed.score[50:, 1] = changed.score[50:, 4] = 0   # what new models did on training and test queries is not looked at
-    again = b.new_model_predictions(changed, X, prints, seen, unseen, **options)
+    again = cscr.new_model_predictions(changed, X, prints, seen, unseen, **options)
     assert all(np.array_equal(found[k], again[k]) for k in found)
 
 
 def test_a_cross_fitted_signal_is_out_of_fold_on_the_training_rows():
-    from routercompanion.routers import EmbeddingMLP
+    from routercompanion.routers.difficulty.embeddings import EmbeddingMLP
     X, t = topics(300, 2)
     rows, probe = np.arange(200), EmbeddingMLP(hidden=(8,), epochs=2)
-    s = b.cross_fitted(probe, X, t.score, rows, random_state=1)
+    s = cscr.cross_fitted(probe, X, t.score, rows, random_state=1)
     assert s.shape == (300,) and np.isclose(s[:200].mean(), 0, atol=1e-9) and np.isclose(s[:200].std(), 1)
     one, two = np.array_split(np.random.default_rng(1).permutation(rows), 2)
     raw = EmbeddingMLP(hidden=(8,), epochs=2).fit(X[one], t.score[one]).decision_function(X[two])
     whole = EmbeddingMLP(hidden=(8,), epochs=2).fit(X[:200], t.score[:200]).decision_function(X[200:])
     assert np.isclose(np.corrcoef(raw, s[two])[0, 1], 1) and np.isclose(np.corrcoef(whole, s[200:])[0, 1], 1)
     labels = t.score.copy(); labels[two[0], 0] = 1 - labels[two[0], 0]
-    assert np.allclose(np.argsort(b.cross_fitted(probe, X, labels, rows, random_state=1)[two]), np.argsort(s[two])), "a row's own label does not reach its own score"
+    assert np.allclose(np.argsort(cscr.cross_fitted(probe, X, labels, rows, random_state=1)[two]), np.argsort(s[two])), "a row's own label does not reach its own score"
 
 
 def test_routing_outcomes_in_loops():
     rng = np.random.default_rng(0)
     S, price, choice = (rng.random((200, 5)) < .4).astype(float), np.array([1., 2, 2, 4, 8]), rng.integers(0, 5, 200)
     S[rng.random(S.shape) < .1] = np.nan
-    got = b.routing_outcomes(choice, S, price)
+    got = choices.routing_outcomes(choice, S, price)
     for i, j in enumerate(choice):
         right = [m for m in range(5) if S[i, m] == 1]
         if not right: expected = "no correct"
@@ -635,63 +644,63 @@ def test_routing_outcomes_in_loops():
         else: expected = "too cheap" if price[j] < min(price[m] for m in right) else "wrong and no cheaper"
         assert got[i] == expected
     oracle = lambda_sweep(np.nan_to_num(S), S, price, [1e-6]).choice[:, 0]
-    assert set(b.routing_outcomes(oracle, S, price)) <= {"optimal", "no correct"}
-    table = b.outcome_table({"r": choice, "o": oracle}, S, price, n_resamples=200)
+    assert set(choices.routing_outcomes(oracle, S, price)) <= {"optimal", "no correct"}
+    table = choices.outcome_table({"r": choice, "o": oracle}, S, price, n_resamples=200)
     assert np.allclose(table.groupby("row").value.sum(), 1) and (table.low <= table.value + 1e-9).all() and (table.high >= table.value - 1e-9).all()
-    profile = b.selection_profile(choice, list("abcde"), price, 3)
+    profile = choices.selection_profile(choice, list("abcde"), price, 3)
     assert profile["queries"].sum() == 200 and profile["share"].sum() == 1 and (np.diff(profile.band) >= 0).all()
 
 
 @pytest.mark.parametrize("m", [4, 5, 7, 11, 12, 112])
 def test_two_thirds_of_the_models(m):
     costs = np.random.default_rng(m).random(m)
-    seen, unseen = b.split_models(costs)
+    seen, unseen = cscr.split_models(costs)
     assert sorted([*seen, *unseen]) == list(range(m)) and len(unseen) >= 2 and len(seen) >= 2 and abs(len(unseen) - m / 3) <= 1
     if m > 4: assert costs[unseen].min() > costs.min() and costs[unseen].max() < costs.max(), "both ends of the price list are trained on"
 
 
 def test_a_pool_of_three_has_no_two_parts():
-    with pytest.raises(PoolInputError, match="Four"): b.split_models([1, 2, 3])
+    with pytest.raises(PoolInputError, match="Four"): cscr.split_models([1, 2, 3])
 
 
 def test_cluster_accuracy_of_the_training_models_is_that_of_training():
     X, t = topics(gaps=.2)
     k = KMeansRouter(n_clusters=6).fit(X, t)
-    assert np.allclose(b.cluster_accuracy(k, X, t.score), k.quality_)
-    few = b.cluster_accuracy(k, X[:1], np.nan_to_num(t.score[:1]))
+    assert np.allclose(kmeans_module.cluster_accuracy(k, X, t.score), k.quality_)
+    few = kmeans_module.cluster_accuracy(k, X[:1], np.nan_to_num(t.score[:1]))
     assert np.isfinite(few).all()
 
 
 # ---- the committed readings
 
 def test_the_committed_readings_of_the_embedded_pool():
-    r = c.recorded_fingerprints()
+    r = fingerprints.recorded_fingerprints()
     assert set(POOL) <= set(r.models) and len(set(r.probes)) == 192 and r.nll.shape == (len(r.models), 192) and len(r.table) >= 256 and r.about["horizon"] == 10
     assert (np.diff(r.table.frequency) <= 1e-9).all() and (r.p >= 0).all() and (r.p.sum(1) <= 1.001).all() and (r.log_p <= np.log(np.maximum(r.p, 1e-20)) + 1e-3).all()
     for kind in ("logit", "perplexity"):
         V = np.array(list(r.fingerprints(kind, K=192).values()))
         cosines = (V @ V.T)[~np.eye(len(V), dtype=bool)]
         assert V.shape[1] == 192 and cosines.max() < 1 - 1e-6, "no two models have one place"
-    from routercompanion.recording import recorded_outcomes
+    from routercompanion.data.records import recorded_outcomes
     split = dict(zip(*(lambda t: (t.query_ids, t.split))(recorded_outcomes())))
-    assert {split[q] for q in r.probes} == {"train"} and c.fingerprint_path().stat().st_size < 100_000
+    assert {split[q] for q in r.probes} == {"train"} and fingerprints.fingerprint_path().stat().st_size < 100_000
 
 
 def test_the_committed_readings_of_routerbench():
-    r = c.recorded_fingerprints(c.fingerprint_path("fingerprints_routerbench"))
+    r = fingerprints.recorded_fingerprints(fingerprints.fingerprint_path("fingerprints_routerbench"))
     assert len(r.models) == 11 and len(set(r.probes)) == 192 and r.nll.shape == (11, 192) and (r.nll > 0).all() and not len(r.table)
     assert r.about["scorer"] == POOL[0] and r.about["source"].startswith("cscr eq. 5") and "RouterBench" in r.about["outcomes"]
     V = np.array(list(r.fingerprints("perplexity").values()))
     cosines = (V @ V.T)[~np.eye(11, dtype=bool)]
     assert np.allclose(np.linalg.norm(V, axis=1), 1, atol=1e-5) and .8 < cosines.min() < cosines.max() < 1, "all lie in one cone: the tasks, not the models, make most of a fingerprint"
-    assert c.fingerprint_path("fingerprints_routerbench").stat().st_size < 100_000
+    assert fingerprints.fingerprint_path("fingerprints_routerbench").stat().st_size < 100_000
 
 
 # ---- the tables of the paper
 
 def test_the_line_up_and_the_variants_are_changes_of_one_router():
     r = quick(epochs=7)
-    rows, items = b.cscr_routers(r, epochs=3, n_clusters=5), b.cscr_variants(r, tau_min=(.01, .02))
+    rows, items = cscr.cscr_routers(r, epochs=3, n_clusters=5), cscr.cscr_variants(r, tau_min=(.01, .02))
     options = lambda other: {k for k, v in other.get_params().items() if v != r.get_params()[k]}
     assert rows["CSCR"] is r and options(rows["CSCR, sign as printed"]) == {"sign"} and options(rows["CSCR, 10 epochs"]) == {"epochs"}
     assert (rows["plain InfoNCE"].n_bands, rows["plain InfoNCE"].alpha, rows["plain InfoNCE"].gamma) == (1, 0, 0)
@@ -702,18 +711,18 @@ def test_the_line_up_and_the_variants_are_changes_of_one_router():
     for row, other in items["Table 10"].items():
         assert other.gamma == float(row.split(",")[0]) and (other.sign == "paper") == ("printed" in row) and (other.penalty == "outside") == ("outside" in row)
     assert list(items["Table 12"]) == ["0.01", "0.02"] and items["Table 13"]["MLP-x4"].hidden == 4 * r.hidden
-    with pytest.raises(ValueError): b.changed(r, no_such_option=1)
+    with pytest.raises(ValueError): variants.changed(r, no_such_option=1)
 
 
 def test_a_study_fits_each_different_variant_once_and_measures_it_as_alone(monkeypatch):
     X, t = topics(400)
     t.split = np.where(np.arange(400) < 250, "train", "test")
     options = dict(cost="usd", axis="realised", n_resamples=40, metrics=("AUDC", "peak", "cost at peak"))
-    r, fitted, inner = quick(epochs=3), [], b.fit_predictions
-    monkeypatch.setattr(b, "fit_predictions", lambda routers, *a: fitted.extend(routers) or inner(routers, *a))
-    study = b.variant_study({"A": {"as it is": r, "no cost": b.changed(r, gamma=0., alpha=0.)}, "B": {"again": b.changed(r), "two near": b.changed(r, k=2)}}, t, X, **options)
+    r, fitted, inner = quick(epochs=3), [], variants.fit_predictions
+    monkeypatch.setattr(variants, "fit_predictions", lambda routers, *a: fitted.extend(routers) or inner(routers, *a))
+    study = variants.variant_study({"A": {"as it is": r, "no cost": variants.changed(r, gamma=0., alpha=0.)}, "B": {"again": variants.changed(r), "two near": variants.changed(r, k=2)}}, t, X, **options)
     assert len(fitted) == 3 and study.name("A", "as it is") == study.name("B", "again") != study.name("A", "no cost")
-    alone = pool_evaluation(t, X, {"R": b.changed(r, k=2), "S": r}, **options)
+    alone = pool_evaluation(t, X, {"R": variants.changed(r, k=2), "S": r}, **options)
     assert np.isclose(study.value("B", "two near"), alone.value("R", "AUDC")) and study.curve("B", "two near").cost.shape == alone.curves["R"].cost.shape
     gap, direct = study.compare("B", "again", "two near"), alone.compare("S", "R")
     assert np.isclose(gap["difference"], direct["difference"]) and np.isclose(gap["low"], direct["low"]) and (gap["first"], gap["second"]) == ("again", "two near")
@@ -729,8 +738,8 @@ def test_differences_and_rows_are_those_of_the_evaluation():
     X, t = topics(300)
     t.split = np.where(np.arange(300) < 200, "train", "test")
     e = pool_evaluation(t, X, {"K": KMeansRouter(n_clusters=4)}, cost="usd", axis="realised", n_resamples=30)
-    gaps = b.paired_differences(e, "K", ["Oracle", "Random"], "peak")
+    gaps = variants.paired_differences(e, "K", ["Oracle", "Random"], "peak")
     assert gaps["second"].tolist() == ["Oracle", "Random"] and gaps.difference.tolist() == [e.value("K", "peak") - e.value(o, "peak") for o in ("Oracle", "Random")]
     assert gaps.difference[0] <= 0 and list(gaps) == ["first", "second", "difference", "low", "high", "p_value", "significant"]
-    rows = b.table_rows(e.table, "toy", metrics=("peak", "cost at peak"), cost_unit="USD")
+    rows = variants.table_rows(e.table, "toy", metrics=("peak", "cost at peak"), cost_unit="USD")
     assert set(zip(rows.metric, rows.unit)) == {("peak", "fraction"), ("cost at peak", "USD")} and set(rows.column) == {"toy"} and "toy" not in set(e.table.column)

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import binomtest
 
 from routercompanion.core import project_root
-from routercompanion.plots import load_published
+from routercompanion.report.tables import load_published
 
 FOLDER = project_root() / "data" / "paper"
 FIELDS = "paper,item,row,column,metric,value,unit,model_small,model_large,data,source".split(",")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from routercompanion import curation as c
 from routercompanion.core import UnknownNameError
-from routercompanion.outcomes import DuplicateIdError, OutcomeTable
+from routercompanion.data.outcomes import DuplicateIdError, OutcomeTable
 
 settings.register_profile("curation", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("curation")

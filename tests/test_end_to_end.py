@@ -5,10 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from routercompanion.banks import TASKS
+from routercompanion.data.banks.embedded import TASKS
 from routercompanion.core import project_root
-from routercompanion.outcomes import OutcomeTable, evidence_check
-from routercompanion.recording import LARGE, MODELS, SMALL, outcomes_path
+from routercompanion.data.evidence import evidence_check
+from routercompanion.data.outcomes import OutcomeTable
+from routercompanion.data.records import outcomes_path
+from routercompanion.models.causal_lm import LARGE, MODELS, SMALL
 
 ROOT = project_root()
 

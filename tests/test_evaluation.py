@@ -6,12 +6,18 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from routercompanion.core import UnknownNameError
-from routercompanion.evaluation import (GAP_METRICS, METRICS, Draws, Signals, average_draws, bank_signals, column_draws, compare, evaluation_table, fan_out, fit_router,
-                                        leave_one_task_out, limits, router_scores)
-from routercompanion.metrics import weighted_auroc, weighted_hcr, weighted_lpm, within_task_auroc
-from routercompanion.routers import LabelOracle, RandomRouter, TaskMean
-from routercompanion.routing import BinaryRouter
-from routercompanion.significance import bootstrap_ci, paired_bootstrap
+from routercompanion.evaluate.pair import (
+    Draws, GAP_METRICS, METRICS, average_draws, column_draws, compare, evaluation_table,
+    fit_router, leave_one_task_out, router_scores,
+)
+from routercompanion.features.of_bank import Signals, bank_signals
+from routercompanion.metrics.bootstrap import limits
+from routercompanion.parallel import fan_out
+from routercompanion.metrics.ability import weighted_auroc, within_task_auroc
+from routercompanion.metrics.call_rate import weighted_hcr, weighted_lpm
+from routercompanion.routers.baselines import LabelOracle, RandomRouter, TaskMean
+from routercompanion.routers.base import BinaryRouter
+from routercompanion.metrics.bootstrap import bootstrap_ci, paired_bootstrap
 
 N = 160
 
@@ -230,8 +236,8 @@ def test_signals_hand_out_rows_and_name_an_unknown_kind(column):
 
 
 def test_bank_signals_are_aligned_by_query_id():
-    from routercompanion.banks import make_bank
-    from routercompanion.outcomes import OutcomeTable
+    from routercompanion.data.bank import make_bank
+    from routercompanion.data.outcomes import OutcomeTable
     bank = make_bank([dict(prompt=f"q{i}", references=["x"], task="ab"[i % 2], domain="d", source="s", split="test") for i in range(6)])
     order = np.array([3, 0, 5, 1, 4, 2])
 
@@ -254,13 +260,13 @@ def test_bank_signals_are_aligned_by_query_id():
 # ---------- further kinds, and records ----------
 
 def small_bank():
-    from routercompanion.banks import make_bank
+    from routercompanion.data.bank import make_bank
     rows = [dict(prompt=f"q{i}", references=["x"], task="ab"[i % 2], domain="d", source="s", split=("train", "train", "test", "ood")[i % 4]) for i in range(80)]
     return make_bank(rows, name="little")
 
 
 def table_of(bank, models=("first", "second", "third")):
-    from routercompanion.outcomes import OutcomeTable
+    from routercompanion.data.outcomes import OutcomeTable
     rng = np.random.default_rng(5)
     return OutcomeTable((rng.random((len(bank), len(models))) < .5).astype(np.float32), {}, bank.query_ids, list(models))
 
@@ -295,16 +301,16 @@ def project(tmp_path, monkeypatch):
 
 
 def test_scores_of_other_small_models_are_those_of_routers_trained_on_them(project, monkeypatch):
-    from routercompanion import evaluation
-    from routercompanion.probes import MeanProbe
-    from routercompanion.recording import recorded_signals
-    from routercompanion.uncertainty import Entropy
+    from routercompanion.studies import xbench
+    from routercompanion.routers.difficulty.probes import MeanProbe
+    from routercompanion.data.records import recorded_signals
+    from routercompanion.routers.uncertainty.logits import Entropy
     bank, asked = small_bank(), []
     outcomes, stores = table_of(bank), {"second": store_of(bank, 1.), "third": store_of(bank, 2.)}
-    monkeypatch.setattr(evaluation, "bank_features", lambda b, model, **options: (asked.append((model, options)), stores[model])[1])
-    monkeypatch.setattr(evaluation, "bank_embeddings", lambda b: np.eye(len(b), dtype=np.float32))
+    monkeypatch.setattr(xbench, "bank_features", lambda b, model, **options: (asked.append((model, options)), stores[model])[1])
+    monkeypatch.setattr(xbench, "bank_embeddings", lambda b: np.eye(len(b), dtype=np.float32))
     routers = {"ProbeMean": MeanProbe(epochs=2), "Entropy": Entropy()}
-    evaluation.record_scores(bank, outcomes, ["second", "third"], routers, "others", dtype="BF16")
+    xbench.record_scores(bank, outcomes, ["second", "third"], routers, "others", dtype="BF16")
     rest = np.flatnonzero(bank.table.split != "train")
     found, about = recorded_signals("others", bank.take(rest), with_about=True)
     assert asked == [("second", dict(dtype="BF16")), ("third", dict(dtype="BF16"))] and list(found) == [f"{m}: {r}" for m in ("second", "third") for r in routers]
@@ -317,9 +323,8 @@ def test_scores_of_other_small_models_are_those_of_routers_trained_on_them(proje
 
 
 def test_answers_are_recorded_for_every_query(project, monkeypatch):
-    from routercompanion import uncertainty
-    from routercompanion.evaluation import record_answers
-    from routercompanion.recording import recorded_signals
+    from routercompanion.features.answers import record_answers
+    from routercompanion.data.records import recorded_signals
     bank, asked = small_bank(), {}
 
     class Model: name, hash, dtype = "first", "e" * 8, "float32"
@@ -327,7 +332,7 @@ def test_answers_are_recorded_for_every_query(project, monkeypatch):
     def stand_in(lm, bank, *, judges, samples, **options):
         asked.update(judges=judges, samples=samples, **options)
         return dict(self_ask=np.arange(len(bank)) / 80, tokens=np.where(np.arange(len(bank)) == 3, np.nan, 2.))
-    monkeypatch.setattr(uncertainty, "answer_signals", stand_in, raising=False)
+    monkeypatch.setattr(answers, "answer_signals", stand_in, raising=False)
     record_answers(bank, Model(), judges=("exact",), samples=3, rng=1)
     found, about = recorded_signals("answers", bank, with_about=True)
     assert asked == dict(judges=("exact",), samples=3, rng=1, answers=None, max_new_tokens=16, include=("self_ask", "semantic_entropy")) and about["judges"] == ["exact"] and about["weights_sha256"] == "e" * 8 and about["samples"] == 3

@@ -16,10 +16,21 @@ from hypothesis import given, settings, strategies as st
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from routercompanion.core import CompanionError, UnknownNameError
-from routercompanion.judges import (LETTERS, ChatEndpoint, EndpointError, JudgeError, JudgeReport, LLMJudge, LocalChat, NoOptionsError, ReferenceScore, Reply,
-                                    ReplyCache, Verifier, backoff_wait, choice_scores, cohen_kappa, final_answer, judge_prompt, last_boxed, lcs_length, math_score,
-                                    math_scores, pair_prompt, parse_choice, parse_options, parse_score, parse_verdict, plot_judge_prompt, rouge_l, short_scores,
-                                    sufficiency_labels, token_f1, validate_judge, verifier_prompt)
+from routercompanion.data.texts import (
+    JudgeError, LETTERS, NoOptionsError, final_answer, last_boxed, parse_options,
+)
+from routercompanion.judging.choices import choice_scores, parse_choice
+from routercompanion.judging.exact import math_score, math_scores, short_scores
+from routercompanion.judging.llm import (
+    JudgeReport, LLMJudge, Verifier, judge_prompt, pair_prompt, parse_score, parse_verdict,
+    sufficiency_labels, verifier_prompt,
+)
+from routercompanion.judging.reference import ReferenceScore, lcs_length, rouge_l, token_f1
+from routercompanion.judging.validate import cohen_kappa, validate_judge
+from routercompanion.models.chat import (
+    ChatEndpoint, EndpointError, LocalChat, Reply, ReplyCache, backoff_wait,
+)
+from routercompanion.report.diagrams import plot_judge_prompt
 
 
 @pytest.fixture(autouse=True)
@@ -358,7 +369,7 @@ def test_a_model_of_this_process_answers_as_transformers_does(tmp_path):
     "A random Llama over bytes: batched replies equal one-by-one generation, and as a verifier it gives masked labels, not errors."
     import torch
     from tiny_models import tiny_llama
-    from routercompanion.models import load_causal_lm
+    from routercompanion.models.causal_lm import load_causal_lm
     lm = load_causal_lm(tiny_llama(tmp_path / "tiny"), dtype=torch.float32)
     prompts = ["a", "a much longer prompt than that", "", "bb"][:2] + ["bb"]
     batched = LocalChat(lm, max_new_tokens=6, batch_size=3).ask(prompts)

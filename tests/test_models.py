@@ -14,12 +14,18 @@ import torch
 from hypothesis import given, strategies as st
 from safetensors.numpy import load_file
 
-from routercompanion import models
-from routercompanion.banks import make_bank
+from routercompanion.models import causal_lm, features
+from routercompanion.data.bank import make_bank
 from routercompanion.core import CompanionError, file_hash, project_root
-from routercompanion.routing import float32_rows
-from routercompanion.models import (FeatureFileError, FeatureStore, PromptTooLongError, TokenError, create_tensor, load_causal_lm, load_encoder, open_tensor, own_uniforms,
-                                    pick, plan_batches, resolve_model, token_statistics, write_batch)
+from routercompanion.features.kinds import float32_rows
+from routercompanion.assets.store import resolve_model
+from routercompanion.models.causal_lm import (
+    PromptTooLongError, TokenError, load_causal_lm, own_uniforms, pick, plan_batches,
+)
+from routercompanion.models.features import (
+    FeatureFileError, FeatureStore, create_tensor, load_encoder, open_tensor, token_statistics,
+    write_batch,
+)
 
 SMALL = "smollm2-135m-instruct"
 
@@ -91,7 +97,7 @@ class Pool:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e5, -7e4])
 def test_a_state_that_float16_cannot_hold_is_refused_and_its_row_named(tmp_path, value):
-    arrays, _ = models.open_partial(tmp_path, ("mean", "last"), (9, 3, 2))
+    arrays, _ = features.open_partial(tmp_path, ("mean", "last"), (9, 3, 2))
     states = np.ones((3, 3, 2))
     write_batch(arrays, [4, 7, 2], Pool(states), torch.zeros(3, 30), [1, 1, 1])
     states[1, 2, 0] = value
@@ -101,7 +107,7 @@ def test_a_state_that_float16_cannot_hold_is_refused_and_its_row_named(tmp_path,
 
 @pytest.mark.parametrize("value", [1e5, -7e4, 3e38])
 def test_bfloat16_stores_what_float16_cannot_and_reads_it_back(tmp_path, value):
-    arrays, _ = models.open_partial(tmp_path, ("mean", "last"), (9, 3, 2), "BF16")
+    arrays, _ = features.open_partial(tmp_path, ("mean", "last"), (9, 3, 2), "BF16")
     states = np.ones((3, 3, 2))
     states[1, 2, 0] = value
     write_batch(arrays, [4, 7, 2], Pool(states), torch.zeros(3, 30), [1, 1, 1])
@@ -304,9 +310,9 @@ def test_shots_longer_than_the_sliding_window_are_read_as_in_a_plain_pass(tiny, 
 
 
 def test_states_beyond_float16_stop_the_run_and_bfloat16_takes_them(tiny, tmp_path, monkeypatch):
-    bank, pool = mixed_bank(5), models.PooledStates._pool
+    bank, pool = mixed_bank(5), features.PooledStates._pool
     plain = tiny.features(bank, tmp_path / "plain")
-    monkeypatch.setattr(models.PooledStates, "_pool", lambda self, layer, out: pool(self, layer, (out[0] if isinstance(out, tuple) else out) * (2. ** 20 if layer == 2 else 1)))
+    monkeypatch.setattr(features.PooledStates, "_pool", lambda self, layer, out: pool(self, layer, (out[0] if isinstance(out, tuple) else out) * (2. ** 20 if layer == 2 else 1)))
     with pytest.raises(FeatureFileError, match=r"row \d: a hidden state is not finite in float16 .*dtype='BF16'"): tiny.features(bank, tmp_path / "f")
     assert not (tmp_path / "f").exists()
     store = tiny.features(bank, tmp_path / "f", dtype="BF16")
@@ -412,7 +418,7 @@ def test_an_interrupted_run_resumes_and_gives_the_same_bytes(lm, store, tmp_path
     bank, folder, calls = mixed_bank(), tmp_path / "features", []
     plan = plan_batches([len(x) for x in lm.tokens(bank.table.prompt)], list(bank.table.task), list(bank.query_ids), batch_tokens=64)
     assert len(plan) >= 5
-    forward = models.CausalLM.forward_batch
+    forward = causal_lm.CausalLM.forward_batch
 
     def failing(limit):
         def run(self, *args, **kwargs):
@@ -421,12 +427,12 @@ def test_an_interrupted_run_resumes_and_gives_the_same_bytes(lm, store, tmp_path
             return forward(self, *args, **kwargs)
         return run
     for limit in (2, 4):   # stopped after two batches, resumed, stopped again after two more
-        monkeypatch.setattr(models.CausalLM, "forward_batch", failing(limit))
+        monkeypatch.setattr(causal_lm.CausalLM, "forward_batch", failing(limit))
         with pytest.raises(Interrupted): lm.features(bank, folder, batch_tokens=64)
         partial, = tmp_path.glob("features.*.partial")
         assert not folder.exists() and len(json.loads((partial / "done.json").read_text())) == limit
         with pytest.raises(FeatureFileError, match="manifest.json is missing"): FeatureStore(folder)
-    monkeypatch.setattr(models.CausalLM, "forward_batch", failing(10**6))
+    monkeypatch.setattr(causal_lm.CausalLM, "forward_batch", failing(10**6))
     lm.features(bank, folder, batch_tokens=64)
     assert len(calls) == len(plan)   # nothing was computed twice
     assert files(folder) == files(store.folder) and set(files(folder)) == {"mean.safetensors", "last.safetensors", "logits.safetensors", "manifest.json"}
@@ -439,15 +445,15 @@ def test_an_interrupted_run_resumes_and_gives_the_same_bytes(lm, store, tmp_path
 
 @pytest.mark.model
 def test_a_kill_during_a_batch_leaves_that_batch_to_be_done_again(lm, store, tmp_path, monkeypatch):
-    write = models.write_batch
+    write = features.write_batch
 
     def torn(arrays, batch, pool, *rest):
         pool.mean = pool.mean * 3
         write(arrays, batch, pool, *rest)
         raise Interrupted
-    monkeypatch.setattr(models, "write_batch", torn)
+    monkeypatch.setattr(causal_lm, "write_batch", torn)
     with pytest.raises(Interrupted): lm.features(mixed_bank(), tmp_path / "f", batch_tokens=64)
-    monkeypatch.setattr(models, "write_batch", write)
+    monkeypatch.setattr(causal_lm, "write_batch", write)
     assert files(lm.features(mixed_bank(), tmp_path / "f", batch_tokens=64).folder) == files(store.folder)
 
 
@@ -465,8 +471,8 @@ def test_a_damaged_store_is_an_error_that_names_the_file(lm, tmp_path):
 
 @pytest.mark.model
 def test_states_out_of_range_stop_the_run(lm, tmp_path, monkeypatch):
-    pool = models.PooledStates._pool
-    monkeypatch.setattr(models.PooledStates, "_pool", lambda self, layer, out: pool(self, layer, (out[0] if isinstance(out, tuple) else out) * (1e6 if layer == 29 else 1)))
+    pool = features.PooledStates._pool
+    monkeypatch.setattr(features.PooledStates, "_pool", lambda self, layer, out: pool(self, layer, (out[0] if isinstance(out, tuple) else out) * (1e6 if layer == 29 else 1)))
     with pytest.raises(FeatureFileError, match=r"row \d: a hidden state is not finite in float16 .largest [1-9]"): lm.features(mixed_bank(3), tmp_path / "f")
     assert not (tmp_path / "f").exists()
 
@@ -555,7 +561,7 @@ except CompanionError as e: print(json.dumps(str(e)))
 
 @pytest.mark.model
 def test_a_hub_id_is_read_from_the_local_hub_cache_without_network(tmp_path):
-    from routercompanion.assets import get_asset
+    from routercompanion.assets.store import get_asset
     source, base, commit = get_asset(SMALL), tmp_path / "hub" / "models--our-org--tiny-model", "f" * 40
     (base / "snapshots" / commit).mkdir(parents=True)
     (base / "refs").mkdir()

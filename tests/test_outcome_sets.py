@@ -15,14 +15,27 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from routercompanion import outcomes as module
-from routercompanion.banks import query_id
+from routercompanion.data.bank import query_id
 from routercompanion.core import UnknownNameError, project_root
-from routercompanion.outcomes import (OUTCOME_SETS, AlignmentError, CostError, CsvError, DuplicateIdError, OutcomeError, OutcomeFileError, OutcomeTable,
-                                      RefusedPickleError, SchemaError, ScoreRangeError, ShapeError, SourceError, from_llmrouterbench, from_routerarena,
-                                      iter_outcomes, load_csv, load_embedllm, load_mixinstruct, load_open_llm_leaderboard, load_routerbench, load_routerdc,
-                                      load_routellm, load_sprout, params_from_name, read_pickled_frame, summarise_blocks, to_llmrouterbench, to_routerarena,
-                                      write_outcomes)
+from routercompanion.data.blocks import iter_outcomes, summarise_blocks, write_outcomes
+from routercompanion.data.outcomes import (
+    AlignmentError, CostError, DuplicateIdError, OutcomeError, OutcomeFileError, OutcomeTable,
+    ScoreRangeError, ShapeError,
+)
+from routercompanion.data.own_csv import CsvError, load_csv
+from routercompanion.data.sets.carrot import load_open_llm_leaderboard, load_sprout
+from routercompanion.data.sets.embedllm import load_embedllm
+from routercompanion.data.sets.exchange import (
+    from_llmrouterbench, from_routerarena, to_llmrouterbench, to_routerarena,
+)
+from routercompanion.data.sets.mixinstruct import load_mixinstruct
+from routercompanion.data.sets.pickles import RefusedPickleError, read_pickled_frame
+from routercompanion.data.sets.routellm import load_routellm
+from routercompanion.data.sets.routerbench import load_routerbench
+from routercompanion.data.sets.routerdc import load_routerdc
+from routercompanion.data.sets.sources import (
+    OUTCOME_SETS, SchemaError, SourceError, params_from_name,
+)
 
 quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 NAN = float("nan")
@@ -207,15 +220,15 @@ def test_source_absent_empty_or_from_the_lock(name, tmp_path, monkeypatch):
         assets = {asset: {}}
         @classmethod
         def load(cls): return cls
-    monkeypatch.setattr(module, "Lock", OneAsset)
-    monkeypatch.setattr(module, "get_asset", lambda a, lock: asked.append(a) or tmp_path / "set")
+    monkeypatch.setattr(sources, "Lock", OneAsset)
+    monkeypatch.setattr(sources, "get_asset", lambda a, lock: asked.append(a) or tmp_path / "set")
     assert LOADERS[name]().equals(expected) and asked == [asset]
     OneAsset.assets = {}
     with pytest.raises(SourceError, match="not in the asset lock. Download it .*pass source=FOLDER"): LOADERS[name]()
 
 
 def test_lock_holds_what_the_project_says():
-    from routercompanion.assets import Lock
+    from routercompanion.assets.lock import Lock
     assert {OUTCOME_SETS[n].asset for n in ("routellm", "routerdc", "routerbench")} <= set(Lock.load().assets)
 
 
@@ -635,7 +648,7 @@ def test_llmrouterbench_newest_demo_and_conflicts(tmp_path):
 
 def test_loaders_are_where_the_design_says():
     for name in ("load_routerbench", "load_embedllm", "load_mixinstruct", "load_sprout", "load_open_llm_leaderboard", "load_routellm", "load_routerdc", "load_csv"):
-        assert name in module.__all__ and getattr(module, name).__module__ == "routercompanion.outcomes"
+        assert name in data.__all__ and getattr(data, name).__module__.startswith("routercompanion.data.")
 
 
 # ------------------------------------------------------------------ the real files, where a mirror is at hand

@@ -15,13 +15,18 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import binomtest
 
-from routercompanion import outcomes
-from routercompanion.banks import query_id
+from routercompanion.data import own_csv
+from routercompanion.data.bank import query_id
 from routercompanion.core import CompanionError, UnknownNameError
-from routercompanion.outcomes import (COSTS, AlignmentError, CostError, CsvError, DuplicateIdError, MissingOutcomeError,
-                                      OutcomeError, OutcomeFileError, OutcomeTable, PairedCounts, ScoreRangeError, ShapeError,
-                                      accuracy_gap, correct_by_rule, evidence_check,
-                                      label_flip_rate, load_csv, newcombe_interval, paired_counts, wilson_interval)
+from routercompanion.data.evidence import (
+    accuracy_gap, evidence_check, label_flip_rate, paired_counts,
+)
+from routercompanion.data.outcomes import (
+    AlignmentError, COSTS, CostError, DuplicateIdError, MissingOutcomeError, OutcomeError,
+    OutcomeFileError, OutcomeTable, ScoreRangeError, ShapeError, correct_by_rule,
+)
+from routercompanion.data.own_csv import CsvError, load_csv
+from routercompanion.metrics.tests import PairedCounts, newcombe_interval, wilson_interval
 
 quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8)
@@ -330,16 +335,16 @@ def test_csv_by_columns_is_csv_by_cell(rows, end, delimiter, ended, cut):
     lines = [delimiter.join(r) for r in [("prompt", "task", "score:a", "score:b", "tokens:a"), *rows]]
     text = end.join(lines) + end * ended
     text = text[:len(text) - (cut if cut < 20 else 0)]
-    bulk = read_by(outcomes._csv_bulk, text, delimiter)
-    assert bulk is None or bulk == read_by(outcomes._csv_by_cell, text, delimiter)
+    bulk = read_by(own_csv._csv_bulk, text, delimiter)
+    assert bulk is None or bulk == read_by(own_csv._csv_by_cell, text, delimiter)
 
 
 @pytest.mark.parametrize("value", SPELLINGS)
 @pytest.mark.parametrize("prompt", ["plain", '"quoted, ""twice"""', '"two\nlines"'])
 def test_common_spellings_are_read_by_columns(value, prompt):
     text = f"prompt,a\n{prompt},{value}\nlast,{value}\n"
-    bulk = read_by(outcomes._csv_bulk, text)
-    assert bulk is not None and bulk == read_by(outcomes._csv_by_cell, text)
+    bulk = read_by(own_csv._csv_bulk, text)
+    assert bulk is not None and bulk == read_by(own_csv._csv_by_cell, text)
 
 
 @given(st.text())

@@ -13,13 +13,13 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from routercompanion import pipeline
-from routercompanion.cli import read_lock
+from routercompanion.reproduce import book, graph, notebooks
+from routercompanion.reproduce.checks import read_lock
 from routercompanion.core import project_root
 
 ROOT = project_root(Path(__file__).parent)
 NOTEBOOKS = sorted(p for p in ROOT.glob("nbs/**/*.ipynb") if not any(part.startswith((".", "_")) for part in p.relative_to(ROOT).parts))
-LIBRARY = [p for p in NOTEBOOKS if p.parent.name == "nbs"]
+LIBRARY = [p for p in NOTEBOOKS if p.relative_to(ROOT / "nbs").parts[0] not in ("papers", "course")]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCK = ROOT / "data/environment.lock"
 name_of = lambda p: p.relative_to(ROOT / "nbs").with_suffix("").as_posix()
@@ -32,7 +32,7 @@ def test_export_reproduces_the_library_byte_for_byte(tmp_path):
     shutil.copy(ROOT / "routercompanion/__init__.py", tmp_path / "routercompanion/__init__.py")
     done = subprocess.run([Path(sys.executable).with_name("nbdev-export")], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    files = lambda root: {p.name: p.read_text() for p in sorted((root / "routercompanion").glob("*.py"))}
+    files = lambda root: {p.relative_to(root).as_posix(): p.read_text() for p in sorted((root / "routercompanion").rglob("*.py"))}
     fresh, committed = files(tmp_path), files(ROOT)
     assert sorted(fresh) == sorted(committed)
     assert [n for n in fresh if fresh[n] != committed[n]] == [], "run `make export`, and never edit routercompanion/ by hand"
@@ -57,7 +57,7 @@ def test_settings_and_pyproject_agree():
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
 def test_notebook_is_committed_executed_and_clean(path):
-    nb = pipeline.read_notebook(path)
+    nb = notebooks.read_notebook(path)
     code = [c for c in nb.cells if c.cell_type == "code" and c.source.strip()]
     assert [c.execution_count for c in code] == list(range(1, len(code) + 1)), "run `make notebooks`: this one was not executed top to bottom"
     assert not [o.ename for c in code for o in c.outputs if o.output_type == "error"]
@@ -68,13 +68,13 @@ def test_notebook_is_committed_executed_and_clean(path):
     assert not re.search(r"\d%\|.*(it/s|s/it)", "".join(o.get("text", "") for c in code for o in c.outputs)), "a progress bar: its speed changes from run to run"
 
 
-@pytest.mark.parametrize("step", [s for s in pipeline.project_steps(ROOT)], ids=lambda s: s.name)
-def test_every_step_passes_its_preflight(step): pipeline.preflight(step, ROOT, step.parameters)
+@pytest.mark.parametrize("step", [s for s in graph.project_steps(ROOT)], ids=lambda s: s.name)
+def test_every_step_passes_its_preflight(step): notebooks.preflight(step, ROOT, step.parameters)
 
 
-@pytest.mark.parametrize("path", [p for p in LIBRARY if p.stem != "index"], ids=name_of)
+@pytest.mark.parametrize("path", [p for p in LIBRARY if p.stem != "index" and "## Exercises" in p.read_text(encoding="utf-8")], ids=name_of)
 def test_library_notebook_is_a_lesson(path):
-    cells = pipeline.read_notebook(path).cells
+    cells = notebooks.read_notebook(path).cells
     first, last = cells[0].source, "\n".join(c.source for c in cells[-4:] if c.cell_type == "markdown")
     assert first.startswith("# ") and re.search(r"^> ", first, re.M), "an H1, then a > subtitle"
     assert "## Exercises" in last and "<details><summary>Solutions</summary>" in last
@@ -84,27 +84,28 @@ def test_library_notebook_is_a_lesson(path):
 @pytest.mark.parametrize("path", LIBRARY, ids=name_of)
 def test_library_notebook_runs(path, tmp_path):
     "The library notebooks are tests: each runs alone, in a fresh kernel, in its own small default profile."
-    pipeline.execute(path, tmp_path / "out.ipynb", {}, root=ROOT, state=tmp_path / "state")
+    notebooks.execute(path, tmp_path / "out.ipynb", {}, root=ROOT, state=tmp_path / "state")
 
 
-def test_readme_is_the_index_notebook(): assert (ROOT / "README.md").read_text(encoding="utf-8") == pipeline.make_readme(ROOT), "run `make readme`"
+def test_readme_is_the_index_notebook(): assert (ROOT / "README.md").read_text(encoding="utf-8") == book.make_readme(ROOT), "run `make readme`"
 
 
 def test_no_relative_imports_and_no_pickle():
     "Notebooks import by full name (nbdev-export makes that relative in the library), and nothing reads or writes a pickle (but for the allow-list reader of public files)."
     for path in NOTEBOOKS:
-        code = "\n".join(pipeline.code_sources(path))
+        code = "\n".join(notebooks.code_sources(path))
         assert not re.search(r"^\s*from \.", code, re.M), path
         assert not re.search(r"import pickle\b|^\s*from pickle import (?!Unpickler, UnpicklingError\b)|^\s*(import|from) (cloudpickle|dill)\b|\b(pd\.read_pickle|torch\.load|joblib\.load)\(|allow_pickle=True", code, re.M), path
 
 
-LAYERS = {p.stem.split("_", 1)[1]: int(p.stem[:2]) for p in LIBRARY if p.stem[:2].isdigit()}
+LAYERS = {name_of(p).partition("_")[2].replace("/", "."): int(name_of(p)[0]) for p in LIBRARY if p.stem != "index"}
+ORDER = {"core": -3, "parallel": -2, "assets": -1}   # inside floor 0
 
 
 @pytest.mark.parametrize("module", sorted(LAYERS))
 def test_imports_point_down(module):
-    text = (ROOT / "routercompanion" / f"{module}.py").read_text()
-    assert [m for m in pipeline.imported_modules(text) & set(LAYERS) if LAYERS[m] >= LAYERS[module]] == []
+    text, floor = (ROOT / "routercompanion" / f"{module.replace('.', '/')}.py").read_text(), lambda m: ORDER.get(m.split(".")[0], LAYERS[m])
+    assert [m for m in graph.imported_modules(text, inside=module.rpartition(".")[0]) & set(LAYERS) if floor(m) > floor(module) or floor(m) == floor(module) and m.split(".")[0] != module.split(".")[0]] == []
 
 
 def text_files():

@@ -13,7 +13,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from routercompanion import pipeline as P
+from routercompanion import core
+from routercompanion.reproduce import book, graph, notebooks, run as run_module, store
 from routercompanion.core import CompanionError
 
 PAPER = {"out": "{out}", "profile": "{profile}", "inputs": "{inputs}"}
@@ -44,12 +45,12 @@ def make_project(root):
 
 
 def make_steps():
-    return [P.Step("three", "nbs/three.ipynb", needs=("one", "two"), parameters=PAPER, outputs=("report.md",)),
-            P.Step("one", "nbs/one.ipynb", parameters=PAPER, data=("data",)), P.Step("two", "nbs/two.ipynb", needs=("one",), parameters=PAPER)]
+    return [graph.Step("three", "nbs/three.ipynb", needs=("one", "two"), parameters=PAPER, outputs=("report.md",)),
+            graph.Step("one", "nbs/one.ipynb", parameters=PAPER, data=("data",)), graph.Step("two", "nbs/two.ipynb", needs=("one",), parameters=PAPER)]
 
 
 def run(root, steps=None, **kwargs):
-    return [r.status for r in P.run_pipeline(steps or make_steps(), root, profile="smoke", quiet=True, **kwargs)]
+    return [r.status for r in run_module.run_pipeline(steps or make_steps(), root, profile="smoke", quiet=True, **kwargs)]
 
 
 def published(root): return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted((root / "figures").rglob("*")) if p.is_file()}
@@ -136,7 +137,7 @@ def test_kept_file_belongs_to_the_result(tmp_path):
     write_notebook(tmp_path / "nbs/one.ipynb", "import json\nfrom pathlib import Path",
                    f"big = Path({str(big)!r})\nbig.parent.mkdir(exist_ok=True)\nbig.write_text('features')",
                    "Path(out, 'provenance.json').write_text(json.dumps({'kept': [str(big)]}))")
-    steps = [P.Step("one", "nbs/one.ipynb", parameters=PAPER)]
+    steps = [graph.Step("one", "nbs/one.ipynb", parameters=PAPER)]
     assert run(tmp_path, steps) == ["ran"] and run(tmp_path, steps) == ["cached"]
     big.unlink()
     assert run(tmp_path, steps) == ["ran"] and big.exists()
@@ -153,7 +154,7 @@ def test_renamed_output_leaves_no_orphan(project):
 
 def test_two_steps_may_not_write_one_file(project):
     write_notebook(project / "nbs/four.ipynb", "from pathlib import Path\nPath(out, 'square.csv').write_text('mine')")
-    with pytest.raises(P.StepError, match="'two' both write square.csv"): run(project, make_steps() + [P.Step("four", "nbs/four.ipynb", parameters=PAPER)])
+    with pytest.raises(notebooks.StepError, match="'two' both write square.csv"): run(project, make_steps() + [graph.Step("four", "nbs/four.ipynb", parameters=PAPER)])
 
 
 def test_again_runs_everything_and_gives_the_same_bytes(project, finished):
@@ -169,30 +170,30 @@ def test_only_runs_the_step_and_what_it_needs(tmp_path):
 # ---------------------------------------------------------------- bad input
 
 def test_parameter_that_the_notebook_does_not_declare(project):
-    with pytest.raises(P.StepError, match="does not declare the parameter sample"):
-        run(project, [P.Step("one", "nbs/one.ipynb", parameters=PAPER | {"sample": 3})])
+    with pytest.raises(notebooks.StepError, match="does not declare the parameter sample"):
+        run(project, [graph.Step("one", "nbs/one.ipynb", parameters=PAPER | {"sample": 3})])
 
 
 def test_notebook_without_parameters_cell(project):
     write_notebook(project / "nbs/bare.ipynb", "profile = 'smoke'", parameters=None)
-    with pytest.raises(P.StepError, match="bare.ipynb has no cell tagged 'parameters'"): run(project, [P.Step("bare", "nbs/bare.ipynb", parameters=PAPER)])
+    with pytest.raises(notebooks.StepError, match="bare.ipynb has no cell tagged 'parameters'"): run(project, [graph.Step("bare", "nbs/bare.ipynb", parameters=PAPER)])
 
 
 def test_missing_and_broken_notebook(project):
-    with pytest.raises(P.StepError, match="no such notebook"): run(project, [P.Step("x", "nbs/nowhere.ipynb", parameters=PAPER)])
+    with pytest.raises(notebooks.StepError, match="no such notebook"): run(project, [graph.Step("x", "nbs/nowhere.ipynb", parameters=PAPER)])
     (project / "nbs/half.ipynb").write_text((project / "nbs/one.ipynb").read_text()[:200])
-    with pytest.raises(P.StepError, match="not a readable notebook"): run(project, [P.Step("x", "nbs/half.ipynb")])
+    with pytest.raises(notebooks.StepError, match="not a readable notebook"): run(project, [graph.Step("x", "nbs/half.ipynb")])
 
 
 def test_unknown_profile(project):
-    with pytest.raises(CompanionError, match="Unknown profile 'huge'. Known: bench"): P.run_pipeline(make_steps(), project, profile="huge", quiet=True)
+    with pytest.raises(CompanionError, match="Unknown profile 'huge'. Known: bench"): run_module.run_pipeline(make_steps(), project, profile="huge", quiet=True)
 
 
 def test_failing_cell_is_named_and_kept_and_nothing_is_published(project, finished):
     nb = nbformat.read(project / "nbs/two.ipynb", 4)
     nb.cells[2].source += "\n1 / 0"
     nbformat.write(nb, project / "nbs/two.ipynb")
-    with pytest.raises(P.StepError, match=r"two.ipynb: cell In \[\d+\].* raised ZeroDivisionError: division by zero") as e: run(project)
+    with pytest.raises(notebooks.StepError, match=r"two.ipynb: cell In \[\d+\].* raised ZeroDivisionError: division by zero") as e: run(project)
     kept = project / ".routercompanion/smoke/failed/two.ipynb"
     assert str(kept) in str(e.value) and "ZeroDivisionError" in kept.read_text()
     assert published(project) == finished[1], "the old results stay as they were"
@@ -200,11 +201,11 @@ def test_failing_cell_is_named_and_kept_and_nothing_is_published(project, finish
 
 def test_dying_kernel_is_named(project):
     write_notebook(project / "nbs/dies.ipynb", "import os\nos._exit(9)")
-    with pytest.raises(P.StepError, match="dies.ipynb: the kernel stopped"): run(project, [P.Step("dies", "nbs/dies.ipynb", parameters=PAPER)])
+    with pytest.raises(notebooks.StepError, match="dies.ipynb: the kernel stopped"): run(project, [graph.Step("dies", "nbs/dies.ipynb", parameters=PAPER)])
 
 
 def test_second_run_at_the_same_time_is_refused(project):
-    with P.Workspace(project, "smoke").lock(), pytest.raises(CompanionError, match="Another run holds"): run(project)
+    with store.Workspace(project, "smoke").lock(), pytest.raises(CompanionError, match="Another run holds"): run(project)
 
 
 def test_kernel_ignores_the_user(tmp_path, monkeypatch):
@@ -218,7 +219,7 @@ def test_kernel_ignores_the_user(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(home))
     write_notebook(tmp_path / "nbs/one.ipynb", "import os, sys\nassert 'intruder' not in globals()", "assert os.environ['PYTHONHASHSEED'] == '0'\n"
                    f"assert sys.executable == {sys.executable!r} and os.getcwd() == {str(tmp_path)!r}")
-    assert run(tmp_path, [P.Step("one", "nbs/one.ipynb", parameters=PAPER)]) == ["ran"]
+    assert run(tmp_path, [graph.Step("one", "nbs/one.ipynb", parameters=PAPER)]) == ["ran"]
 
 
 # ---------------------------------------------------------------- SIGKILL at any moment
@@ -296,21 +297,21 @@ def test_killed_at_random_times(finished, tmp_path):
 # ---------------------------------------------------------------- the book
 
 def test_book_opens_from_disk_and_is_rebuilt_only_when_needed(project):
-    ws, steps = P.Workspace(project, "smoke"), make_steps()
+    ws, steps = store.Workspace(project, "smoke"), make_steps()
     nb = nbformat.read(project / "nbs/one.ipynb", 4)
     nb.cells.insert(0, nbformat.v4.new_markdown_cell("# One\n\nInline $\\rho^2$ and\n\n$$\\operatorname{route}(q) = \\arg\\max_m \\hat Q_m(q) - \\lambda c_m$$"))
     nbformat.write(nb, project / "nbs/one.ipynb")
     shutil.rmtree(project / ".routercompanion/smoke/steps/one")
     run(project)
-    index = P.build_book(ws, steps, quiet=True)
+    index = book.build_book(ws, steps, quiet=True)
     pages = {p.relative_to(project / "_book").as_posix(): p.read_text() for p in (project / "_book").rglob("*.html")}
     assert index == project / "_book/index.html" and {"results.html", "library/one.html"} <= set(pages)
     assert "<msup>" in pages["library/one.html"] and "math-source" not in pages["library/one.html"] and "MathJax" not in pages["library/one.html"]
     for file in ("count.csv", "square.svg"):
         assert f'figures/smoke/{file}"' in pages["results.html"] and (project / "_book/figures/smoke" / file).is_file()
-    assert P.external_requests(project / "_book") == []
+    assert book.external_requests(project / "_book") == []
     stamp = index.stat().st_mtime_ns
-    P.build_book(ws, steps, quiet=True)
+    book.build_book(ws, steps, quiet=True)
     assert index.stat().st_mtime_ns == stamp
     assert not (ws.state / "work/book").exists()
 
@@ -318,61 +319,61 @@ def test_book_opens_from_disk_and_is_rebuilt_only_when_needed(project):
 @pytest.mark.parametrize("notebook", sorted(Path(__file__).parents[1].glob("nbs/**/*.ipynb")), ids=lambda p: p.stem)
 def test_every_formula_can_be_shown(notebook):
     import re
-    text = "\n".join(c.source for c in P.read_notebook(notebook).cells if c.cell_type == "markdown")
+    text = "\n".join(c.source for c in notebooks.read_notebook(notebook).cells if c.cell_type == "markdown")
     text = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.S)
     formulas = [(m[0], True) for m in re.finditer(r"(?<=\$\$).+?(?=\$\$)", text, re.S)][::2]
     formulas += [(m[1], False) for m in re.finditer(r"(?<![\\$\w])\$([^$\n]+?)\$(?![\w$])", re.sub(r"\$\$.+?\$\$", "", text, flags=re.S))]
-    assert [f for f, block in formulas if "math-source" in P.to_mathml(f, block)] == []
+    assert [f for f, block in formulas if "math-source" in book.to_mathml(f, block)] == []
 
 
 # ---------------------------------------------------------------- this project's own table
 
 def test_project_steps_are_a_graph_with_unique_names():
-    steps = P.project_steps()
-    assert [s.name for s in P.sort_steps(steps, ["papers/xbench"])] == ["papers/outcomes", "papers/features", "papers/xbench"]
-    assert {"00_core", "90_pipeline", "91_cli"} <= {s.name for s in steps}
+    steps = graph.project_steps()
+    assert [s.name for s in graph.sort_steps(steps, ["papers/xbench"])] == ["papers/outcomes", "papers/features", "papers/xbench"]
+    assert {"0_core", "9_reproduce/run", "9_reproduce/cli"} <= {s.name for s in steps}
 
 
 def test_a_step_says_in_which_profiles_it_exists():
     "The embedded bank's notebooks do not run on the papers' own prompt files, nor the other way round; the library runs everywhere."
-    names = {p: [s.name for s in P.project_steps(profile=p)] for p in ("smoke", "embedded", "bench", "paper")}
+    names = {p: [s.name for s in graph.project_steps(profile=p)] for p in ("smoke", "embedded", "bench", "paper")}
     assert names["smoke"] == names["embedded"] and names["bench"] == names["paper"]
     assert "papers/xbench" in names["smoke"] and "papers/xbench_bench" not in names["smoke"]
-    assert [n for n in names["bench"] if n.startswith("papers/")] == ["papers/xbench_bench", "papers/who_routes_bench", "papers/confidence_bench", "papers/cscr_bench"] and {"00_core", "90_pipeline"} <= set(names["bench"])
-    assert {n for part in names.values() for n in part} == {s.name for s in P.project_steps()}
-    for part in names: P.sort_steps(P.project_steps(profile=part))   # no step needs one of another profile
-    with pytest.raises(CompanionError, match="profile"): P.project_steps(profile="bnech")
+    assert [n for n in names["bench"] if n.startswith("papers/")] == ["papers/xbench_bench", "papers/who_routes_bench", "papers/confidence_bench", "papers/cscr_bench"] and {"0_core", "9_reproduce/run"} <= set(names["bench"])
+    assert {n for part in names.values() for n in part} == {s.name for s in graph.project_steps()}
+    for part in names: graph.sort_steps(graph.project_steps(profile=part))   # no step needs one of another profile
+    with pytest.raises(CompanionError, match="profile"): graph.project_steps(profile="bnech")
 
 
 def test_items_of_another_profile():
     "An item comes from the notebook that makes it in this profile; one that is not made there says where it is."
-    steps, table = P.project_steps(profile="bench"), P.list_items(profile="bench")
-    assert P.steps_for("xbench_table1", steps, table) == P.steps_for("papers/xbench_bench", steps, table) == ["papers/xbench_bench"]
-    assert P.list_items(profile="embedded").set_index("id").notebook["xbench_table1"] == "papers/xbench"
-    with pytest.raises(CompanionError, match=r"does not run in this profile. Choose one of smoke, embedded"): P.steps_for("papers/features", steps, table)
+    steps, table = graph.project_steps(profile="bench"), store.list_items(profile="bench")
+    assert store.steps_for("xbench_table1", steps, table) == store.steps_for("papers/xbench_bench", steps, table) == ["papers/xbench_bench"]
+    assert store.list_items(profile="embedded").set_index("id").notebook["xbench_table1"] == "papers/xbench"
+    with pytest.raises(CompanionError, match=r"does not run in this profile. Choose one of smoke, embedded"): store.steps_for("papers/features", steps, table)
     table.loc[table.id == "xbench_table1", "notebook"] = "papers/features"
-    with pytest.raises(CompanionError, match=r"not made in this profile: it comes from papers/features \(profiles smoke, embedded\)"): P.steps_for("xbench_table1", steps, table)
+    with pytest.raises(CompanionError, match=r"not made in this profile: it comes from papers/features \(profiles smoke, embedded\)"): store.steps_for("xbench_table1", steps, table)
 
 
 def test_items_become_stale_when_edited(project):
     (project / "data/paper").mkdir()
     (project / "data/paper/items.csv").write_text("paper,item,title,status,notebook,note\ncount,md,c,analogue,two,\nsquare,x,s,planned,five,later\n")
     manifest = json.loads((project / "figures/smoke/manifest.json").read_text())
-    assert P.item_files(manifest, "square") and not P.item_files(manifest, "squ")
-    ws = P.Workspace(project, "smoke")
-    assert P.item_state(ws, P.item_files(manifest, "square")) == "present" and P.item_state(ws, {}) == "missing"
+    assert store.item_files(manifest, "square") and not store.item_files(manifest, "squ")
+    ws = store.Workspace(project, "smoke")
+    assert store.item_state(ws, store.item_files(manifest, "square")) == "present" and store.item_state(ws, {}) == "missing"
     (ws.figures / "square.csv").write_text("n2\n145\n")
-    assert P.item_state(ws, P.item_files(manifest, "square")) == "stale"
-    table = P.list_items(project, "smoke")
-    assert P.steps_for("count_md", make_steps(), table) == ["two"]
-    with pytest.raises(CompanionError, match="has no notebook yet: planned"): P.steps_for("square_x", make_steps(), table)
-    with pytest.raises(CompanionError, match="Unknown item or step 'table9'"): P.steps_for("table9", make_steps(), table)
+    assert store.item_state(ws, store.item_files(manifest, "square")) == "stale"
+    table = store.list_items(project, "smoke")
+    assert store.steps_for("count_md", make_steps(), table) == ["two"]
+    with pytest.raises(CompanionError, match="has no notebook yet: planned"): store.steps_for("square_x", make_steps(), table)
+    with pytest.raises(CompanionError, match="Unknown item or step 'table9'"): store.steps_for("table9", make_steps(), table)
 
 
 def test_key_follows_imports_through_the_library():
-    package = P.project_root() / "routercompanion"
-    found = P.library_hashes(["from routercompanion.probes import DirichletProbe"], package)
-    assert {"probes", "routing", "core"} <= set(found) and not {"pipeline", "cli", "plots"} & set(found)
+    package = core.project_root() / "routercompanion"
+    found = graph.library_hashes(["from routercompanion.routers.difficulty.probes import DirichletProbe"], package)
+    assert {"routers.difficulty.probes", "routers.base", "core"} <= set(found) and not {"reproduce.run", "reproduce.cli", "report.figures"} & set(found)
 
 
 # ---------------------------------------------------------------- one command, and the committed notebooks
@@ -387,64 +388,64 @@ def small_repository(tmp_path, monkeypatch):
                    parameters='profile = "smoke"\nout = ""\nfrom_scratch = False')
     (tmp_path / "data/paper").mkdir(parents=True)
     (tmp_path / "data/paper/items.csv").write_text("paper,item,title,status,notebook,note\nx,Table 1,A table,analogue,papers/x,\n")
-    monkeypatch.setattr(P, "PAPERS", (P.Step("papers/x", "nbs/papers/x.ipynb", parameters=P.SCALE | P.SCRATCH),))
+    for module in (graph, store): monkeypatch.setattr(module, "PAPERS", (graph.Step("papers/x", "nbs/papers/x.ipynb", parameters=graph.SCALE | graph.SCRATCH),))
     return tmp_path
 
 
 def test_reproduce_runs_everything_and_builds_the_book(small_repository, capsys):
-    results = P.reproduce(small_repository, profile="smoke")
+    results = run_module.reproduce(small_repository, profile="smoke")
     assert [(r.name, r.status) for r in results] == [("00_a", "ran"), ("index", "ran"), ("papers/x", "ran")]
     assert "papers/x" in capsys.readouterr().out and (small_repository / "figures/smoke/x_table1.csv").read_text() == "a\nsmoke\n"
     results = (small_repository / "_book/results.html").read_text()
     assert "A table" in results and "analogue" in results and (small_repository / "_book/papers/x.html").exists()
-    assert [r.status for r in P.reproduce(small_repository, profile="smoke", only="x_table1", quiet=True)] == ["cached"]
-    again = P.reproduce(small_repository, profile="smoke", quiet=True, from_scratch=True, book=False)
+    assert [r.status for r in run_module.reproduce(small_repository, profile="smoke", only="x_table1", quiet=True)] == ["cached"]
+    again = run_module.reproduce(small_repository, profile="smoke", quiet=True, from_scratch=True, book=False)
     assert {r.status for r in again} == {"ran"}
-    with pytest.raises(CompanionError, match="Unknown item"): P.reproduce(small_repository, profile="smoke", only="y_table1", quiet=True)
+    with pytest.raises(CompanionError, match="Unknown item"): run_module.reproduce(small_repository, profile="smoke", only="y_table1", quiet=True)
 
 
 def test_committed_notebooks_are_executed_clean_and_stable(small_repository):
-    names = P.commit_notebooks(small_repository, profile="smoke", quiet=True)
+    names = run_module.commit_notebooks(small_repository, profile="smoke", quiet=True)
     assert set(names) == {"nbs/index.ipynb", "nbs/00_a.ipynb", "nbs/papers/x.ipynb"}
     first = {n: (small_repository / n).read_bytes() for n in names}
-    nb = P.read_notebook(small_repository / "nbs/papers/x.ipynb")
-    assert P.tagged(nb, "parameters") == 0 and P.tagged(nb, "injected-parameters") == -1 and [c.execution_count for c in nb.cells] == [1, 2]
+    nb = notebooks.read_notebook(small_repository / "nbs/papers/x.ipynb")
+    assert notebooks.tagged(nb, "parameters") == 0 and notebooks.tagged(nb, "injected-parameters") == -1 and [c.execution_count for c in nb.cells] == [1, 2]
     assert nb.cells[1].outputs[0].data["text/plain"] == "'smoke'"
     assert "0x" not in first["nbs/00_a.ipynb"].decode() and "<object object>" in first["nbs/00_a.ipynb"].decode()
-    P.commit_notebooks(small_repository, profile="smoke", quiet=True)
+    run_module.commit_notebooks(small_repository, profile="smoke", quiet=True)
     assert {n: (small_repository / n).read_bytes() for n in names} == first, "a second run changes no byte"
-    assert {r.status for r in P.reproduce(small_repository, profile="smoke", quiet=True, book=False)} == {"cached"}
+    assert {r.status for r in run_module.reproduce(small_repository, profile="smoke", quiet=True, book=False)} == {"cached"}
 
 
 def test_outputs_of_another_profile_than_the_stated_one_are_refused(small_repository):
-    with pytest.raises(P.StepError, match="says profile = 'smoke', but its outputs are from 'embedded'"):
-        P.commit_notebooks(small_repository, profile="embedded", quiet=True)
+    with pytest.raises(notebooks.StepError, match="says profile = 'smoke', but its outputs are from 'embedded'"):
+        run_module.commit_notebooks(small_repository, profile="embedded", quiet=True)
 
 
 def test_edited_prose_reaches_notebooks_and_book_without_a_run(small_repository):
-    P.commit_notebooks(small_repository, profile="smoke", quiet=True)
-    steps, ws, path = P.project_steps(small_repository), P.Workspace(small_repository, "smoke"), small_repository / "nbs/papers/x.ipynb"
-    nb = P.read_notebook(path)
+    run_module.commit_notebooks(small_repository, profile="smoke", quiet=True)
+    steps, ws, path = graph.project_steps(small_repository), store.Workspace(small_repository, "smoke"), small_repository / "nbs/papers/x.ipynb"
+    nb = notebooks.read_notebook(path)
     nb.cells.insert(0, nbformat.v4.new_markdown_cell("# A mended sentence"))
-    P.save_notebook(nb, path)
-    assert {r.status for r in P.reproduce(small_repository, profile="smoke", quiet=True, book=False)} == {"cached"}
-    P.write_book_sources(ws, steps, small_repository / "book")
-    page = P.read_notebook(small_repository / "book/papers/x.ipynb")
-    assert page.cells[0].source == "# A mended sentence" and P.tagged(page, "injected-parameters") == 2
+    notebooks.save_notebook(nb, path)
+    assert {r.status for r in run_module.reproduce(small_repository, profile="smoke", quiet=True, book=False)} == {"cached"}
+    book.write_book_sources(ws, steps, small_repository / "book")
+    page = notebooks.read_notebook(small_repository / "book/papers/x.ipynb")
+    assert page.cells[0].source == "# A mended sentence" and notebooks.tagged(page, "injected-parameters") == 2
     before = path.read_bytes()
-    P.commit_notebooks(small_repository, profile="smoke", again=False, quiet=True)
+    run_module.commit_notebooks(small_repository, profile="smoke", again=False, quiet=True)
     assert path.read_bytes() == before, "the mended sentence stays, and the outputs with it"
     nb.cells[-1].source += "\n1 / 1"
-    P.save_notebook(nb, path)   # other code than the record's: the book shows what really ran
-    P.write_book_sources(ws, steps, small_repository / "book2")
-    assert P.read_notebook(small_repository / "book2/papers/x.ipynb").cells[-1].source.endswith("\nprofile")
+    notebooks.save_notebook(nb, path)   # other code than the record's: the book shows what really ran
+    book.write_book_sources(ws, steps, small_repository / "book2")
+    assert notebooks.read_notebook(small_repository / "book2/papers/x.ipynb").cells[-1].source.endswith("\nprofile")
 
 
 def test_interrupted_new_start_resumes(project, finished):
     "`again` forgets once: after a failure in the third step, the first two are not run a third time."
     good = (project / "nbs/three.ipynb").read_text()
     (project / "nbs/three.ipynb").write_text(good.replace("import json", "import json; 1 / 0"))
-    with pytest.raises(P.StepError): run(project, again=True)
+    with pytest.raises(notebooks.StepError): run(project, again=True)
     (project / "nbs/three.ipynb").write_text(good)
     assert run(project, again=True) == ["cached", "cached", "ran"] and published(project) == finished[1]
     assert run(project, again=True) == ["ran"] * 3

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.text import Text
 
-from routercompanion import plots
+from routercompanion.report import diagrams, figures, style, tables
 from routercompanion.core import CompanionError, UnknownNameError, file_hash
 
 
@@ -35,7 +35,7 @@ def curve(strength, n=200, seed=0):
 
 
 SHORT = {"ProbeDirichlet": "DirichletProbe", "ProbeMean": "MeanProbe", "ProbeFinal": "FinalLayerProbe"}   # the papers' names of the same routers
-ROUTERS = [n for n in plots.ROUTER_LOOK if n not in ("Random", "Oracle", "GainOracle", "LabelOracle", *SHORT)]
+ROUTERS = [n for n in style.ROUTER_LOOK if n not in ("Random", "Oracle", "GainOracle", "LabelOracle", *SHORT)]
 
 
 def many_curves(): return {n: curve(.2 * i, seed=0) for i, n in enumerate(ROUTERS)}
@@ -64,22 +64,22 @@ def pool_curves(): return {n: deferral(.5 + .03 * i) for i, n in enumerate(["K-N
 
 def deferral_figure(**options):
     c = pool_curves()
-    return plots.plot_deferral_curves(c, oracle=deferral(.9), random=deferral(.45), bands={"K-NN": (c["K-NN"].cost, c["K-NN"].quality - .02, c["K-NN"].quality + .02)},
+    return figures.plot_deferral_curves(c, oracle=deferral(.9), random=deferral(.45), bands={"K-NN": (c["K-NN"].cost, c["K-NN"].quality - .02, c["K-NN"].quality + .02)},
                                       models=([1, 7, 70], [.3, .4, .6]), **options).figure
 
 
 FIGURES = {
     "deferral": deferral_figure,
     "deferral, log": lambda: deferral_figure(log=True, title="A pool"),
-    "routing rates": lambda: plots.plot_routing_rates({"K-NN": curve(.5), "MF": curve(.2)}, oracle=curve(1e6), small="Llama-2-7B", large="Llama-2-70B", title="A pair").figure,
-    "curves": lambda: plots.plot_call_rate_curves(many_curves(), oracle=curve(1e6)).figure,
-    "curves with title": lambda: plots.plot_call_rate_curves({"mine": curve(.4)}, oracle=curve(1e6), title="One router").figure,
-    "intervals": lambda: plots.plot_intervals(intervals()),
-    "intervals, half a page": lambda: plots.plot_intervals(intervals(columns=("arithmetic", "general")), per_line=1),
-    "intervals, nine columns": lambda: plots.plot_intervals(intervals(columns=tuple(f"column {i}" for i in range(9)))),
-    "layers": lambda: plots.plot_layer_weights({n: layer_weights(k) for n, k in (("arithmetic", .3), ("knowledge", .29), ("general", .31), ("mixed", .3))}).figure,
-    "reliability": lambda: plots.plot_reliability({n: reliability(.5 + .02 * i) for i, n in enumerate(ROUTERS[:6])}).figure,
-    "overview": plots.plot_pipeline_overview,
+    "routing rates": lambda: figures.plot_routing_rates({"K-NN": curve(.5), "MF": curve(.2)}, oracle=curve(1e6), small="Llama-2-7B", large="Llama-2-70B", title="A pair").figure,
+    "curves": lambda: figures.plot_call_rate_curves(many_curves(), oracle=curve(1e6)).figure,
+    "curves with title": lambda: figures.plot_call_rate_curves({"mine": curve(.4)}, oracle=curve(1e6), title="One router").figure,
+    "intervals": lambda: figures.plot_intervals(intervals()),
+    "intervals, half a page": lambda: figures.plot_intervals(intervals(columns=("arithmetic", "general")), per_line=1),
+    "intervals, nine columns": lambda: figures.plot_intervals(intervals(columns=tuple(f"column {i}" for i in range(9)))),
+    "layers": lambda: diagrams.plot_layer_weights({n: layer_weights(k) for n, k in (("arithmetic", .3), ("knowledge", .29), ("general", .31), ("mixed", .3))}).figure,
+    "reliability": lambda: figures.plot_reliability({n: reliability(.5 + .02 * i) for i, n in enumerate(ROUTERS[:6])}).figure,
+    "overview": diagrams.plot_pipeline_overview,
 }
 
 
@@ -99,7 +99,7 @@ def visible_texts(fig):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_legible_at_half_a_page(name):
-    with plots.style(): fig = FIGURES[name]()
+    with style.style(): fig = FIGURES[name]()
     texts = visible_texts(fig)
     assert len(texts) > 3 and min(t.get_fontsize() for t, _ in texts) >= 8
     width, height = fig.canvas.get_width_height()
@@ -118,7 +118,7 @@ def test_overlap_check_can_fail():
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_same_bytes_twice(name, tmp_path):
-    hashes = [[file_hash(p) for p in plots.save_figure(FIGURES[name](), "figure", tmp_path / run)] for run in "ab"]
+    hashes = [[file_hash(p) for p in style.save_figure(FIGURES[name](), "figure", tmp_path / run)] for run in "ab"]
     assert hashes[0] == hashes[1]
 
 
@@ -131,19 +131,19 @@ def test_same_bytes_in_another_process(tmp_path):
 
 
 def test_files_carry_no_date_or_program(tmp_path):
-    png, svg = plots.save_figure(FIGURES["layers"](), "f", tmp_path)
+    png, svg = style.save_figure(FIGURES["layers"](), "f", tmp_path)
     assert b"tEXt" not in png.read_bytes() and b"Software" not in png.read_bytes()
     assert "<dc:date>" not in svg.read_text() and "matplotlib" not in svg.read_text().lower().replace("matplotlib.axis", "")
 
 
 def test_failed_save_keeps_the_old_file(tmp_path):
-    png, svg = plots.save_figure(FIGURES["layers"](), "f", tmp_path)
+    png, svg = style.save_figure(FIGURES["layers"](), "f", tmp_path)
     old = file_hash(png)
     class Broken:
         def savefig(self, path, **kwargs):
             open(path, "w").write("half")
             raise OSError("No space left on device")
-    with pytest.raises(OSError): plots.save_figure(Broken(), "f", tmp_path)
+    with pytest.raises(OSError): style.save_figure(Broken(), "f", tmp_path)
     assert file_hash(png) == old and sorted(p.name for p in tmp_path.iterdir()) == ["f.png", "f.svg"]
 
 
@@ -155,17 +155,17 @@ def test_style_does_not_leak():
 
 def test_every_router_has_its_own_look():
     "Six colours in three line styles: the known routers have fourteen of them, and four are left for newcomers in the same figure."
-    look = plots.looks([*ROUTERS, "Random", "LabelOracle", "GainOracle", *(f"new {i}" for i in range(18 - len(ROUTERS)))])
+    look = style.looks([*ROUTERS, "Random", "LabelOracle", "GainOracle", *(f"new {i}" for i in range(18 - len(ROUTERS)))])
     assert len({str(v) for v in look.values()}) == len(look) == 18 + 3
-    assert len({str(v) for v in plots.looks([f"new {i}" for i in range(18)]).values()}) == 18
-    assert all(plots.ROUTER_LOOK[short] == plots.ROUTER_LOOK[name] for short, name in SHORT.items())
+    assert len({str(v) for v in style.looks([f"new {i}" for i in range(18)]).values()}) == 18
+    assert all(style.ROUTER_LOOK[short] == style.ROUTER_LOOK[name] for short, name in SHORT.items())
 
 
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=12), st.floats(.01, 2))
 @settings(max_examples=100, deadline=None)
 def test_spread_keeps_gap_and_order_and_moves_least(positions, gap):
     from sklearn.isotonic import IsotonicRegression
-    got, order = plots.spread(positions, gap), np.argsort(positions, kind="stable")
+    got, order = style.spread(positions, gap), np.argsort(positions, kind="stable")
     assert (np.diff(got[order]) >= gap - 1e-9).all()
     steps = gap * np.arange(len(positions))
     best = IsotonicRegression().fit_transform(steps, np.asarray(positions)[order] - steps) + steps
@@ -173,18 +173,18 @@ def test_spread_keeps_gap_and_order_and_moves_least(positions, gap):
 
 
 def test_random_is_the_straight_line_and_an_oracle_is_required():
-    ax = plots.plot_call_rate_curves({"DirichletProbe": curve(.5)}, oracle=curve(1e6), regions=False)
+    ax = figures.plot_call_rate_curves({"DirichletProbe": curve(.5)}, oracle=curve(1e6), regions=False)
     c = curve(.5)
     lines = [line.get_xydata() for line in ax.lines]
     assert any(len(d) == 2 and np.allclose(d, [[0, 100 * c.performance[0]], [100, 100 * c.performance[-1]]]) for d in lines)
     assert len(lines) == 3
-    with pytest.raises(CompanionError, match="oracle"): plots.plot_call_rate_curves({"DirichletProbe": curve(.5)})
-    assert len(plots.plot_call_rate_curves({"DirichletProbe": curve(.5), "GainOracle": curve(1e6)}).lines) == 3
+    with pytest.raises(CompanionError, match="oracle"): figures.plot_call_rate_curves({"DirichletProbe": curve(.5)})
+    assert len(figures.plot_call_rate_curves({"DirichletProbe": curve(.5), "GainOracle": curve(1e6)}).lines) == 3
 
 
 def test_regions_stand_where_the_metrics_look():
     c = curve(.5)
-    ax = plots.plot_call_rate_curves({"DirichletProbe": c}, oracle=curve(1e6))
+    ax = figures.plot_call_rate_curves({"DirichletProbe": c}, oracle=curve(1e6))
     p_s, p_l = c.performance[0], c.performance[-1]
     tau = p_s + .85 * (p_l - p_s)
     d2 = c.call_rate[np.flatnonzero(c.performance >= tau)[0]]
@@ -196,7 +196,7 @@ def test_regions_stand_where_the_metrics_look():
 
 @pytest.mark.parametrize("broken", [dict(call_rate=[0, 1], performance=[.5, np.nan]), dict(call_rate=[0, 1], performance=[.5]), dict(call_rate=[1, 0], performance=[.5, .6])])
 def test_broken_curve_is_named(broken):
-    with pytest.raises(CompanionError, match="finite call rates"): plots.plot_call_rate_curves({"x": SimpleNamespace(**broken)}, oracle=curve(1e6))
+    with pytest.raises(CompanionError, match="finite call rates"): figures.plot_call_rate_curves({"x": SimpleNamespace(**broken)}, oracle=curve(1e6))
 
 
 def reference_lines(fig):
@@ -204,25 +204,25 @@ def reference_lines(fig):
 
 
 def test_interval_plot_draws_random_and_oracle():
-    assert reference_lines(plots.plot_intervals(intervals())) == [[50, 100]] * 3
-    assert reference_lines(plots.plot_intervals(intervals("HCR", random=10.))) == [[10, 100]] * 3, "other metrics take the Random row"
-    assert reference_lines(plots.plot_intervals(intervals("HCR"), random={"arithmetic": 9.}, oracle=80))[0] == [9, 80]
+    assert reference_lines(figures.plot_intervals(intervals())) == [[50, 100]] * 3
+    assert reference_lines(figures.plot_intervals(intervals("HCR", random=10.))) == [[10, 100]] * 3, "other metrics take the Random row"
+    assert reference_lines(figures.plot_intervals(intervals("HCR"), random={"arithmetic": 9.}, oracle=80))[0] == [9, 80]
 
 
 def test_interval_plot_names_what_is_missing():
-    with pytest.raises(CompanionError, match="low, high"): plots.plot_intervals(intervals().drop(columns=["low", "high"]))
-    with pytest.raises(CompanionError, match="Known: AUROC"): plots.plot_intervals(intervals(), metric="LPM")
+    with pytest.raises(CompanionError, match="low, high"): figures.plot_intervals(intervals().drop(columns=["low", "high"]))
+    with pytest.raises(CompanionError, match="Known: AUROC"): figures.plot_intervals(intervals(), metric="LPM")
 
 
 def test_layer_weights_must_be_weights():
     for bad in (np.ones(31), np.full(31, np.nan), np.ones((2, 31)) / 31):
-        with pytest.raises(CompanionError, match="sum to 1"): plots.plot_layer_weights({"bad": bad})
+        with pytest.raises(CompanionError, match="sum to 1"): diagrams.plot_layer_weights({"bad": bad})
 
 
 def test_reliability_takes_frames_mappings_and_objects():
     r = reliability(.9)
     for form in (r, pd.DataFrame(r), SimpleNamespace(**r)):
-        dots = [line for line in plots.plot_reliability({"DirichletProbe": form}).lines if line.get_marker() == "o"]
+        dots = [line for line in figures.plot_reliability({"DirichletProbe": form}).lines if line.get_marker() == "o"]
         np.testing.assert_allclose(dots[0].get_ydata(), 100 * r["observed"])
 
 
@@ -230,7 +230,7 @@ def test_reliability_takes_frames_mappings_and_objects():
 @settings(max_examples=50, deadline=None)
 def test_wilson_solves_its_equation(n, data):
     k = data.draw(st.integers(0, n))
-    for edge in plots.wilson(k / n, n):
+    for edge in figures.wilson(k / n, n):
         assert 0 <= edge <= 1
         if 1e-9 < edge < 1 - 1e-9: assert abs(k / n - edge) == pytest.approx(1.959964 * np.sqrt(edge * (1 - edge) / n), abs=1e-7)
 
@@ -241,8 +241,8 @@ WHO = dict(model_small="S", model_large="L", data="our bank")
 
 
 def test_published_values_stand_beside_untouched():
-    published = plots.load_published("xbench", "Table 1")
-    both = plots.published_beside(OURS, published, **WHO)
+    published = tables.load_published("xbench", "Table 1")
+    both = tables.published_beside(OURS, published, **WHO)
     theirs = both[both["block"] == "published"].reset_index(drop=True)
     for c in ("row", "column", "metric", "value", "unit", "model_small", "data", "source"): assert theirs[c].tolist() == published[c].tolist()
     ours = both[both["block"] == "ours"]
@@ -251,14 +251,14 @@ def test_published_values_stand_beside_untouched():
 
 
 def test_published_units_must_agree():
-    with pytest.raises(CompanionError, match="Convert ours"): plots.published_beside(OURS.assign(unit="USD"), plots.load_published("xbench", "Table 3"), **WHO)
-    with pytest.raises(CompanionError, match="low, high"): plots.published_beside(OURS.drop(columns=["low", "high"]), plots.load_published("xbench", "Table 3"), **WHO)
-    with pytest.raises(UnknownNameError, match="xbench_table1"): plots.load_published("xbench", "Table 99")
+    with pytest.raises(CompanionError, match="Convert ours"): tables.published_beside(OURS.assign(unit="USD"), tables.load_published("xbench", "Table 3"), **WHO)
+    with pytest.raises(CompanionError, match="low, high"): tables.published_beside(OURS.drop(columns=["low", "high"]), tables.load_published("xbench", "Table 3"), **WHO)
+    with pytest.raises(UnknownNameError, match="xbench_table1"): tables.load_published("xbench", "Table 99")
 
 
 def test_table_files(tmp_path):
-    both = plots.published_beside(OURS, plots.load_published("xbench", "Table 3"), **WHO)
-    paths = [plots.write_table(both, "xbench_table3", tmp_path / run, caption="Probes") for run in "ab"]
+    both = tables.published_beside(OURS, tables.load_published("xbench", "Table 3"), **WHO)
+    paths = [tables.write_table(both, "xbench_table3", tmp_path / run, caption="Probes") for run in "ab"]
     assert [file_hash(p) for p in paths[0]] == [file_hash(p) for p in paths[1]]
     csv, md = paths[0]
     back = pd.read_csv(csv, float_precision="round_trip")
@@ -270,25 +270,25 @@ def test_table_files(tmp_path):
 
 
 def test_one_table_for_each_metric_in_the_given_order(tmp_path):
-    text = plots.table_markdown(plots.load_published("xbench", "Table 2"), caption="Scenario")
+    text = tables.table_markdown(tables.load_published("xbench", "Table 2"), caption="Scenario")
     assert [text.index(f"{m} ↑") for m in ("LPM", "MPM", "HCR")] == sorted(text.index(f"{m} ↑") for m in ("LPM", "MPM", "HCR"))
     assert text.index("| SelfAsk | 76.52 |") < text.index("| ProbeDirichlet | 76.50 |") and "95%" not in text.replace("95% interval", "")
 
 
 def test_plain_table_merges_intervals_and_escapes_bars():
     frame = pd.DataFrame({"router": ["a|b", "c"], "HCR": [.185, np.nan], "HCR_low": [.16, np.nan], "HCR_high": [.21, np.nan], "CPT(50%)": [.25, .5], "n": [1234, 5]})
-    text = plots.table_markdown(frame, caption="c", float_format="%.3f")
+    text = tables.table_markdown(frame, caption="c", float_format="%.3f")
     assert "| router | HCR ↑ | CPT(50%) ↓ | n |" in text and "| a\\|b | 0.185 [0.160, 0.210] | 0.250 | 1,234 |" in text and "| c | – | 0.500 | 5 |" in text
 
 
 def test_tables_that_cannot_be_shown(tmp_path):
-    with pytest.raises(CompanionError, match="no rows"): plots.write_table(OURS.head(0), "t", tmp_path, caption="c")
-    with pytest.raises(CompanionError, match="'DirichletProbe', column 'arithmetic'"): plots.write_table(pd.concat([OURS, OURS.head(1)]), "t", tmp_path, caption="c")
+    with pytest.raises(CompanionError, match="no rows"): tables.write_table(OURS.head(0), "t", tmp_path, caption="c")
+    with pytest.raises(CompanionError, match="'DirichletProbe', column 'arithmetic'"): tables.write_table(pd.concat([OURS, OURS.head(1)]), "t", tmp_path, caption="c")
     assert not list(tmp_path.iterdir()), "nothing half-written"
 
 
 def test_item_names_are_file_stems():
-    names = plots.load_items()["name"]
+    names = tables.load_items()["name"]
     assert names.is_unique and names.str.fullmatch(r"[a-z_]+_(table|figure)\d+").all()
 
 
@@ -297,9 +297,9 @@ def test_item_names_are_file_stems():
 def test_deferral_picture_needs_random_and_oracle_and_draws_everything():
     for missing in ("oracle", "random"):
         with pytest.raises(CompanionError, match=f"No {missing.title()}"):
-            plots.plot_deferral_curves(pool_curves(), **{k: deferral(.5) for k in ("oracle", "random") if k != missing})
+            figures.plot_deferral_curves(pool_curves(), **{k: deferral(.5) for k in ("oracle", "random") if k != missing})
     with pytest.raises(CompanionError, match="rising"):
-        plots.plot_deferral_curves({"Random": SimpleNamespace(cost=[2, 1], quality=[.1, .2])}, oracle=deferral(.9))
+        figures.plot_deferral_curves({"Random": SimpleNamespace(cost=[2, 1], quality=[.1, .2])}, oracle=deferral(.9))
     ax = deferral_figure().axes[0]
     drawn = [line.get_label() for line in ax.get_lines()]
     assert len(drawn) == 1 + 7 + 2 and len(ax.collections) == 1, "crosses, seven routers, Random and Oracle; one band"
@@ -308,16 +308,16 @@ def test_deferral_picture_needs_random_and_oracle_and_draws_everything():
 
 def test_deferral_curve_goes_on_flat_and_shows_its_own_numbers():
     short = SimpleNamespace(cost=np.array([1., 5.]), quality=np.array([.2, .4]))
-    ax = plots.plot_deferral_curves({"short": short}, oracle=deferral(.9), random=SimpleNamespace(cost=np.array([1.]), quality=np.array([.3])))
+    ax = figures.plot_deferral_curves({"short": short}, oracle=deferral(.9), random=SimpleNamespace(cost=np.array([1.]), quality=np.array([.3])))
     x, y = ax.get_lines()[0].get_data()
     assert x.tolist() == [1, 5, 70] and np.allclose(y, [20, 40, 40]) and ax.get_xlim() == (1, 70)
     assert ax.get_lines()[1].get_ydata().tolist() == [30, 30], "one point is a constant"
 
 
 def test_pool_routers_look_the_same_by_either_name_and_differ_from_each_other():
-    look = plots.looks(plots.POOL_LOOK)
+    look = style.looks(style.POOL_LOOK)
     for name, short in (("KNNRouter", "K-NN"), ("KMeansRouter", "KMeans"), ("MatrixFactorisationRouter", "MF"), ("HeuristicRouter", "Heuristic")): assert look[name] == look[short]
-    assert len({str(look[n]) for n in [*pool_curves()]} | {str(v) for v in plots.looks(["Random", "Oracle"]).values()}) == 9
+    assert len({str(look[n]) for n in [*pool_curves()]} | {str(v) for v in style.looks(["Random", "Oracle"]).values()}) == 9
 
 
 def pool_result(costs):
@@ -328,32 +328,32 @@ def pool_result(costs):
 
 
 def test_a_pool_has_curves_or_where_all_cost_the_same_dots():
-    ax = plots.plot_pool_evaluation(pool_result([1., 7., 70.]), band="CSCR", crowded=["MF"], title="A pool")
+    ax = figures.plot_pool_evaluation(pool_result([1., 7., 70.]), band="CSCR", crowded=["MF"], title="A pool")
     texts = {t.get_text() for t in ax.texts}
     assert {"CSCR", "Random", "Oracle"} <= texts and not {"MF", "Heuristic"} & texts and len(ax.collections) == 1 and ax.get_title("left") == "A pool"
-    dots = plots.plot_pool_evaluation(pool_result([7., 7., 7.]), band="CSCR", crowded=["MF"], title="One size")
+    dots = figures.plot_pool_evaluation(pool_result([7., 7., 7.]), band="CSCR", crowded=["MF"], title="One size")
     assert [t.get_text() for t in dots.get_yticklabels()] == [r for r in (*pool_curves(), "Random", "Oracle") if r != "Heuristic"]
     assert np.allclose(dots.get_lines()[0].get_xdata(), [30, 31, 32, 33, 34, 35, 37, 38]) and dots.get_title("left") == "One size"
     whiskers = dots.collections[0].get_segments()
     assert np.allclose(whiskers[0][:, 0], [28, 34]) and dots.get_ylim()[0] > dots.get_ylim()[1], "the first row stands on top"
-    with pytest.raises(UnknownNameError, match="nobody"): plots.plot_pool_evaluation(pool_result([1., 2.]), band="nobody")
+    with pytest.raises(UnknownNameError, match="nobody"): figures.plot_pool_evaluation(pool_result([1., 2.]), band="nobody")
 
 
 def test_differences_are_said_in_points_and_the_clear_ones_in_bold():
     table = pd.DataFrame([dict(first="A", second="B", difference=.0123, low=.001, high=.02), dict(first="A", second="C", difference=-.01, low=-.03, high=.01),
                           dict(first="A", second="D", difference=-.02, low=-.03, high=-.01), dict(first="A", second="E", difference=.1, low=np.nan, high=np.nan)])
-    assert plots.difference_bullets(table).splitlines() == ["- A minus B: **+1.2 [0.1, 2.0]**", "- A minus C: -1.0 [-3.0, 1.0]", "- A minus D: **-2.0 [-3.0, -1.0]**", "- A minus E: +10.0"]
-    assert plots.difference_bullets(table[:1], "against {second}", digits=2) == "- against B: **+1.23 [0.10, 2.00]**"
-    with pytest.raises(CompanionError, match="low"): plots.difference_bullets(table.drop(columns="low"))
+    assert tables.difference_bullets(table).splitlines() == ["- A minus B: **+1.2 [0.1, 2.0]**", "- A minus C: -1.0 [-3.0, 1.0]", "- A minus D: **-2.0 [-3.0, -1.0]**", "- A minus E: +10.0"]
+    assert tables.difference_bullets(table[:1], "against {second}", digits=2) == "- against B: **+1.23 [0.10, 2.00]**"
+    with pytest.raises(CompanionError, match="low"): tables.difference_bullets(table.drop(columns="low"))
 
 
 def test_one_published_value_or_an_error_that_lists_the_rows():
-    assert plots.published_value("cscr", "Table 1", "UMR", "AUDC", "EmbedLLM") == .515 and plots.published_value("cscr", "Table 10", 0.5, "peak") == .5147
-    with pytest.raises(CompanionError, match="3 published values.*RouterBench"): plots.published_value("cscr", "Table 1", "UMR", "AUDC")
-    with pytest.raises(CompanionError, match="0 published values.*UMR"): plots.published_value("cscr", "Table 1", "nobody", "AUDC", "EmbedLLM")
+    assert tables.published_value("cscr", "Table 1", "UMR", "AUDC", "EmbedLLM") == .515 and tables.published_value("cscr", "Table 10", 0.5, "peak") == .5147
+    with pytest.raises(CompanionError, match="3 published values.*RouterBench"): tables.published_value("cscr", "Table 1", "UMR", "AUDC")
+    with pytest.raises(CompanionError, match="0 published values.*UMR"): tables.published_value("cscr", "Table 1", "nobody", "AUDC", "EmbedLLM")
 
 
 def test_the_rows_of_one_comparison_differ_in_every_figure():
     rows = ["CSCR", "CSCR, sign as printed", "CSCR, 10 epochs", "plain InfoNCE", "UMR", "Thompson", "Soft-MoE", "Parametric", "Pareto-Random", "Random", "Heuristic", "Oracle"]
-    look = plots.looks(rows)
-    assert len({str(v) for v in look.values()}) == len(rows) and plots.looks(["UMR"])["UMR"] == look["UMR"] == plots.looks(["KMeans"])["KMeans"]
+    look = style.looks(rows)
+    assert len({str(v) for v in look.values()}) == len(rows) and style.looks(["UMR"])["UMR"] == look["UMR"] == style.looks(["KMeans"])["KMeans"]

@@ -7,11 +7,22 @@ import torch
 from hypothesis import given, settings, strategies as st
 from sklearn.neighbors import NearestNeighbors
 
-from routercompanion import routers as r
-from routercompanion.core import CompanionError, deterministic
-from routercompanion.metrics import audc, budget_sweep, cost_performance_curve
-from routercompanion.pool_evaluation import PoolInputError, decision_costs, fit_pool, pool_evaluation, pool_rows, routing_rate_evaluation, sweep_pool, pool_subset
-from routercompanion.routing import ROUTERS, NotFiniteError, RoutingInputError, check_router, load_router, save_router, toy_routing_data
+from routercompanion.routers import base, baselines, training
+from routercompanion.routers.clustering import kmeans, neighbours
+from routercompanion.routers.difficulty import embeddings
+from routercompanion.core import CompanionError
+from routercompanion.parallel import deterministic
+from routercompanion.metrics.call_rate import cost_performance_curve
+from routercompanion.metrics.deferral import audc
+from routercompanion.metrics.sweeps import budget_sweep
+from routercompanion.evaluate.pool import (
+    PoolInputError, decision_costs, fit_pool, pool_evaluation, pool_rows, pool_subset,
+    routing_rate_evaluation, sweep_pool,
+)
+from routercompanion.core import RoutingInputError
+from routercompanion.features.kinds import NotFiniteError
+from routercompanion.routers.check import check_router, toy_routing_data
+from routercompanion.routers.registry import ROUTERS, load_router, save_router
 
 FAST = {"KNNRouter": dict(k=7), "KMeansRouter": dict(n_clusters=5), "MLPRouter": dict(hidden=(8,), epochs=4), "MatrixFactorisationRouter": dict(rank=3, epochs=4),
         "SVMRouter": {}, "HeuristicRouter": {}, "RandomPoolRouter": {}, "PoolOracle": {}}
@@ -69,7 +80,7 @@ def test_missing_outcomes_are_masked_and_survive_a_file(name, tmp_path):
     again = load_router(save_router(router, tmp_path / "router"))
     assert np.array_equal(again.predict_quality(feature(router, X, S)), q)
     with pytest.raises(NotFiniteError): make(name, missing="raise").fit(feature(router, X, np.nan_to_num(S)), S)
-    with pytest.raises(r.MissingOutcomesError, match="column 2"): make(name).fit(feature(router, X, np.nan_to_num(S)), np.where(np.arange(4) == 2, np.nan, S))
+    with pytest.raises(base.MissingOutcomesError, match="column 2"): make(name).fit(feature(router, X, np.nan_to_num(S)), np.where(np.arange(4) == 2, np.nan, S))
 
 
 @pytest.mark.parametrize("name", ["KNNRouter", "KMeansRouter", "SVMRouter", "HeuristicRouter", "MLPRouter"])
@@ -83,7 +94,7 @@ def test_a_mask_is_the_same_as_leaving_the_rows_out(name):
     if name == "SVMRouter": assert np.allclose(q, make(name).fit(X[:200], S[:200]).predict_quality(X)[:, 1])
     if name == "HeuristicRouter": assert np.allclose(q, seen.mean())
     if name == "KNNRouter":
-        index = r.nearest(X, X, 7)[1]
+        index = training.nearest(X, X, 7)[1]
         assert np.allclose(q, [np.mean(S[i[i < 200], 1]) if (i < 200).any() else seen.mean() for i in index])
     if name == "KMeansRouter":
         cluster = ((X[:, None].astype(float) - with_hole.centroids_)**2).sum(2).argmin(1)
@@ -95,7 +106,7 @@ def test_a_mask_is_the_same_as_leaving_the_rows_out(name):
 
 def test_masked_means_by_hand():
     S = np.array([[1, np.nan], [0, np.nan], [1, .5]])
-    assert np.allclose(r.masked_means(np.array([[1., 1, 0], [0, 1, 3]]), S, [.7, .2]), [[.5, .2], [.75, .5]])
+    assert np.allclose(neighbours.masked_means(np.array([[1., 1, 0], [0, 1, 3]]), S, [.7, .2]), [[.5, .2], [.75, .5]])
 
 
 # ---- neighbours and clusters
@@ -105,7 +116,7 @@ def test_masked_means_by_hand():
 def test_nearest_against_all_pairs(n, k, metric, seed):
     rng = np.random.default_rng(seed)
     train, queries = rng.normal(size=(n, 5)), rng.normal(size=(6, 5))
-    near, index = r.nearest(queries, train, k, metric)
+    near, index = training.nearest(queries, train, k, metric)
     assert index.shape == (6, min(k, n))
     for q, values, found in zip(queries, near, index):
         if metric == "l2": all_values = [-np.linalg.norm(q - t) for t in train]
@@ -119,13 +130,13 @@ def test_knn_against_scikit_learn_and_a_loop():
     Z = topics(seed=5)[0][:40]
     for metric, other in (("cosine", "cosine"), ("l2", "euclidean")):
         distance, index = NearestNeighbors(n_neighbors=9, metric=other).fit(X).kneighbors(Z)
-        assert np.allclose(r.KNNRouter(k=9, metric=metric).fit(X, S).predict_quality(Z), S[index].mean(1))
+        assert np.allclose(neighbours.KNNRouter(k=9, metric=metric).fit(X, S).predict_quality(Z), S[index].mean(1))
         distance = np.sqrt(2 * distance) if metric == "cosine" else distance
         weighted = [np.average(S[i], axis=0, weights=1 / d) for i, d in zip(index, distance)]
-        assert np.allclose(r.KNNRouter(k=9, metric=metric, weights="distance").fit(X, S).predict_quality(Z), weighted, atol=1e-4)
-    assert np.allclose(r.KNNRouter(k=10**6).fit(X, S).predict_quality(Z), S.mean(0)), "all neighbours: the heuristic"
-    with pytest.raises(RoutingInputError, match="no distance"): r.KNNRouter(metric="ip", weights="distance").fit(X, S)
-    with pytest.raises(RoutingInputError, match="at least one"): r.KNNRouter(k=0).fit(X, S)
+        assert np.allclose(neighbours.KNNRouter(k=9, metric=metric, weights="distance").fit(X, S).predict_quality(Z), weighted, atol=1e-4)
+    assert np.allclose(neighbours.KNNRouter(k=10**6).fit(X, S).predict_quality(Z), S.mean(0)), "all neighbours: the heuristic"
+    with pytest.raises(RoutingInputError, match="no distance"): neighbours.KNNRouter(metric="ip", weights="distance").fit(X, S)
+    with pytest.raises(RoutingInputError, match="at least one"): neighbours.KNNRouter(k=0).fit(X, S)
 
 
 def test_threads_are_given_back_and_do_not_change_the_neighbours(monkeypatch):
@@ -135,27 +146,27 @@ def test_threads_are_given_back_and_do_not_change_the_neighbours(monkeypatch):
     before = count()
     for threads in ("1", "2"):
         monkeypatch.setenv("ROUTERCOMPANION_THREADS", threads)
-        results.append(r.nearest(X, X, 20)[1])
+        results.append(training.nearest(X, X, 20)[1])
     assert np.array_equal(*results) and count() == before
 
 
 def test_clusters_find_the_topics():
     X, S = topics(n=600)
-    router = r.KMeansRouter(n_clusters=3).fit(X, S)
+    router = kmeans.KMeansRouter(n_clusters=3).fit(X, S)
     assert np.allclose(np.sort(router.sizes_ / 600), 1 / 3, atol=.07) and router.sizes_.sum() == 600
     label = ((X[:, None].astype(float) - router.centroids_)**2).sum(2).argmin(1)
     for c in range(3): assert np.allclose(router.quality_[c], S[label == c].mean(0)) and np.allclose(router.centroids_[c], X[label == c].mean(0), atol=1e-4)
-    assert len(r.KMeansRouter(n_clusters=500).fit(np.repeat(X[:4], 5, 0), np.repeat(S[:4], 5, 0)).centroids_) == 4, "no more clusters than different queries"
+    assert len(kmeans.KMeansRouter(n_clusters=500).fit(np.repeat(X[:4], 5, 0), np.repeat(S[:4], 5, 0)).centroids_) == 4, "no more clusters than different queries"
 
 
 # ---- trained routers
 
 def test_batched_networks_are_the_loop_over_single_networks():
     X, S = topics(gaps=.2)
-    together = r.MLPRouter(hidden=(8, 6), epochs=6, lr=5e-3).fit(X, S)
+    together = embeddings.MLPRouter(hidden=(8, 6), epochs=6, lr=5e-3).fit(X, S)
     tensors = [torch.tensor(a, dtype=torch.float32) for a in (X, S)]
-    train, val = r.split_rows(len(S), seed=42)
-    start = r.pool_mlp_start(X.shape[1], (8, 6), S.shape[1], 42)
+    train, val = training.split_rows(len(S), seed=42)
+    start = training.pool_mlp_start(X.shape[1], (8, 6), S.shape[1], 42)
     for j in range(S.shape[1]):
         net = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 6), torch.nn.ReLU(), torch.nn.Linear(6, 1))
         with torch.no_grad():
@@ -175,8 +186,8 @@ def test_batched_networks_are_the_loop_over_single_networks():
 
 
 def test_a_model_starts_alike_in_every_pool():
-    for a, b in zip(r.pool_mlp_start(5, (4,), 3, 42), r.pool_mlp_start(5, (4,), 7, 42)): assert torch.equal(a, b[:3])
-    assert not torch.equal(r.pool_mlp_start(5, (4,), 2, 1)[0][0], r.pool_mlp_start(5, (4,), 2, 1)[0][1])
+    for a, b in zip(training.pool_mlp_start(5, (4,), 3, 42), training.pool_mlp_start(5, (4,), 7, 42)): assert torch.equal(a, b[:3])
+    assert not torch.equal(training.pool_mlp_start(5, (4,), 2, 1)[0][0], training.pool_mlp_start(5, (4,), 2, 1)[0][1])
 
 
 def test_each_model_stops_on_its_own():
@@ -185,15 +196,15 @@ def test_each_model_stops_on_its_own():
     S[:, 0] = np.random.default_rng(3).random(200) < .5
     train, val = slice(0, 100), slice(100, 200)
     tensors = [torch.tensor(np.asarray(a), dtype=torch.float32) for a in (X[train], S[train], X[val], S[val])]
-    kept, history = r.train_pool(r.pool_mlp_start(8, (32,), 2, 0), r.pool_mlp, *tensors, lr=.02, batch_size=20, epochs=200, patience=5)
+    kept, history = training.train_pool(training.pool_mlp_start(8, (32,), 2, 0), training.pool_mlp, *tensors, lr=.02, batch_size=20, epochs=200, patience=5)
     assert len(history) < 200
-    with torch.no_grad(): losses = r.masked_losses(r.pool_mlp(kept, tensors[2]), tensors[3])
+    with torch.no_grad(): losses = training.masked_losses(training.pool_mlp(kept, tensors[2]), tensors[3])
     assert losses.mean() < min(history) - 1e-4, "each at its own best epoch beats any common epoch"
 
 
 def test_matrix_factorisation_formula_and_rank():
     X, S = topics(m=5)
-    router = r.MatrixFactorisationRouter(rank=3, epochs=30, lr=.02).fit(X, S)
+    router = embeddings.MatrixFactorisationRouter(rank=3, epochs=30, lr=.02).fit(X, S)
     A, a, u, b = (router.state_[f"p{i}"] for i in range(4))
     expected = [[1 / (1 + np.exp(-(np.dot(u[j], A.T @ x + a) + b[j]))) for j in range(5)] for x in X[:20].astype(np.float64)]
     assert np.allclose(router.predict_quality(X[:20]), expected, atol=1e-5) and u.shape == (5, 3)
@@ -215,7 +226,7 @@ def test_routers_learn_who_is_best_for_which_topic(name):
 def test_graded_and_constant_outcomes_in_the_svm():
     X, S = topics()
     S = np.c_[S[:, 0] * .6 + .2, np.ones(300), np.full(300, .4), S[:, 1]]
-    q = r.SVMRouter().fit(X, S).predict_quality(X)
+    q = embeddings.SVMRouter().fit(X, S).predict_quality(X)
     assert np.corrcoef(q[:, 0], S[:, 0])[0, 1] > .1 and (q[:, 1] > .98).all() and np.allclose(q[:, 2], .4)
 
 
@@ -232,19 +243,19 @@ def test_random_is_the_exact_expectation_of_its_draws():
     X, S = topics(m=5)
     costs, budgets = np.array([1., 2, 2, 5, 9]), [1, 2, 4, 9]
     ids = np.arange(300)
-    exact = r.RandomPoolRouter().fit(ids, S)
+    exact = baselines.RandomPoolRouter().fit(ids, S)
     curve = budget_sweep(exact.predict_quality(ids), S, costs, budgets, ties=exact.ties).curve()
     assert np.allclose(curve.quality, [S[:, costs <= b].mean() for b in budgets])
-    drawn = np.mean([budget_sweep(r.RandomPoolRouter(random_state=s).fit(ids, S).predict_quality(ids), S, costs, budgets).curve().quality for s in range(40)], 0)
+    drawn = np.mean([budget_sweep(baselines.RandomPoolRouter(random_state=s).fit(ids, S).predict_quality(ids), S, costs, budgets).curve().quality for s in range(40)], 0)
     assert np.allclose(drawn, curve.quality, atol=.02)
-    other = r.RandomPoolRouter(random_state=1).fit(ids, S)
+    other = baselines.RandomPoolRouter(random_state=1).fit(ids, S)
     assert np.array_equal(other.predict_quality(ids[::-1]), other.predict_quality(ids)[::-1]), "a number belongs to its query"
 
 
 def test_heuristic_is_the_best_training_mean_within_the_budget():
     X, S = topics(m=5)
     costs = np.array([1., 2, 2, 5, 9])
-    router = r.HeuristicRouter().fit(X, S)
+    router = baselines.HeuristicRouter().fit(X, S)
     s = budget_sweep(router.predict_quality(X), S, costs, [1, 2, 4, 9])
     for k, b in enumerate([1, 2, 4, 9]):
         within = np.flatnonzero(costs <= b)
@@ -253,7 +264,7 @@ def test_heuristic_is_the_best_training_mean_within_the_budget():
 
 def test_oracle_never_prefers_a_missing_outcome():
     S = np.array([[0, np.nan], [1, np.nan], [np.nan, 1]])
-    q = r.PoolOracle().fit(S, S).predict_quality(S)
+    q = baselines.PoolOracle().fit(S, S).predict_quality(S)
     assert q.argmax(1).tolist() == [0, 0, 1]
 
 
@@ -267,7 +278,7 @@ def table(n=400, seed=0, gaps=.05, constant=True):
                               query_ids=np.array([f"q{i}" for i in range(n)]))
 
 
-ROUTERS_HERE = {"K-NN": r.KNNRouter(k=15), "KMeans": r.KMeansRouter(n_clusters=3)}
+ROUTERS_HERE = {"K-NN": neighbours.KNNRouter(k=15), "KMeans": kmeans.KMeansRouter(n_clusters=3)}
 
 
 @pytest.mark.parametrize("axis, cost", [("budget", "params_b"), ("budget", "tokens"), ("realised", "params_b"), ("realised", "tokens")])
@@ -277,7 +288,7 @@ def test_estimates_and_intervals_against_repeated_rows(axis, cost):
     test = pool_rows(t, "test")
     part, costs = pool_subset(t, test), decision_costs(t, "train", cost)
     assert np.allclose(costs, t.cost[cost][:250].mean(0)) and set(e.curves) == {"K-NN", "KMeans", "Random", "Heuristic", "Oracle"}
-    from routercompanion.significance import resample_counts
+    from routercompanion.metrics.bootstrap import resample_counts
     W = np.concatenate(list(resample_counts(len(test), 60, 3)))
     plain = []
     for w in W:
@@ -302,7 +313,7 @@ def test_estimates_and_intervals_against_repeated_rows(axis, cost):
 
 def test_paired_difference_is_narrower_than_the_rows_suggest_and_zero_for_one_router():
     X, t = table(800, gaps=0)
-    e = pool_evaluation(t, X, {"a": r.KNNRouter(k=15), "same": r.KNNRouter(k=15), "near": r.KNNRouter(k=14)}, n_resamples=200)
+    e = pool_evaluation(t, X, {"a": neighbours.KNNRouter(k=15), "same": neighbours.KNNRouter(k=15), "near": neighbours.KNNRouter(k=14)}, n_resamples=200)
     d, same = e.compare("a", "near"), e.compare("a", "same")
     row = e.table[(e.table.row == "a") & (e.table.metric == "AUDC")].iloc[0]
     assert d["high"] - d["low"] < (row.high - row.low) and same["difference"] == 0 == same["low"] == same["high"] and same["p_value"] == 1 and not same["significant"]
@@ -330,7 +341,7 @@ def test_reference_model_of_qnc_is_fixed_and_unreached_is_missing():
 
 def test_routing_rate_evaluation_against_the_curves():
     X, t = table(gaps=.1)
-    predicted = {"K-NN": r.KNNRouter(k=15).fit(X[:250], t.score[:250]).predict_quality(X[250:])}
+    predicted = {"K-NN": neighbours.KNNRouter(k=15).fit(X[:250], t.score[:250]).predict_quality(X[250:])}
     S = t.score[250:]
     e = routing_rate_evaluation(predicted, S, 0, 2, n_resamples=50, rates=11)
     keep = ~np.isnan(S[:, [0, 2]]).any(1)
@@ -373,7 +384,7 @@ def test_an_evaluation_leaves_missing_outcomes_out_and_says_how_many():
     (lambda t, X: pool_evaluation(t, X, {}, test="dev"), "No query in the selection"), (lambda t, X: pool_evaluation(t, X[:-1], {}), "399 rows of embedding and 400"),
     (lambda t, X: pool_evaluation(t, X, {}, cost="usd"), "Unknown cost"), (lambda t, X: pool_evaluation(t, X, {}, train=range(300), test=range(250, 400)), "both in train and in test"),
     (lambda t, X: pool_evaluation(t, X, {}, axis="spent"), "Unknown cost axis"), (lambda t, X: pool_evaluation(t, X, {}, metrics=["AUC"]), "Unknown pool metric"),
-    (lambda t, X: fit_pool({"EmbeddingMLP": r.TaskMean()}, t, X, "train"), "Unknown feature kind"),
+    (lambda t, X: fit_pool({"EmbeddingMLP": baselines.TaskMean()}, t, X, "train"), "Unknown feature kind"),
     (lambda t, X: pool_evaluation(t, X, {}, n_resamples=5).value("K-NN", "AUDC"), "Rows: Random")])
 def test_bad_input_is_named(broken, match):
     X, t = table()

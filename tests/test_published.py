@@ -18,12 +18,25 @@ import pytest
 from hypothesis import given, strategies as st
 from sklearn.metrics import roc_auc_score
 
-from routercompanion.banks import BankError, make_bank, normalise
-from routercompanion.core import PROFILES, CompanionError, UnknownNameError, project_root
-from routercompanion.judges import LLMJudge, ReferenceScore, Reply, Verifier
-from routercompanion.published import (BENCH_COLUMNS, CPU_BENCH, FILES, GROUPS, KINDS, LARGE_RECORDED, SECOND_RECORDED, PaperSetup, PublishedFileError, bank_row, bench_bank,
-                                       bench_scores, group_means, leakage_report, leaked_rows, load_placed, load_report, load_routellm_prompts, load_routerxbench,
-                                       paper_models, paper_outcomes, paper_setup, question_of, question_prompt, read_prompt_file, recorded_large, stem)
+from routercompanion.data.bank import BankError, make_bank
+from routercompanion.data.texts import normalise
+from routercompanion.core import CompanionError, PROFILES, UnknownNameError, project_root
+from routercompanion.judging.llm import LLMJudge, Verifier
+from routercompanion.judging.reference import ReferenceScore
+from routercompanion.models.chat import Reply
+from routercompanion.curation.leakage import leakage_report, leaked_rows
+from routercompanion.data.banks.routellm import (
+    LARGE_RECORDED, SECOND_RECORDED, load_routellm_prompts,
+)
+from routercompanion.data.banks.routerxbench import (
+    FILES, GROUPS, KINDS, PublishedFileError, bank_row, group_means, load_report,
+    load_routerxbench, question_prompt, read_prompt_file,
+)
+from routercompanion.data.texts import stem
+from routercompanion.studies.xbench import (
+    BENCH_COLUMNS, CPU_BENCH, PaperSetup, bench_bank, bench_scores, load_placed, paper_models,
+    paper_outcomes, paper_setup, question_of, recorded_large,
+)
 from tiny_models import tiny_llama
 
 PUBLIC = ("zhuchichi56/RouterXBench", "lm-sys/RouteLLM")
@@ -344,7 +357,7 @@ def hash_of(text): return sum(map(ord, text)) + 31 * len(text)
 
 def test_the_whole_path_with_tiny_models_standing_in(files, tmp_path):
     "Prompts -> answers -> judge -> outcomes -> features -> router -> AUROC, with a random Llama as the small model and the verifier, and a server as the large model."
-    from routercompanion.probes import MeanProbe
+    from routercompanion.routers.difficulty.probes import MeanProbe
     bank = bench_bank(replace(TINY, train_per_column=24, test_per_column=12), folder=files, n_shots=1, style="raw", columns=("Alpaca", "MMLU", "Magpie", "MATH"))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Model)
     server.daemon_threads, server.calls, server.known = True, Counter(), {p: r[0] for p, r in zip(bank.table.prompt, bank.table.references)}

@@ -6,13 +6,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from routercompanion import recording
-from routercompanion.banks import make_bank
+from routercompanion.data import records
+from routercompanion.data.bank import make_bank
 from routercompanion.core import CompanionError
-from routercompanion.models import Generations
-from routercompanion.outcomes import OutcomeTable
-from routercompanion.recording import (LARGE, MODELS, SMALL, SignalFileError, answer_bank, bank_features, outcomes_of, pilot_table, recheck, record_models, recorded_outcomes,
-                                       recorded_signals, save_signals)
+from routercompanion.models.causal_lm import Generations
+from routercompanion.data.outcomes import OutcomeTable
+from routercompanion.data.records import (
+    SignalFileError, recorded_outcomes, recorded_signals, save_signals,
+)
+from routercompanion.features.of_bank import bank_features
+from routercompanion.judging.recording import answer_bank, outcomes_of, recheck, record_models
+from routercompanion.models.causal_lm import LARGE, MODELS, SMALL
+from routercompanion.studies.xbench import pilot_table
 
 SECRET = "xylophone"   # a word of the prompts and answers that no record may hold
 
@@ -148,7 +153,7 @@ def test_recorded_outcomes_are_read_from_the_project_in_the_order_of_the_bank(tm
     monkeypatch.setenv("ROUTERCOMPANION_ROOT", str(tmp_path))
     bank = a_bank()
     monkeypatch.setattr(recording, "load_causal_lm", lambda name: StandIn(name, hash=name[0] * 64, stride=3 if name == SMALL else 5))
-    merged = record_models(bank, (SMALL, LARGE), recording.outcomes_path())
+    merged = record_models(bank, (SMALL, LARGE), records.outcomes_path())
     assert (tmp_path / "data" / "outcomes" / "embedded.parquet").is_file() and merged.models == [SMALL, LARGE]
     everything = recorded_outcomes()
     assert list(everything.query_ids) == list(bank.query_ids) and np.array_equal(everything.score, merged.score) and everything.provenance.startswith("recorded")
@@ -161,7 +166,7 @@ def test_recorded_outcomes_are_read_from_the_project_in_the_order_of_the_bank(tm
 
 
 def test_the_pilot_table_says_accuracy_and_reason():
-    from routercompanion.banks import TASKS
+    from routercompanion.data.banks.embedded import TASKS
     some = [TASKS[0].name, next(t.name for t in TASKS if t.left_out)]
     n = 50
     score = np.zeros((2 * n, 3), np.float32)

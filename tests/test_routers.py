@@ -11,13 +11,26 @@ import torch
 from hypothesis import given, settings, strategies as st
 from sklearn.metrics import roc_auc_score
 
-from routercompanion import probes, routing, uncertainty
-from routercompanion.core import CompanionError, deterministic, project_root
-from routercompanion.probes import DirichletProbe, FinalLayerProbe, MeanProbe
-from routercompanion.routers import EmbeddingMLP, GainOracle, LabelOracle, PromptLength, RandomRouter, TaskMean
-from routercompanion.routing import (BinaryRouter, MisalignedError, NoGainError, NotFiniteError, OneClassError, Router, SavedRouterError, WidthError,
-                                     check_router, get_router, load_router, platt, register_router, save_router, threshold_for, toy_routing_data)
-from routercompanion.uncertainty import ConfidenceMargin, Entropy, MaxLogits
+from routercompanion.features import of_bank
+from routercompanion.routers import registry
+from routercompanion.routers.difficulty import probes
+from routercompanion.core import CompanionError, project_root
+from routercompanion.parallel import deterministic
+from routercompanion.routers.difficulty.probes import DirichletProbe, FinalLayerProbe, MeanProbe
+from routercompanion.routers.baselines import (
+    GainOracle, LabelOracle, PromptLength, RandomRouter, TaskMean,
+)
+from routercompanion.routers.difficulty.embeddings import EmbeddingMLP
+from routercompanion.core import MisalignedError
+from routercompanion.features.kinds import NotFiniteError, WidthError
+from routercompanion.routers.base import (
+    BinaryRouter, NoGainError, OneClassError, Router, platt, threshold_for,
+)
+from routercompanion.routers.check import check_router, toy_routing_data
+from routercompanion.routers.registry import (
+    SavedRouterError, get_router, load_router, register_router, save_router,
+)
+from routercompanion.routers.uncertainty.logits import ConfidenceMargin, Entropy, MaxLogits
 
 FAST = {"DirichletProbe": dict(epochs=3), "MeanProbe": dict(epochs=3), "FinalLayerProbe": dict(epochs=3), "EmbeddingMLP": dict(epochs=3, hidden=(16, 8)),
         "MLPRouter": dict(epochs=3, hidden=(8,)), "MatrixFactorisationRouter": dict(epochs=3, rank=4), "KMeansRouter": dict(n_clusters=5)}
@@ -46,7 +59,7 @@ def planted(n=400, L=6, D=12, seed=0):
 
 # ---- one contract for all
 
-def test_all_routers_of_the_spine_are_registered(): assert set(NAMES) <= set(routing.ROUTERS)
+def test_all_routers_of_the_spine_are_registered(): assert set(NAMES) <= set(registry.ROUTERS)
 
 
 DECLARED = tomllib.loads((project_root() / "pyproject.toml").read_text())["project"]["entry-points"]["routercompanion.routers"]
@@ -94,9 +107,9 @@ def test_check_router_names_the_broken_rule(rule):
 
 
 def test_check_router_leaves_the_registry_as_it_was():
-    before = dict(routing.ROUTERS)
+    before = dict(registry.ROUTERS)
     check_router(_Good())
-    assert routing.ROUTERS == before
+    assert registry.ROUTERS == before
     with pytest.raises(AssertionError, match="instance of a Router"): check_router(_Good)
 
 
@@ -137,25 +150,25 @@ def test_length_takes_texts_or_numbers():
 def test_logit_summaries_against_softmax(n, vocabulary, shift, seed):
     x = np.random.default_rng(seed).normal(0, 4, (n, vocabulary)) + shift
     p = torch.softmax(torch.tensor(x.astype(np.float32).astype(np.float64)), -1).numpy()
-    s, top = uncertainty.logit_summaries(x, rows=2), np.sort(p, 1)[:, ::-1]
+    s, top = of_bank.logit_summaries(x, rows=2), np.sort(p, 1)[:, ::-1]
     assert np.allclose(s["entropy"], -(p * np.log(p)).sum(1)) and np.allclose(s["margin"], top[:, 0] - top[:, 1]) and np.allclose(s["max_prob"], top[:, 0])
     assert np.allclose(s["max_logit"], x.max(1), atol=1e-4) and np.allclose(s["log_normaliser"], np.log(np.exp(x).sum(1)), atol=1e-4)
     assert (s["entropy"] >= 0).all() and (s["entropy"] <= math.log(vocabulary) + 1e-9).all() and (s["margin"] >= 0).all()
 
 
 def test_logit_router_signs_and_published_slip():
-    X = uncertainty.logit_summaries(np.array([[9., 0, 0], [1., 0, 0]]))
+    X = of_bank.logit_summaries(np.array([[9., 0, 0], [1., 0, 0]]))
     for cls in (Entropy, ConfidenceMargin, MaxLogits):
         sure, unsure = cls().decision_function(X)
         assert unsure > sure
     hidden = np.random.default_rng(0).normal(size=(3, 2, 5))
-    assert np.array_equal(uncertainty.embedding_summaries(hidden)["entropy"], uncertainty.logit_summaries(hidden[:, 0])["entropy"])
+    assert np.array_equal(of_bank.embedding_summaries(hidden)["entropy"], of_bank.logit_summaries(hidden[:, 0])["entropy"])
 
 
 def test_names_and_values_are_those_of_the_feature_store():
-    from routercompanion import models
+    from routercompanion.models import features
     x = np.random.default_rng(0).normal(0, 3, (6, 50)).astype(np.float32)
-    ours, stored = uncertainty.logit_summaries(x), models.token_statistics(torch.tensor(x))
+    ours, stored = of_bank.logit_summaries(x), features.token_statistics(torch.tensor(x))
     for k, v in ours.items(): assert np.allclose(stored[k], v, atol=1e-4), k
 
 
@@ -379,7 +392,7 @@ def test_saving_is_atomic_and_never_overwrites_unasked(tmp_path, monkeypatch):
     before = (folder / "router.json").read_bytes()
     with pytest.raises(SavedRouterError, match="exists"): save_router(router, folder)
     def fails(*args): raise OSError("no space left on device")
-    monkeypatch.setattr(routing, "write_json", fails)
+    monkeypatch.setattr(registry, "write_json", fails)
     with pytest.raises(OSError): save_router(router, tmp_path / "other")
     with pytest.raises(OSError): save_router(router, folder, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["probe"] and (folder / "router.json").read_bytes() == before
@@ -408,14 +421,14 @@ def test_entry_points_register_and_a_broken_one_is_left_out(monkeypatch):
     good = SimpleNamespace(name="PluginRouter", value="plugin:PluginRouter", load=lambda: Plugin)
     def fails(): raise ImportError("no such module")
     broken = SimpleNamespace(name="BrokenRouter", value="broken:BrokenRouter", load=fails)
-    monkeypatch.setattr(routing, "ROUTERS", dict(routing.ROUTERS))
-    monkeypatch.setattr(routing.importlib.metadata, "entry_points", lambda group: [broken, good] if group == "routercompanion.routers" else [])
+    monkeypatch.setattr(registry, "ROUTERS", dict(registry.ROUTERS))
+    monkeypatch.setattr(registry.importlib.metadata, "entry_points", lambda group: [broken, good] if group == "routercompanion.routers" else [])
     with pytest.warns(UserWarning, match="BrokenRouter .*no such module"): assert get_router("PluginRouter") is Plugin
     with pytest.warns(UserWarning), pytest.raises(CompanionError, match="Known: .*PluginRouter"): get_router("Nothing")
 
 
 def test_two_classes_of_one_name_collide(monkeypatch):
-    monkeypatch.setattr(routing, "ROUTERS", dict(routing.ROUTERS))
+    monkeypatch.setattr(registry, "ROUTERS", dict(registry.ROUTERS))
     other = type("MeanProbe", (_Good,), {})
     with pytest.raises(CompanionError, match="exists already in routercompanion.probes"): register_router(other)
 

@@ -3,14 +3,20 @@ import pytest
 import torch
 from tiny_models import tiny_llama
 
-import routercompanion.specialists as sp
-from routercompanion.banks import IN_DOMAIN, embedded_bank, make_bank
+from routercompanion import core
+from routercompanion.models import adapters
+from routercompanion.data.bank import make_bank
+from routercompanion.data.banks.embedded import IN_DOMAIN, embedded_bank
 from routercompanion.core import content_hash
-from routercompanion.models import load_causal_lm
-from routercompanion.outcomes import OutcomeTable
-from routercompanion.recording import SMALL, outcomes_path
-from routercompanion.specialists import (SpecialistError, answer_start, common_ending, completion_loss, completions, epoch_batches, fresh_adapter, load_specialist, rate,
-                                         read_specialist, train_specialist, training_rows, with_adapter)
+from routercompanion.models.causal_lm import load_causal_lm
+from routercompanion.data.outcomes import OutcomeTable
+from routercompanion.data.records import outcomes_path
+from routercompanion.models.causal_lm import SMALL
+from routercompanion.models.adapters import (
+    SpecialistError, answer_start, common_ending, completion_loss, completions, epoch_batches,
+    fresh_adapter, load_specialist, rate, read_specialist, train_specialist, training_rows,
+    with_adapter,
+)
 
 SETTINGS = dict(rank=4, rows=None, epochs=4, lr=2e-2, batch_size=8, first_layer=0)
 
@@ -46,8 +52,8 @@ def test_only_training_rows_of_the_column(bank):
 
 
 def test_training_reads_nothing_else(bank, base, tmp_path, monkeypatch):
-    seen, inner = [], sp.completion_loss
-    monkeypatch.setattr(sp, "completion_loss", lambda lm, ids, answers, shots: seen.extend(map(lm.tokenizer.decode, ids)) or inner(lm, ids, answers, shots))
+    seen, inner = [], adapters.completion_loss
+    monkeypatch.setattr(adapters, "completion_loss", lambda lm, ids, answers, shots: seen.extend(map(lm.tokenizer.decode, ids)) or inner(lm, ids, answers, shots))
     train_specialist(bank, "sums", base=base, folder=tmp_path / "a", **{**SETTINGS, "epochs": 1})
     assert sorted(seen) == sorted(bank.select(split="train", domain="sums").table.prompt)
 
@@ -115,8 +121,8 @@ def test_damage_and_other_weights_are_refused(base, trained, tmp_path):
     with pytest.raises(SpecialistError, match="no whole adapter"): load_specialist("nobody")
     other = tmp_path / "other"
     shutil.copytree(trained, other)
-    about = sp.json.loads((other / "provenance.json").read_text())
-    sp.write_json(other / "provenance.json", about | {"base": tiny_llama(tmp_path / "b2", seed=1)})
+    about = adapters.json.loads((other / "provenance.json").read_text())
+    core.write_json(other / "provenance.json", about | {"base": tiny_llama(tmp_path / "b2", seed=1)})
     with pytest.raises(SpecialistError, match="was trained on other weights"): load_specialist(other)
 
 
@@ -128,8 +134,8 @@ def test_batches_and_rate():
 
 
 def test_committed_adapters_are_whole_and_small():
-    assert {read_specialist(name).about["column"] for name in sp.specialist_names()} == set(IN_DOMAIN), "one for each column that has training rows"
-    for name in sp.specialist_names():
+    assert {read_specialist(name).about["column"] for name in adapters.specialist_names()} == set(IN_DOMAIN), "one for each column that has training rows"
+    for name in adapters.specialist_names():
         stored = read_specialist(name)
         assert (stored.folder / "adapter_model.safetensors").stat().st_size <= 2 << 20 and stored.about["name"] == name and stored.about["base"] == SMALL
         assert [step["step"] for step in stored.log] == list(range(len(stored.log))) and sum(stored.about["tasks"].values()) == stored.about["rows"] <= 1200
@@ -140,7 +146,7 @@ def test_committed_adapters_are_whole_and_small():
 @pytest.mark.model
 def test_committed_adapters_were_trained_on_training_rows_of_their_column():
     bank = embedded_bank("embedded")
-    for about in (read_specialist(name).about for name in sp.specialist_names()):
+    for about in (read_specialist(name).about for name in adapters.specialist_names()):
         rows = training_rows(bank, about["column"], rows=about["rows"], rng=about["random_state"])
         assert set(rows.table.split) == {"train"} and content_hash(list(rows.query_ids)) == about["rows_sha256"]
 
@@ -148,7 +154,7 @@ def test_committed_adapters_were_trained_on_training_rows_of_their_column():
 def test_the_record_of_the_specialists_is_theirs_and_covers_the_bank():
     special, base = (OutcomeTable.from_parquet(outcomes_path(name)) for name in ("specialists", "embedded"))
     whole = base.merge(special)   # the same queries, tasks, columns and splits, or this raises
-    assert set(special.models) == set(sp.specialist_names()) and len(whole.models) == 6 and len(whole) == 9600 and not np.isnan(special.score).any() and special.prompts is None
+    assert set(special.models) == set(adapters.specialist_names()) and len(whole.models) == 6 and len(whole) == 9600 and not np.isnan(special.score).any() and special.prompts is None
     assert special.provenance.startswith("recorded") and (special.cost["params_b"] == base.select([SMALL]).cost["params_b"]).all()
     for name in special.models:
         about, kept = special.metadata[name], read_specialist(name).about

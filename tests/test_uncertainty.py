@@ -7,14 +7,24 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from routercompanion import uncertainty
-from routercompanion.banks import make_bank
+from routercompanion.features import answers as answers_module
+from routercompanion.data.bank import make_bank
 from routercompanion.core import CompanionError
-from routercompanion.models import Samples
-from routercompanion.routing import EmptyInputError, MissingFeatureError, NotFiniteError, RoutingInputError, WidthError, check_router, get_router
-from routercompanion.uncertainty import (ESTIMATORS, EmbeddingJudge, EntailmentJudge, EquivalenceJudge, ExactJudge, JudgeError, LogitMargin, Perplexity, PTrue, SelfAsk,
-                                         SemanticEntropy, SimilarityJudge, add_logit_margin, first_occurrence, parse_confidence, sampled_entropies, semantic_clusters,
-                                         semantic_entropy)
+from routercompanion.models.causal_lm import Samples
+from routercompanion.core import RoutingInputError
+from routercompanion.features.kinds import (
+    EmptyInputError, MissingFeatureError, NotFiniteError, WidthError,
+)
+from routercompanion.routers.check import check_router
+from routercompanion.routers.registry import get_router
+from routercompanion.features.answers import parse_confidence
+from routercompanion.features.meaning import (
+    ESTIMATORS, EmbeddingJudge, EntailmentJudge, EquivalenceJudge, ExactJudge, JudgeError,
+    SimilarityJudge, first_occurrence, sampled_entropies, semantic_clusters, semantic_entropy,
+)
+from routercompanion.features.of_bank import add_logit_margin
+from routercompanion.routers.uncertainty.answers import PTrue, Perplexity, SelfAsk, SemanticEntropy
+from routercompanion.routers.uncertainty.logits import LogitMargin
 
 
 # ---------- judges: one contract ----------
@@ -275,7 +285,7 @@ def test_a_store_without_its_largest_logits_is_named():
 
 @pytest.fixture(scope="module")
 def lm():
-    from routercompanion.models import load_causal_lm
+    from routercompanion.models.causal_lm import load_causal_lm
     return load_causal_lm("smollm2-135m-instruct", dtype=torch.float32)
 
 
@@ -289,8 +299,8 @@ def small_bank():
 def test_all_signals_of_a_bank(lm, monkeypatch):
     monkeypatch.setenv("ROUTERCOMPANION_QUIET", "1")
     bank = small_bank()
-    found = uncertainty.answer_signals(lm, bank, samples=3, max_new_tokens=6)
-    again = uncertainty.answer_signals(lm, bank, samples=3, max_new_tokens=6)
+    found = answers_module.answer_signals(lm, bank, samples=3, max_new_tokens=6)
+    again = answers_module.answer_signals(lm, bank, samples=3, max_new_tokens=6)
     assert all(np.array_equal(found[k], again[k], equal_nan=True) for k in found)
     assert all(v.shape == (6,) and v.dtype == np.float32 for v in found.values())
     names = {f"semantic_entropy.{j}.{e}" for j in ("exact", "similarity") for e in ESTIMATORS} | {"meanings.exact", "meanings.similarity"}
@@ -305,10 +315,10 @@ def test_all_signals_of_a_bank(lm, monkeypatch):
         log_p = plain(before + said)
         total = sum(float(log_p[len(before) - 1 + j, t]) for j, t in enumerate(said)) + float(log_p[-1, lm.stop_tokens.unique()].logsumexp(0))
         assert np.isclose(found["perplexity"][row], np.exp(-total / (len(said) + 1)), rtol=1e-3)
-        p = plain(ids(bank.shots["sums"]) + ids(bank.table.prompt[row] + answers.text[row] + uncertainty.P_TRUE_END))[-1].exp()
-        yes, no = (sum(float(p[t]) for t in {ids(w)[0] for w in words}) for words in uncertainty.YES_NO)
+        p = plain(ids(bank.shots["sums"]) + ids(bank.table.prompt[row] + answers.text[row] + answers_module.P_TRUE_END))[-1].exp()
+        yes, no = (sum(float(p[t]) for t in {ids(w)[0] for w in words}) for words in answers_module.YES_NO)
         assert np.isclose(found["p_true"][row], yes / (yes + no), rtol=1e-3) and answers.text[row].startswith(" ")
-    given = uncertainty.answer_signals(lm, bank, samples=3, max_new_tokens=6, answers=answers.text)
+    given = answers_module.answer_signals(lm, bank, samples=3, max_new_tokens=6, answers=answers.text)
     assert np.allclose(given["perplexity"], found["perplexity"]) and np.allclose(given["p_true"], found["p_true"])
     for router in (SelfAsk(), SemanticEntropy("similarity", "plugin"), Perplexity(), PTrue()): assert router.decision_function(found).shape == (6,)
 
@@ -318,5 +328,5 @@ def test_a_reply_that_cannot_be_parsed_is_masked_in_the_signal(lm, monkeypatch):
     replies = iter([["90%", "no idea", "7/10", "", "55", "x"]])
     real = type(lm).generate
     monkeypatch.setattr(type(lm), "generate", lambda self, bank, **k: real(self, bank, **k)._replace(text=next(replies)))
-    confidence, tokens = uncertainty.self_ask(lm, small_bank())
+    confidence, tokens = answers_module.self_ask(lm, small_bank())
     assert np.array_equal(confidence, np.array([90, np.nan, 70, np.nan, 55, np.nan], np.float32), equal_nan=True) and (tokens > 20).all()

@@ -10,15 +10,15 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
-from routercompanion import pipeline
-from routercompanion.banks import IN_DOMAIN
+from routercompanion.reproduce import notebooks
+from routercompanion.data.banks.embedded import IN_DOMAIN
 from routercompanion.core import UnknownNameError, hash_fraction, project_root
-from routercompanion.curation import agreement_with
-from routercompanion.metrics import budget_sweep
-from routercompanion.outcomes import OutcomeTable
-from routercompanion.pool_evaluation import PoolInputError, fit_pool, pool_evaluation, training_change
-from routercompanion.recording import LARGE, SMALL
-from routercompanion.routers import KNNRouter
+from routercompanion.curation.pool import agreement_with
+from routercompanion.metrics.sweeps import budget_sweep
+from routercompanion.data.outcomes import OutcomeTable
+from routercompanion.evaluate.pool import PoolInputError, fit_pool, pool_evaluation, training_change
+from routercompanion.models.causal_lm import LARGE, SMALL
+from routercompanion.routers.clustering.neighbours import KNNRouter
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +109,8 @@ NOTEBOOKS = project_root() / "nbs" / "papers"
 
 def run_cells(name, given, display=lambda *shown: None):
     "Execute the code cells of a papers notebook in one namespace, its parameters replaced by `given`; returns the namespace."
-    nb = pipeline.read_notebook(NOTEBOOKS / f"{name}.ipynb")
-    at, space = pipeline.tagged(nb, "parameters"), {"display": display}
+    nb = notebooks.read_notebook(NOTEBOOKS / f"{name}.ipynb")
+    at, space = notebooks.tagged(nb, "parameters"), {"display": display}
     for i, cell in enumerate(nb.cells):
         if cell.cell_type != "code": continue
         exec(compile(cell.source, f"{name}, cell {i}", "exec"), space)
@@ -143,7 +143,7 @@ def quick(monkeypatch):
     "Smoke-size training, one process, no windows."
     monkeypatch.setenv("ROUTERCOMPANION_JOBS", "1")
     monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
-    monkeypatch.setattr("routercompanion.plots.DPI", 40)
+    monkeypatch.setattr("routercompanion.report.style.DPI", 40)
     backend = matplotlib.get_backend()
     plt.switch_backend("agg")
     with matplotlib.rc_context(): yield monkeypatch

@@ -13,8 +13,11 @@ from scipy.special import expit
 
 from timing import least, report
 
-from routercompanion.confidence import Battles, SimilarityWeightedRouter, bradley_terry, preference_outcomes, random_protocol
-from routercompanion.routers import unit_rows
+from routercompanion.data.preferences import Battles
+from routercompanion.routers.preference.base import preference_outcomes
+from routercompanion.routers.preference.ranking import SimilarityWeightedRouter, bradley_terry
+from routercompanion.studies.confidence import random_protocol
+from routercompanion.routers.training import unit_rows
 
 
 @pytest.fixture(autouse=True)

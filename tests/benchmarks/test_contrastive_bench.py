@@ -11,8 +11,10 @@ from threadpoolctl import threadpool_limits
 
 from timing import report
 
-from routercompanion.contrastive import CSCRRouter, apply_head, named_fingerprints
-from routercompanion.core import deterministic
+from routercompanion.features.fingerprints import named_fingerprints
+from routercompanion.routers.contrastive import CSCRRouter
+from routercompanion.routers.training import apply_head
+from routercompanion.parallel import deterministic
 
 
 def unit(rng, n, d):
@@ -64,7 +66,7 @@ def test_lookup_among_experts(benchmark, models, one, many):
 @pytest.mark.model
 @pytest.mark.parametrize("models", [112, 8500])
 def test_the_encoder_is_nearly_all_of_a_call(benchmark, models):
-    from routercompanion.models import load_encoder
+    from routercompanion.models.features import load_encoder
     encoder, r, text = load_encoder("minilm-l6-v2"), router(models), ["What is the capital of the country in which the river Rhine begins, and how far is it from there to the sea?"]
     deterministic(42, 1)
     with threadpool_limits(1):

@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 from timing import best_of, least, report
 
 from routercompanion import metrics as m
-from routercompanion.significance import paired_bootstrap, resample_counts
+from routercompanion.metrics.bootstrap import paired_bootstrap, resample_counts
 
 
 def data(n, seed=0):

@@ -14,9 +14,11 @@ import torch
 
 from timing import report
 
-from routercompanion.banks import make_bank, reasoning_gym_task
-from routercompanion.core import deterministic, project_root
-from routercompanion.models import load_causal_lm, plan_batches
+from routercompanion.data.bank import make_bank
+from routercompanion.data.banks.embedded import reasoning_gym_task
+from routercompanion.core import project_root
+from routercompanion.parallel import deterministic
+from routercompanion.models.causal_lm import load_causal_lm, plan_batches
 
 SMALL = "smollm2-135m-instruct"
 

@@ -12,7 +12,10 @@ import pytest
 
 from timing import least, report
 
-from routercompanion.outcomes import OutcomeTable, load_csv, load_embedllm, summarise_blocks, write_outcomes
+from routercompanion.data.blocks import summarise_blocks, write_outcomes
+from routercompanion.data.outcomes import OutcomeTable
+from routercompanion.data.own_csv import load_csv
+from routercompanion.data.sets.embedllm import load_embedllm
 
 QUERIES, MODELS = 36_000, 112
 MEASURE = r"""

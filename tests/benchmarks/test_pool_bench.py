@@ -10,8 +10,8 @@ import pytest
 from timing import least, report
 
 from routercompanion import metrics as m
-from routercompanion.routers import KNNRouter
-from routercompanion.significance import paired_bootstrap, resample_counts
+from routercompanion.routers.clustering.neighbours import KNNRouter
+from routercompanion.metrics.bootstrap import paired_bootstrap, resample_counts
 
 
 def pool(n=3000, models=112, seed=0):

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.distributions import Dirichlet
 
-from routercompanion.core import deterministic
-from routercompanion.probes import DirichletProbe, train_linear_probe
+from routercompanion.parallel import deterministic
+from routercompanion.routers.difficulty.probes import DirichletProbe, train_linear_probe
 
 N, L, D = 3600, 31, 576
 

@@ -12,10 +12,13 @@ import pytest
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from routercompanion.banks import make_bank, reasoning_gym_task
-from routercompanion.core import deterministic, make_rng
-from routercompanion.models import load_causal_lm, load_encoder
-from routercompanion.uncertainty import EmbeddingJudge, ExactJudge, semantic_clusters
+from routercompanion.data.bank import make_bank
+from routercompanion.data.banks.embedded import reasoning_gym_task
+from routercompanion.core import make_rng
+from routercompanion.parallel import deterministic
+from routercompanion.models.causal_lm import load_causal_lm
+from routercompanion.models.features import load_encoder
+from routercompanion.features.meaning import EmbeddingJudge, ExactJudge, semantic_clusters
 
 SMALL, SAMPLES, TOKENS = "smollm2-135m-instruct", 5, 24
 
