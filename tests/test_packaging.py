@@ -131,7 +131,8 @@ def pins(): return {canonical(k): v for k, v in read_lock(LOCK).items()}
 
 
 def test_lock_satisfies_the_ranges_of_pyproject():
-    wanted = PYPROJECT["project"]["dependencies"] + PYPROJECT["project"]["optional-dependencies"]["test"] + PYPROJECT["build-system"]["requires"]
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    wanted = [*PYPROJECT["project"]["dependencies"], *(r for name in sorted(extras) for r in extras[name]), *PYPROJECT["build-system"]["requires"]]
     locked = pins()
     for r in map(Requirement, wanted):
         assert canonical(r.name) in locked, f"{r.name} is not in the lock"
