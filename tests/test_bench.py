@@ -21,7 +21,7 @@ from test_published import MIRROR, files, records  # noqa: F401  (fixtures)
 from tiny_models import tiny_llama
 
 ROOT = project_root()
-NOTEBOOK, FIGURES = ROOT / "nbs/papers/xbench_bench.ipynb", ROOT / "figures/bench"
+NOTEBOOK, FIGURES = ROOT / "nbs/papers/xbench/bench.ipynb", ROOT / "figures/bench"
 COLUMNS = ("Big-Math", "MMLU", "MATH", *GROUPS, "GSM8K")
 
 

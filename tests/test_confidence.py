@@ -660,7 +660,7 @@ def test_recording_preferences(tmp_path, monkeypatch):
 
 
 def test_the_committed_record():
-    data, about = __import__("routercompanion.recording", fromlist=["_read_signals"])._read_signals("preferences")
+    data, about = __import__("routercompanion.data.records", fromlist=["_read_signals"])._read_signals("preferences")
     entropy = data["strong.semantic_entropy.embedding.rao"].to_numpy()
     sampled = np.isfinite(entropy)
     assert sampled.sum() == about["sampled_queries"] >= 300 and sampled[:sampled.sum()].all() and (entropy[sampled] >= 0).all()

@@ -406,7 +406,7 @@ def topics(n=400, m=6, seed=0, gaps=0., d=10):
 def quick(**options): return contrastive.CSCRRouter(**{**dict(hidden=16, epochs=3, batch_size=64, n_probes=40), **options})
 
 
-@pytest.mark.filterwarnings("ignore::routercompanion.contrastive.BandsCollapsedWarning")
+@pytest.mark.filterwarnings("ignore::routercompanion.routers.contrastive.BandsCollapsedWarning")
 @pytest.mark.parametrize("options", [{}, dict(missing="raise"), dict(sign="paper", penalty="outside"), dict(n_bands=1, alpha=0., gamma=0.), dict(positives="best"), dict(k=1)])
 def test_contract(options):
     X, t = topics(120, 3, gaps=0.)

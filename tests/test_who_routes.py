@@ -163,8 +163,8 @@ def tables(folder):
 @pytest.mark.parametrize("specialists", [True, False])
 def test_the_notebook_on_a_made_pool(specialists, quick, tmp_path):
     pool, X = made_pool(np.random.default_rng(0), specialists)
-    patch(quick, banks__embedded_bank=lambda profile: SimpleNamespace(name=profile), specialists__pool_outcomes=lambda bank: pool, recording__bank_embeddings=lambda bank: X,
-          models__load_encoder=lambda name: SimpleNamespace(encode=lambda texts: np.random.default_rng(0).normal(size=(len(texts), 16)).astype(np.float32)))
+    patch(quick, data__banks__embedded__embedded_bank=lambda profile: SimpleNamespace(name=profile), studies__who_routes__pool_outcomes=lambda bank: pool, features__of_bank__bank_embeddings=lambda bank: X,
+          models__features__load_encoder=lambda name: SimpleNamespace(encode=lambda texts: np.random.default_rng(0).normal(size=(len(texts), 16)).astype(np.float32)))
     given = dict(profile="smoke", out=str(tmp_path / "figures"))
     if specialists:
         given["mixinstruct"] = str(tmp_path / "mix")
@@ -173,7 +173,7 @@ def test_the_notebook_on_a_made_pool(specialists, quick, tmp_path):
         for part, n in (("train", 60), ("test", 40)):
             rows = [dict(id=f"set/{part}{i}", instruction=f"Do {i}", input="", candidates=[dict(model=m, text="", scores=dict(bartscore=float(-3 * rng.random()))) for m in ("a-7b", "b-13b")]) for i in range(n)]
             (tmp_path / "mix" / f"{part}_data_prepared.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
-    space = run_cells("who_routes", given)
+    space = run_cells("who_routes/results", given)
     found, pictures = tables(tmp_path / "figures")
     items = [f"who_routes_table{i}" for i in range(1, 8)] + [f"who_routes_figure{i}" for i in (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13)]
     assert set(items) <= set(found) and {f"who_routes_figure{i}" for i in range(1, 14)} <= pictures
@@ -223,10 +223,10 @@ def test_the_bench_notebook_on_made_outcomes(quick, tmp_path):
     dc = made_outcomes(rng, seven, [f"lab/seven-{i}" for i in range(7)], lambda t: ("ood",) if t == "mbpp" else ("train", "test"), 25, params_b=np.full(7, 7.))
     dc.score *= .5   # right answers carry a probability
     dc = replace(dc, correct_rule="score > 0")
-    patch(quick, outcomes__load_routerbench=lambda: bench, outcomes__load_routerdc=lambda: dc, models__load_encoder=lambda name: WordEncoder(),
+    patch(quick, data__sets__routerbench__load_routerbench=lambda: bench, data__sets__routerdc__load_routerdc=lambda: dc, models__features__load_encoder=lambda name: WordEncoder(),
           core__get_profile=lambda name: SimpleNamespace(n_resamples=50, paper_seed=42))
     quick.setenv("ROUTERCOMPANION_CACHE", str(tmp_path / "cache"))
-    space = run_cells("who_routes_bench", dict(out=str(tmp_path / "figures"), per_task=20))
+    space = run_cells("who_routes/bench", dict(out=str(tmp_path / "figures"), per_task=20))
     found, pictures = tables(tmp_path / "figures")
     made = {f"who_routes_table{i}" for i in range(1, 8)} | {f"who_routes_figure{i}" for i in (2, 3, 6, 7, 8, 9, 10, 11, 12, 13)}
     assert made <= set(found) and {f"who_routes_figure{i}" for i in (2, 3, 7, 8, 9, 10, 11, 12, 13)} <= pictures
