@@ -190,7 +190,8 @@ class Missing:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] == "pycosat": raise ModuleNotFoundError("No module named 'pycosat'", name="pycosat")
 {block}
-from routercompanion.banks import generated_item, judge_one, reasoning_gym_task
+from routercompanion.data.banks.embedded import generated_item, reasoning_gym_task
+from routercompanion.judging.exact import judge_one
 if {late}: generated_item('reasoning-gym==0.1.25|lcm|{{"max_value": 12}}|31')
 rows, shots = reasoning_gym_task("lcm", domain="arithmetic", split="train", size=40, settings=({{"max_value": 12}}, {{"max_value": 30}}))
 stand_in = sys.modules["pycosat"]

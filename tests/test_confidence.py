@@ -647,7 +647,7 @@ def test_stand_in_by_loops_and_its_name():
 
 def test_recording_preferences(tmp_path, monkeypatch):
     monkeypatch.setenv("ROUTERCOMPANION_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(records, "outcomes_path", lambda name="x": tmp_path / f"{name}.parquet")
+    monkeypatch.setattr("routercompanion.data.records.outcomes_path", lambda name="x": tmp_path / f"{name}.parquet")
     strong, weak, bank = load_causal_lm(tiny_llama(tmp_path / "s")), load_causal_lm(tiny_llama(tmp_path / "w", seed=1)), chat_bank()
     confidence.record_preferences(bank, strong, weak, queries=3, judges=[ExactJudge()], samples=4, max_new_tokens=3)
     rows = confidence.training_order(bank)

@@ -551,7 +551,8 @@ import json, socket, sys
 def refuse(*a, **k): raise AssertionError("the network was touched")
 socket.socket.connect = socket.socket.connect_ex = socket.create_connection = socket.getaddrinfo = refuse
 from routercompanion.core import CompanionError
-from routercompanion.models import load_causal_lm, resolve_model
+from routercompanion.assets.store import resolve_model
+from routercompanion.models.causal_lm import load_causal_lm
 lm = load_causal_lm("our-org/tiny-model")
 print(json.dumps([lm.name, round(lm.parameters_b, 3), lm.width, str(resolve_model("our-org/tiny-model"))]))
 try: load_causal_lm("our-org/unknown")

@@ -15,7 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from routercompanion import data
 from routercompanion.data.bank import query_id
+from routercompanion.data.sets import sources
 from routercompanion.core import UnknownNameError, project_root
 from routercompanion.data.blocks import iter_outcomes, summarise_blocks, write_outcomes
 from routercompanion.data.outcomes import (

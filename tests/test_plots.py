@@ -123,8 +123,8 @@ def test_same_bytes_twice(name, tmp_path):
 
 
 def test_same_bytes_in_another_process(tmp_path):
-    code = ("import sys, numpy as np, matplotlib; matplotlib.use('Agg'); from routercompanion import plots\n"
-            "w = np.exp(np.arange(31) / 30); plots.save_figure(plots.plot_layer_weights({'mixed': w / w.sum(), 'other': np.full(31, 1 / 31)}).figure, 'f', sys.argv[1])")
+    code = ("import sys, numpy as np, matplotlib; matplotlib.use('Agg'); from routercompanion.report import diagrams, styling\n"
+            "w = np.exp(np.arange(31) / 30); styling.save_figure(diagrams.plot_layer_weights({'mixed': w / w.sum(), 'other': np.full(31, 1 / 31)}).figure, 'f', sys.argv[1])")
     runs = [subprocess.run([sys.executable, "-c", code, str(tmp_path / seed)], env={**os.environ, "PYTHONHASHSEED": seed}) for seed in ("1", "2")]
     assert all(r.returncode == 0 for r in runs)
     for kind in ("png", "svg"): assert file_hash(tmp_path / "1" / f"f.{kind}") == file_hash(tmp_path / "2" / f"f.{kind}")

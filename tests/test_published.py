@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, strategies as st
 from sklearn.metrics import roc_auc_score
 
+from routercompanion.assets.lock import Lock
 from routercompanion.data.bank import BankError, make_bank
 from routercompanion.data.texts import normalise
 from routercompanion.core import CompanionError, PROFILES, UnknownNameError, project_root
@@ -398,7 +399,8 @@ def test_placement_by_accelerate_changes_no_answer(tmp_path):
 # ---------- the public files themselves, where a mirror holds them ----------
 
 if MIRROR:
-    PROMPTS_AND_RECORDS = tuple(next((MIRROR / p).iterdir()) for p in PUBLIC)   # a repository's folder holds one commit
+    COMMITS = [Lock.load().assets[name]["commit"] for name in ("routerxbench-prompts", "routellm-responses")]
+    PROMPTS_AND_RECORDS = tuple(MIRROR / p / commit for p, commit in zip(PUBLIC, COMMITS))
 
     def test_the_audits_figures():
         prompts, _ = PROMPTS_AND_RECORDS

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from routercompanion.data import records
+from routercompanion.judging import recording
 from routercompanion.data.bank import make_bank
 from routercompanion.core import CompanionError
 from routercompanion.models.causal_lm import Generations

@@ -430,7 +430,7 @@ def test_entry_points_register_and_a_broken_one_is_left_out(monkeypatch):
 def test_two_classes_of_one_name_collide(monkeypatch):
     monkeypatch.setattr(registry, "ROUTERS", dict(registry.ROUTERS))
     other = type("MeanProbe", (_Good,), {})
-    with pytest.raises(CompanionError, match="exists already in routercompanion.probes"): register_router(other)
+    with pytest.raises(CompanionError, match="exists already in routercompanion.routers.difficulty.probes"): register_router(other)
 
 
 class _Pool(Router):
