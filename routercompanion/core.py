@@ -33,10 +33,12 @@ class UnknownNameError(CompanionError, KeyError):
     def __str__(self): return ValueError.__str__(self)
 
 # %% ../nbs/0_core.ipynb #12a4561f
-class RoutingInputError(CompanionError): "Base of the errors about features, outcomes and saved routers."
+class RoutingInputError(CompanionError):
+    "Base of the errors about features, outcomes and saved routers."
 
 
-class MisalignedError(RoutingInputError): "Features and outcomes differ in length or in their query ids."
+class MisalignedError(RoutingInputError):
+    "Features and outcomes differ in length or in their query ids."
 
 # %% ../nbs/0_core.ipynb #999f5300
 def lookup(table, name, kind):

@@ -38,8 +38,8 @@ def progress(items, description, total=None, quiet=None):
 def one_thread():
     """Run PyTorch on one thread inside the block, then restore the number.
 
-    For training steps that are too small to share between threads: they are faster so, and the sums, hence the bytes,
-    do not depend on the machine's number of threads.
+    For training steps that are too small to share between threads: they are faster so, and the
+    sums, hence the bytes, do not depend on the machine's number of threads.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

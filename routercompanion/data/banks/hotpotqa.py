@@ -59,10 +59,12 @@ HOTPOTQA = ("distractor", "fullwiki")
 
 
 def load_hotpotqa(source, *, setting="distractor", split="test", size=None):
-    """HotpotQA questions from `source`: a file (.json as published, .jsonl, .parquet as on the hub), or a folder that holds the hub's files of that `setting`.
+    """HotpotQA questions from `source`: a file, or a folder with the hub's files of that `setting`.
 
-    split: what to call their split. size: the first so many by hash of the question. Each question brings its passages: ten in the
-    distractor setting (the two gold ones among them), ten retrieved ones in fullwiki, where gold ones may be missing. Errors: `QuestionError`.
+    Files: .json as published, .jsonl, .parquet as on the hub. split: what to call their split.
+    size: the first so many by hash of the question. Each question brings its passages: ten in the
+    distractor setting (the two gold ones among them), ten retrieved ones in fullwiki, where gold
+    ones may be missing. Errors: `QuestionError`.
     """
     lookup(dict.fromkeys(HOTPOTQA), setting, "HotpotQA setting")
     source = Path(source)
@@ -75,9 +77,10 @@ def load_hotpotqa(source, *, setting="distractor", split="test", size=None):
 
 # %% ../../../nbs/2_data/banks/hotpotqa.ipynb #7a52d329
 def fetch_hotpotqa(*, setting="distractor", revision="main"):
-    """The folder with the hub's validation files of a `setting` of hotpotqa/hotpot_qa (CC BY-SA 4.0; about 30 MB).
+    """The folder with the hub's validation files of a `setting` of hotpotqa/hotpot_qa.
 
-    Downloaded to the hub cache if absent; pin a `revision` (a commit) to repeat a run.
+    CC BY-SA 4.0, about 30 MB; downloaded to the hub cache if absent. Pin a `revision` (a commit)
+    to repeat a run.
     """
     from huggingface_hub import snapshot_download
     lookup(dict.fromkeys(HOTPOTQA), setting, "HotpotQA setting")

@@ -28,8 +28,8 @@ from ..bank import make_bank
 class Country:
     """A row of the table of countries.
 
-    `continent` and `currency` are names, `languages` the official ones (most spoken first), `population` a number of people,
-    `regions` names of first-level regions.
+    `continent` and `currency` are names, `languages` the official ones (most spoken first),
+    `population` a number of people, `regions` names of first-level regions.
     """
     name: str
     code: str
@@ -53,7 +53,8 @@ class Element:
 def plain(text):
     """`text` without accents, its spaces single; '' when it is no proper name.
 
-    A proper name has a capital letter first, then letters, blanks, points, hyphens or apostrophes; 4 to 30 signs.
+    A proper name has a capital letter first, then letters, blanks, points, hyphens or
+    apostrophes; 4 to 30 signs.
     """
     text = text[0] if isinstance(text, list) else text   # some countries list several capitals
     folded = unicodedata.normalize("NFKD", text or "").encode("ascii", "ignore").decode()
@@ -171,9 +172,9 @@ def fact_corpus():
 class Question:
     """A question of several hops.
 
-    Accepted `answers` (the first is the gold one), `kind` ("bridge" or "comparison"), `relation` (the task), `supporting` facts
-    ((title, number of the sentence), ...), `entity` (what the split goes by), `passages` (its own passages in HotpotQA's distractor
-    setting; else empty).
+    Accepted `answers` (the first is the gold one), `kind` ("bridge" or "comparison"), `relation`
+    (the task), `supporting` facts ((title, number of the sentence), ...), `entity` (what the split
+    goes by), `passages` (its own passages in HotpotQA's distractor setting; else empty).
     """
     question: str
     answers: tuple
@@ -285,9 +286,10 @@ def question_prompt(question): return f"\n\nQuestion: {question}\nAnswer:"
 
 
 def question_bank(questions, shots=None, name="multi-hop"):
-    """A `QueryBank` of questions behind one text of solved examples (default: `solved_questions` and their answers).
+    """A `QueryBank` of questions behind one text of solved examples.
 
-    task = relation, domain = kind; a question's `key` becomes its source.
+    shots: that text, by default `solved_questions` and their answers. task = relation,
+    domain = kind; a question's `key` becomes its source.
     """
     if shots is None: shots = "".join(f"{question_prompt(q.question)} {q.answers[0]}" for q in solved_questions())
     rows = [dict(prompt=question_prompt(q.question), references=list(q.answers), task=q.relation, domain=q.kind, split=q.split,
