@@ -36,8 +36,11 @@ def progress(items, description, total=None, quiet=None):
 # %% ../nbs/0_parallel.ipynb #9ccfad8a
 @contextlib.contextmanager
 def one_thread():
-    """Run PyTorch on one thread inside the block, then restore the number. A step here is two passes over 2 MB: too small to share between threads,
-    slow when threads wait for a busy core, and the sums, so the bytes, no longer depend on the machine's number of threads."""
+    """Run PyTorch on one thread inside the block, then restore the number.
+
+    For training steps that are too small to share between threads: they are faster so, and the
+    sums, hence the bytes, do not depend on the machine's number of threads.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try: yield

@@ -79,7 +79,7 @@ def accuracy_gap(outcomes, small, large, *, clusters=None, n_resamples=None, rng
 
 # %% ../../nbs/2_data/evidence.ipynb #c4d57574
 def _verdict(gap, band, min_gap):
-    "(auroc_ok, gap_ok, reason) of evidence rule 4 for one `AccuracyGap`."
+    "(auroc_ok, gap_ok, reason): is small accuracy in the band, is the gap wide and above 0?"
     if not gap.n: return False, False, "no query that both models answered"
     auroc_ok, wide, sure = band[0] <= gap.small_accuracy <= band[1], gap.gap >= min_gap, gap.low > 0
     words = [w for ok, w in ((auroc_ok, f"small accuracy {gap.small_accuracy:.3f} outside {band[0]:g}-{band[1]:g}"),
@@ -88,9 +88,11 @@ def _verdict(gap, band, min_gap):
 
 
 def evidence_check(outcomes, small, large, by="task", *, band=(.15, .85), min_gap=.10, n_resamples=10_000, rng=42):
-    """Which groups can say something about a router (evidence rule 4) -> DataFrame indexed by `by` ("task" or "domain") with columns
-    n, small_accuracy, gap, gap_low, gap_high (95 %), auroc_ok, gap_ok, reason. A task's interval is Newcombe's; a domain of several
-    tasks is resampled by task. Queries without both scores are left out of n.
+    """Which groups can say something about a router -> DataFrame, one row per task or domain (`by`).
+
+    Columns: n, small_accuracy, gap, gap_low, gap_high (95 %), auroc_ok (small accuracy inside
+    `band`), gap_ok (at least `min_gap`, interval above 0), reason. A task's interval is Newcombe's;
+    a domain of several tasks is resampled by task. Queries without both scores are left out of n.
     """
     groups, rows = _groups(outcomes, by), {}
     for name in np.unique(groups).tolist():

@@ -68,8 +68,14 @@ def _labels(small_score):
                                    "For judged scores pass (small >= large) as 0/1 labels.")
     return 1. - small_score
 
-# %% ../../nbs/1_metrics/checks.ipynb #959541ea
-EPS = 1e-12  # two performances closer than this are equal: sums of a million scores err by less, one query in a million changes more
+# %% ../../nbs/1_metrics/checks.ipynb #8046a17c
+def _task_column(task, n):
+    "Task labels as an array of strings (n,); a missing or misaligned label raises."
+    task = np.asarray(task)
+    if task.shape != (n,): raise MetricInputError(f"task has shape {task.shape}, the score has {n} rows: align them by query_id first.")
+    missing = np.array([t is None or t != t for t in task.tolist()], dtype=bool)
+    if missing.any(): raise MetricInputError(f"task, row {int(missing.argmax())}, is missing.")
+    return task.astype(str)
 
 # %% ../../nbs/1_metrics/checks.ipynb #1b135c12
 def _groups(*keys):
@@ -90,14 +96,8 @@ def _blocks(function, W, cells=1 << 17):
     parts = [function(W[i:i + step]) for i in range(0, len(W), step)]
     return tuple(map(np.concatenate, zip(*parts))) if isinstance(parts[0], tuple) else np.concatenate(parts)
 
+# %% ../../nbs/1_metrics/checks.ipynb #959541ea
+EPS = 1e-12  # two performances closer than this are equal: sums of a million scores err by less, one query in a million changes more
+
 # %% ../../nbs/1_metrics/checks.ipynb #6bd825ee
 DEFINITIONS = {"paper": "the formula as printed", "as_published": "what the authors' published code computes"}
-
-# %% ../../nbs/1_metrics/checks.ipynb #8046a17c
-def _task_column(task, n):
-    "Task labels as an array of strings (n,); a missing or misaligned label raises."
-    task = np.asarray(task)
-    if task.shape != (n,): raise MetricInputError(f"task has shape {task.shape}, the score has {n} rows: align them by query_id first.")
-    missing = np.array([t is None or t != t for t in task.tolist()], dtype=bool)
-    if missing.any(): raise MetricInputError(f"task, row {int(missing.argmax())}, is missing.")
-    return task.astype(str)

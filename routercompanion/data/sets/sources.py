@@ -128,6 +128,53 @@ def _odd_quotes(path):
     "Whether a file has an odd number of double quotes: then its last record swallowed all that came after an open one, which Arrow does not mind."
     with open(path, "rb") as f: return sum(block.count(b'"') for block in iter(lambda: f.read(1 << 20), b"")) % 2 == 1
 
+# %% ../../../nbs/2_data/sets/sources.ipynb #e5bd256c
+def _json_rows(path, wanted=()):
+    "Yield (line number, object) of a file of JSON lines; `SchemaError` with the row for a broken line or an object without a `wanted` key."
+    with open(path, encoding="utf-8", newline="\n") as f:
+        for row, line in enumerate(f, 1):
+            if not line.strip(): continue
+            try: value = json.loads(line)
+            except ValueError as e: raise SchemaError(f"not valid JSON ({e})", "The file may be cut short: download it again.", source=path, row=row) from e
+            if not isinstance(value, dict): raise SchemaError("not a JSON object", "Every line must hold one object.", source=path, row=row)
+            _need(value, wanted, path, row)
+            yield row, value
+
+# %% ../../../nbs/2_data/sets/sources.ipynb #a7aeb936
+def _number(value, path, row, column):
+    "A JSON value as float; null is NaN; anything that is not a number raises `SchemaError`."
+    if value is None: return np.nan
+    if isinstance(value, (bool, int, float)): return float(value)
+    raise SchemaError(f"{str(value)[:40]!r} is not a number", "Look for a field that has moved; leave a missing value null.", source=path, row=row, column=column)
+
+
+def _grid(rows, place):
+    "Scores given as one dict {model: value} per row -> (models in order of appearance, float64 (n, n_models)); a model that a row lacks is NaN."
+    models = list(dict.fromkeys(chain.from_iterable(rows)))
+    at, out = {m: j for j, m in enumerate(models)}, np.full((len(rows), len(models)), np.nan)
+    for i, row in enumerate(rows):
+        for m, value in row.items(): out[i, at[m]] = value if type(value) in (float, int) else _number(value, *place(i), m)
+    return models, out
+
+# %% ../../../nbs/2_data/sets/sources.ipynb #2d90d4e1
+def _read_columns(path, columns):
+    "The Arrow table of `columns` of a Parquet file; `SchemaError` if it is damaged."
+    try:
+        with pq.ParquetFile(path) as f: return f.read(columns)
+    except (pa.ArrowException, OSError) as e: raise SchemaError(f"not a whole Parquet file ({str(e).splitlines()[0]})", "Download it again.", source=path) from e
+
+
+def _parquet_schema(path):
+    "The Arrow schema of a Parquet file; `SchemaError` if it is damaged."
+    try: return pq.read_schema(path)
+    except (pa.ArrowException, OSError) as e: raise SchemaError(f"not a whole Parquet file ({str(e).splitlines()[0]})", "Download it again.", source=path) from e
+
+
+def _floats(column, path, name):
+    "An Arrow column as float64 (n,), null = NaN; `SchemaError` if it does not hold numbers."
+    try: return column.cast(pa.float64()).to_numpy()
+    except pa.ArrowException as e: raise SchemaError(str(e).splitlines()[0], "Compare the column with the set's description.", source=path, column=name) from e
+
 # %% ../../../nbs/2_data/sets/sources.ipynb #96922e27
 def _placer(parts):
     "From [(file, number of its first row, rows), ...] in order: the function i -> (file, row) for row i of the table."
@@ -178,34 +225,6 @@ def _build(name, *, files, parts, prompts, task, models, score, cost=None, label
         path, row = (files[0], None) if e.row is None else place(e.row)
         raise type(e)(e.problem, e.remedy, source=path, row=row, column=label(kind, model) if model else e.column) from e
 
-# %% ../../../nbs/2_data/sets/sources.ipynb #e5bd256c
-def _json_rows(path, wanted=()):
-    "Yield (line number, object) of a file of JSON lines; `SchemaError` with the row for a broken line or an object without a `wanted` key."
-    with open(path, encoding="utf-8", newline="\n") as f:
-        for row, line in enumerate(f, 1):
-            if not line.strip(): continue
-            try: value = json.loads(line)
-            except ValueError as e: raise SchemaError(f"not valid JSON ({e})", "The file may be cut short: download it again.", source=path, row=row) from e
-            if not isinstance(value, dict): raise SchemaError("not a JSON object", "Every line must hold one object.", source=path, row=row)
-            _need(value, wanted, path, row)
-            yield row, value
-
-# %% ../../../nbs/2_data/sets/sources.ipynb #a7aeb936
-def _number(value, path, row, column):
-    "A JSON value as float; null is NaN; anything that is not a number raises `SchemaError`."
-    if value is None: return np.nan
-    if isinstance(value, (bool, int, float)): return float(value)
-    raise SchemaError(f"{str(value)[:40]!r} is not a number", "Look for a field that has moved; leave a missing value null.", source=path, row=row, column=column)
-
-
-def _grid(rows, place):
-    "Scores given as one dict {model: value} per row -> (models in order of appearance, float64 (n, n_models)); a model that a row lacks is NaN."
-    models = list(dict.fromkeys(chain.from_iterable(rows)))
-    at, out = {m: j for j, m in enumerate(models)}, np.full((len(rows), len(models)), np.nan)
-    for i, row in enumerate(rows):
-        for m, value in row.items(): out[i, at[m]] = value if type(value) in (float, int) else _number(value, *place(i), m)
-    return models, out
-
 # %% ../../../nbs/2_data/sets/sources.ipynb #7210801c
 TOTAL_PARAMS_B = {"mixtral-8x7b": 46.7, "mixtral-8x22b": 141., "wizardlm-2-8x22b": 141., "flan-t5-xxl": 11., "moss-moon-003": 16., "alpaca-native": 7.,
                   "phi-2": 2.7, "phi-1_5": 1.3, "phi-1.5": 1.3}
@@ -229,22 +248,3 @@ def _params(models, params_b, rows):
     values = {m: float((params_b or {}).get(m, params_from_name(m))) for m in models}
     known = {m: {"params_b": v, "params_from": "given" if m in (params_b or {}) else "name"} for m, v in values.items() if v == v}
     return ({"params_b": np.tile(np.array(list(values.values()), np.float32), (rows, 1))} if known else {}), known
-
-# %% ../../../nbs/2_data/sets/sources.ipynb #2d90d4e1
-def _read_columns(path, columns):
-    "The Arrow table of `columns` of a Parquet file; `SchemaError` if it is damaged."
-    try:
-        with pq.ParquetFile(path) as f: return f.read(columns)
-    except (pa.ArrowException, OSError) as e: raise SchemaError(f"not a whole Parquet file ({str(e).splitlines()[0]})", "Download it again.", source=path) from e
-
-
-def _parquet_schema(path):
-    "The Arrow schema of a Parquet file; `SchemaError` if it is damaged."
-    try: return pq.read_schema(path)
-    except (pa.ArrowException, OSError) as e: raise SchemaError(f"not a whole Parquet file ({str(e).splitlines()[0]})", "Download it again.", source=path) from e
-
-
-def _floats(column, path, name):
-    "An Arrow column as float64 (n,), null = NaN; `SchemaError` if it does not hold numbers."
-    try: return column.cast(pa.float64()).to_numpy()
-    except pa.ArrowException as e: raise SchemaError(str(e).splitlines()[0], "Compare the column with the set's description.", source=path, column=name) from e
