@@ -28,7 +28,7 @@ class MissingSignalError(RoutingInputError):
 
 # %% ../../nbs/6_routers/sequential.ipynb #1996d368
 class SequentialRouter(BaseEstimator):
-    """Base of routers that may ask several models: give `act`, and `_fit(X, scores, signals)`.
+    """Base of routers that may ask several models: give `act`, and `_fit` where they learn.
 
     feature_kind: what X is. n_models: how many models it needs (None = any number). training_free:
     it acts without `fit`. knob: name of the parameter that trades quality for cost, if any.
@@ -55,6 +55,11 @@ class SequentialRouter(BaseEstimator):
         return self.answer(X, asked)
 
 # %% ../../nbs/6_routers/sequential.ipynb #da876b2b
+def cost_table(outcomes) -> dict:
+    "Cost by axis, (n, m) each, of an outcome table; empty for scores alone."
+    return getattr(outcomes, "cost", None) or {}
+
+
 def signal_array(signals, outcomes, shape) -> np.ndarray:
     "Signals as float64 (n, m, s) for outcomes of `shape` (n, m); without any, one that says 0."
     signals = getattr(outcomes, "signals", None) if signals is None else signals
@@ -63,8 +68,8 @@ def signal_array(signals, outcomes, shape) -> np.ndarray:
     signals = np.array(signals, dtype=np.float64)
     signals = signals[:, :, None] if signals.ndim == 2 else signals
     if signals.ndim != 3 or signals.shape[:2] != shape:
-        raise WidthError(f"Signals have shape {signals.shape} for outcomes {shape}. Give (n, m, s): "
-                         "s numbers per query and model, or (n, m) for one.")
+        raise WidthError(f"Signals have shape {signals.shape} for outcomes {shape}. Give "
+                         "(n, m, s), s numbers per query and model, or (n, m) for one.")
     return signals
 
 
@@ -88,13 +93,14 @@ def fit(self: SequentialRouter, X, outcomes, *, signals=None, query_ids=None):
     check_ids(query_ids, getattr(outcomes, "query_ids", None))
     scores = _scores(X, outcomes, self.n_models)
     self.model_names_, self.model_costs_ = describe_models(outcomes, scores.shape[1])
-    self._fit(X, scores, signal_array(signals, outcomes, scores.shape))
+    cost = {axis: np.asarray(c, dtype=np.float64) for axis, c in cost_table(outcomes).items()}
+    self._fit(X, scores, signal_array(signals, outcomes, scores.shape), cost)
     return self
 
 
 @patch
-def _fit(self: SequentialRouter, X, scores: np.ndarray, signals: np.ndarray):
-    "What the router learns; nothing, unless a subclass gives it."
+def _fit(self: SequentialRouter, X, scores: np.ndarray, signals: np.ndarray, cost: dict):
+    "What a subclass learns from scores (n, m), signals (n, m, s) and cost axis -> (n, m)."
 
 # %% ../../nbs/6_routers/sequential.ipynb #9c13499c
 class Ledger:
@@ -144,8 +150,8 @@ def _action(router, X, seen) -> np.ndarray:
     n = len(seen)
     action = np.asarray(router.act(X, seen))
     if action.shape != (n,) or action.dtype.kind not in "iu":
-        raise SequenceError(f"{type(router).__name__}.act gave {action.dtype} {action.shape} for {n} "
-                            "queries. Give a whole number each: a model, STOP or REJECT.")
+        raise SequenceError(f"{type(router).__name__}.act gave {action.dtype} {action.shape} for "
+                            f"{n} queries. Give a whole number each: a model, STOP or REJECT.")
     return action.astype(np.int64)
 
 
@@ -211,7 +217,7 @@ def _answers(router, X, ledger, refused) -> np.ndarray:
 def _costs(asked, outcomes) -> dict[str, np.ndarray]:
     "What was paid by axis; raises `MissingSignalError` where a price was never recorded."
     cost = {}
-    for axis, price in (getattr(outcomes, "cost", None) or {}).items():
+    for axis, price in cost_table(outcomes).items():
         cost[axis] = paid(asked, np.asarray(price, dtype=np.float64))
         missing = np.isnan(cost[axis])
         if missing.any():
@@ -223,6 +229,7 @@ def _costs(asked, outcomes) -> dict[str, np.ndarray]:
 def run_sequential(router, X, signals, outcomes, *, reject_value=0.0, max_steps=None) -> Run:
     """Route n queries by a sequential router over recorded signals and outcomes; returns a `Run`.
 
+    router: a sequential router, or a one-shot one, which then asks in a single step (`OneStep`).
     signals (n, m, s), or (n, m), or None for those of `outcomes`. outcomes: a table with `score`,
     `cost` and perhaps `requires` (see `arm_table`), or scores (n, m) in [0, 1], high = good.
     reject_value: the quality of a refusal (answer -1). max_steps: stop asking after so many models
@@ -230,6 +237,7 @@ def run_sequential(router, X, signals, outcomes, *, reject_value=0.0, max_steps=
     Cost is the sum over what was asked; a router's own cost is not in it.
     Raises `SequenceError`, `MissingSignalError`, `WidthError`, `MisalignedError`.
     """
+    router = router if hasattr(router, "act") else OneStep(router)
     scores = _scores(X, outcomes, router.n_models)
     _check_ready(router, scores.shape[1], max_steps)
     signals = signal_array(signals, outcomes, scores.shape)
@@ -270,7 +278,7 @@ class OneStep(SequentialRouter):
     def __init__(self, router, *, trade_off=0.0):
         self.router, self.trade_off = router, trade_off
 
-    def _fit(self, X, scores, signals):
+    def _fit(self, X, scores, signals, cost):
         raise CompanionError("Fit the one-shot router, then wrap it: OneStep(router.fit(...)).")
 
     def act(self, X, seen):
