@@ -81,7 +81,7 @@ def _begin(self: OnlineRouter, X, outcomes, query_ids=None):
     if none.any():
         j = none.argmax()
         raise MissingOutcomesError(f"Model {self.model_names_[j]} (column {j}) has no outcome in "
-                                   f"{len(scores)} queries. Leave it out of the pool, or record some.")
+                                   f"{len(scores)} queries. Leave it out, or record some of them.")
     has_shape = FEATURE_NDIM[self.feature_kind] is not None and hasattr(X, "shape")
     self.feature_shape_ = list(X.shape[1:]) if has_shape else []
     self.asked_ = np.zeros(scores.shape[1])
