@@ -71,9 +71,13 @@ class Router(BaseEstimator):
 
     feature_kind: what X is (`FEATURE_NDIM`). own_cost: what one decision costs by cost axis, e.g. {"params_b": .0227} for an encoder.
     runs_small: the score needs the small model's forward pass. needs: names in a logits dict. training_free: `_score` works without `fit`.
+    knob: name of the published decision rule's own parameter, where that rule is not argmax of quality - lambda * cost; `route` then takes its
+    values, `knob_grid(X)` lists those worth trying. calibrated: False where `predict_quality` is a score and no probability or expectation.
     Fitted: `feature_shape_` (shape of a row), `model_names_`, `model_costs_` (normalised).
     """
     feature_kind, own_cost, runs_small, needs, training_free, n_models = "none", {}, False, (), False, None
+    knob = None
+    calibrated = True
 
     def fit(self, X, outcomes, *, validation=None, query_ids=None):
         "Fit on features X and outcomes (table or (n, n_models) scores); `validation` = (X, outcomes) for early stopping. Returns self."
@@ -103,8 +107,26 @@ def predict_quality(self: Router, X):
 
 @patch
 def route(self: Router, X, trade_off=0.0):
-    "Index (n,) of the chosen model: argmax of predicted quality - trade_off * normalised cost; trade_off = lambda >= 0."
+    """Index (n,) of the chosen model: argmax of predicted quality - trade_off * normalised cost; trade_off = lambda >= 0.
+
+    A router with a `knob` decides by its own published rule, and `trade_off` is a value of that knob (`_route_by_knob(X, value)`).
+    """
+    if self.knob is not None:
+        return self._route_by_knob(X, trade_off)
     return best_model(self.predict_quality(X), self.model_costs_, trade_off)
+
+
+@patch
+def knob_grid(self: Router, X):
+    "Values (k,) of `knob` worth sweeping on queries X. A router that declares a knob gives this; without one it raises."
+    if self.knob is None:
+        raise RoutingInputError(f"{type(self).__name__} has no knob of its own: sweep the trade-off of route instead.")
+    raise RoutingInputError(f"{type(self).__name__} declares the knob {self.knob!r}: give it knob_grid(X) -> values (k,).")
+
+
+@patch
+def _route_by_knob(self: Router, X, value):
+    raise RoutingInputError(f"{type(self).__name__} declares the knob {self.knob!r}: give it _route_by_knob(X, value) -> (n,).")
 
 
 @patch
