@@ -52,7 +52,8 @@ def _toy_feature(kind, hard, task, score, rng):
     if kind == "embedding": return (rng.normal(0, .5, (n, 8)) + hard[:, None] * np.linspace(-1, 1, 8)).astype(np.float32)
     if kind == "logits": return {"entropy": np.exp(hard / 3), "margin": expit(-hard), "max_logit": 20 - hard, "max_prob": expit(1 - hard), "logit_margin": 6 * expit(-hard)}
     if kind == "answers": return {"self_ask": np.where(np.arange(n) % 16, 100 * expit(-hard), np.nan), "semantic_entropy": np.round(1.6 * expit(hard), 1),
-                                  "perplexity": np.exp(expit(hard)), "p_true": expit(-hard)}
+                                  "perplexity": np.exp(expit(hard)), "p_true": expit(-hard),
+                                  "answer_entropy": 2 * expit(hard)}
     if kind == "text": return np.array(["word " * int(12 + 4 * h) for h in hard])
     if kind == "task": return np.array([f"task{t}" for t in task])
     return score if kind == "outcomes" else np.array([f"q{i}" for i in range(n)])
