@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from routercompanion.reproduce import checks, cli, notebooks
+from routercompanion.reproduce import checks, cli, notebooks, run
 from routercompanion.core import CompanionError, project_root
 
-COMMANDS = ["reproduce", "items", "assets", "verify", "route", "doctor", "notebooks", "readme"]
+COMMANDS = ["reproduce", "items", "assets", "verify", "route", "routers", "doctor", "notebooks", "readme"]
 
 
 def call(*args): return CliRunner().invoke(cli.app, list(args), catch_exceptions=False)
@@ -49,7 +49,7 @@ def test_repairable_mistakes_are_one_line_and_exit_2(args, words):
 
 def test_failed_notebook_exits_1(monkeypatch, capsys):
     def broken(**_): raise notebooks.StepError("nbs/x.ipynb: cell In [3] raised ZeroDivisionError")
-    monkeypatch.setattr(cli, "reproduce", broken)
+    monkeypatch.setattr(run, "reproduce", broken)
     with pytest.raises(SystemExit) as e: cli.main(["reproduce"])
     assert e.value.code == 1 and "In [3]" in capsys.readouterr().err
 
@@ -171,6 +171,95 @@ def test_route_a_saved_router_from_standard_input(tmp_path):
     assert routed.decision.tolist() == ["small", "large"] and list(routed.columns) == ["prompt", "score", "decision"]
 
 
+def pool_of_three(n=60):
+    "Texts and the outcomes of three models of rising cost, of which the dearest alone answers long prompts."
+    texts = np.array(["x" * (1 + i) for i in range(n)])
+    score = np.column_stack([np.arange(n) < n / 2, np.arange(n) < n / 2, np.ones(n)]).astype(float)
+    return texts, SimpleNamespace(score=score, models=["tiny", "middle", "huge"], cost={"usd": np.tile([1., 2, 4], (n, 1))}, query_ids=texts)
+
+
+def routed_by(router, folder, stdin, *options):
+    from routercompanion.routers.registry import save_router
+    status, out, err = program("route", "--router", str(save_router(router, folder)), "-", *options, stdin=stdin)
+    assert status == 0, err
+    return pd.read_csv(io.StringIO(out))
+
+
+def test_route_a_saved_pool_router_in_a_new_process(tmp_path):
+    from routercompanion.routers.baselines import HeuristicRouter
+    texts, outcomes = pool_of_three()
+    routed = routed_by(HeuristicRouter().fit(texts, outcomes), tmp_path / "pool", "prompt,id\nshort,7\nlonger,8\n")
+    assert list(routed.columns) == ["prompt", "id", "choice", "model", "quality"]
+    assert routed.choice.tolist() == [2, 2] and routed.model.tolist() == ["huge"] * 2 and routed.quality.tolist() == [1, 1]
+    cheap = routed_by(HeuristicRouter().fit(texts, outcomes), tmp_path / "again", "short\n", "--trade-off", "2")
+    assert cheap.model.tolist() == ["tiny"] and cheap.quality.tolist() == [.5]
+
+
+@pytest.mark.parametrize("trade_off", [0., .3, .6, 5.])
+def test_pool_columns_are_those_of_route(trade_off):
+    from routercompanion.routers.clustering.neighbours import KNNRouter
+    texts, outcomes = pool_of_three()
+    X = np.column_stack([[len(t) for t in texts], np.ones(len(texts))]).astype(np.float32)
+    router = KNNRouter(k=5, metric="l2").fit(X, outcomes)
+    router.feature_kind, router.feature_shape_ = "text", []
+    router.predict_quality = lambda seen: router._predict(np.array([[len(t), 1] for t in seen], np.float32))
+    routed = cli.route_prompts(router, pd.DataFrame({"prompt": texts[::7]}), trade_off)
+    quality = router.predict_quality(texts[::7])
+    best = (quality - trade_off * np.array([1, 2, 4]) / 4).argmax(1)
+    assert routed.choice.tolist() == best.tolist() and routed.model.tolist() == [outcomes.models[b] for b in best]
+    assert np.array_equal(routed.quality, quality[np.arange(len(best)), best])
+
+
+def test_an_online_router_routes_after_fit(tmp_path):
+    from routercompanion.routers.bandits.thompson import ThompsonRouter
+    texts, outcomes = pool_of_three()
+    fitted = ThompsonRouter().fit(texts, outcomes)
+    routed = routed_by(fitted, tmp_path / "bandit", "\n".join(texts[:5]) + "\n")
+    assert routed.choice.tolist() == fitted.route(texts[:5]).tolist()
+
+
+def test_what_cannot_be_routed_is_said():
+    prompts = pd.DataFrame({"prompt": ["x"]})
+    class Cascade:
+        def act(self, X, seen): return np.zeros(len(X), int)
+    with pytest.raises(CompanionError, match="Cascade asks models one after another .* cannot route prompts alone"): cli.route_prompts(Cascade(), prompts)
+    with pytest.raises(CompanionError, match="reads the small model's own answers"): cli.route_prompts(SimpleNamespace(feature_kind="answers"), prompts)
+    with pytest.raises(CompanionError, match="--trade-off is for pools"): cli.route_prompts(Length(), prompts, .5)
+    assert program("route", "-", "--trade-off", "-1", stdin="x\n")[0] == 2
+
+
+@pytest.mark.model
+def test_route_by_the_encoder_end_to_end(tmp_path):
+    "A saved nearest-neighbour router of MiniLM vectors, and the same choice as in this process."
+    from routercompanion.assets.store import asset_status
+    status = asset_status().set_index("name").cached
+    if not status.get("minilm-l6-v2", False): pytest.skip("MiniLM is not in the cache")
+    from routercompanion.models.features import load_encoder
+    from routercompanion.routers.clustering.neighbours import KNNRouter
+    sums, words = [f"What is {i} + {i}?" for i in range(20)], [f"Name a town that begins with {c}." for c in "abcdefghijklmnopqrst"]
+    outcomes = SimpleNamespace(score=np.repeat([[1., 0], [0, 1]], 20, axis=0), models=["adder", "namer"], cost=None, query_ids=None)
+    router = KNNRouter(k=3).fit(load_encoder("minilm-l6-v2").encode(sums + words), outcomes)
+    routed = routed_by(router, tmp_path / "neighbours", "What is 7 + 9?\nName a town that begins with z.\n")
+    assert routed.model.tolist() == ["adder", "namer"] and (routed.quality == 1).all()
+
+
+# ---------------------------------------------------------------- routers, and a quick start
+
+def test_routers_lists_all_of_them():
+    table = pd.read_csv(io.StringIO(call("routers", "--csv").output))
+    assert {"KNNRouter", "DirichletProbe", "ThompsonRouter", "AnswerEntropy"} <= set(table.name) and table.name.is_unique
+    assert "KNNRouter" in call("routers").output
+
+
+@pytest.mark.parametrize("code, absent", [
+    ("from routercompanion.reproduce.cli import main; import sys\ntry: main(['--help'])\nexcept SystemExit: pass",
+     ["pandas", "nbformat", "papermill", "nbconvert", "scipy", "sklearn", "torch", "transformers", "faiss", "matplotlib"]),
+    ("import routercompanion.routers.bandits.thompson", ["torch", "transformers", "faiss", "sklearn.linear_model", "matplotlib", "sentence_transformers"])])
+def test_what_an_import_does_not_load(code, absent):
+    done = subprocess.run([sys.executable, "-c", f"{code}\nimport sys; print('LOADED', *[m for m in {absent!r} if m in sys.modules])"], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].split() == ["LOADED"]
+
+
 # ---------------------------------------------------------------- doctor
 
 def test_doctor_finds_a_wrong_package(tmp_path):
@@ -204,7 +293,7 @@ def test_notebooks_writes_the_readme_and_readme_checks_it(results, monkeypatch):
     import nbformat
     cells = [nbformat.v4.new_markdown_cell("# Front page"), nbformat.v4.new_code_cell("secret = 1", metadata={"tags": ["hide"]})]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), results / "nbs/index.ipynb")
-    monkeypatch.setattr(cli, "commit_notebooks", lambda **_: ["nbs/index.ipynb"])
+    monkeypatch.setattr(run, "commit_notebooks", lambda **_: ["nbs/index.ipynb"])
     assert call("readme", "--check").exit_code == 1 and not (results / "README.md").exists()
     assert call("notebooks").exit_code == 0 and (results / "README.md").read_text() == "# Front page\n"
     assert call("readme", "--check").exit_code == 0
@@ -212,6 +301,6 @@ def test_notebooks_writes_the_readme_and_readme_checks_it(results, monkeypatch):
 
 def test_full_disk_is_said_in_one_line(monkeypatch, capsys):
     def full(**_): raise OSError(28, "No space left on device", "/x/y")
-    monkeypatch.setattr(cli, "reproduce", full)
+    monkeypatch.setattr(run, "reproduce", full)
     with pytest.raises(SystemExit) as e: cli.main(["reproduce"])
     assert e.value.code == 1 and "disk is full (/x/y)" in capsys.readouterr().err

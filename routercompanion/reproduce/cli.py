@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'PROFILE', 'GOOD', 'about', 'main', 'fail', 'console', 'print_table', 'reproduce_command', 'items_command',
            'assets_command', 'verify_command', 'read_prompts', 'check_rows', 'prompt_features', 'prompt_bank',
-           'route_prompts', 'load_registered', 'route_command', 'doctor_command', 'notebooks_command', 'readme_command']
+           'route_prompts', 'route_command', 'routers_command', 'doctor_command', 'notebooks_command', 'readme_command']
 
 # %% ../../nbs/9_reproduce/cli.ipynb #bb50b94e
 import csv
@@ -15,19 +15,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from ..core import CompanionError, PROFILES, cache_dir, project_root, write_text
-from .book import make_readme
-from .checks import committed_figures, compare_figures, examine, flip_rate
-from .notebooks import StepError
-from .run import commit_notebooks, reproduce
-from .store import Workspace, list_items
 
 # %% ../../nbs/9_reproduce/cli.ipynb #8a19fc93
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -40,12 +30,19 @@ def about(): "A notebook-first, reproducible companion to five papers on LLM rou
 
 def main(args=None):
     "Run the command line; the exit status is 1 for a failed notebook or check, 2 for a request that cannot be met."
-    try: return app(args, standalone_mode=True)
-    except StepError as e: fail(e, 1)
-    except CompanionError as e: fail(e, 2)
+    try:
+        return app(args, standalone_mode=True)
+    except CompanionError as e:
+        fail(e, 1 if _is_step_error(e) else 2)
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT): raise
         fail(f"The disk is full ({e.filename or e.strerror}). Free some space and run the command again: it resumes.", 1)
+
+
+def _is_step_error(error):
+    "Did a notebook fail? Whoever raised that error has imported its module."
+    notebooks = sys.modules.get("routercompanion.reproduce.notebooks")
+    return notebooks is not None and isinstance(error, notebooks.StepError)
 
 
 def fail(error, status):
@@ -53,11 +50,15 @@ def fail(error, status):
     raise SystemExit(status)
 
 
-def console(): return Console(width=None if sys.stdout.isatty() else 150, highlight=False, markup=False)
+def console():
+    from rich.console import Console
+    return Console(width=None if sys.stdout.isatty() else 150, highlight=False, markup=False)
 
 # %% ../../nbs/9_reproduce/cli.ipynb #9c77c3d2
 def print_table(frame, columns=None, title=None):
     "Print a data frame as a table of text."
+    from rich.table import Table
+    from rich.text import Text
     table = Table(title=title, title_justify="left", header_style="bold", show_edge=False, pad_edge=False)
     for c in columns or frame.columns: table.add_column(str(c), overflow="fold")
     for row in frame[list(columns or frame.columns)].itertuples(index=False): table.add_row(*(Text(str(v)) for v in row))
@@ -71,6 +72,8 @@ def reproduce_command(profile: str = PROFILE,
                       book: bool = typer.Option(True, help="Build the HTML book in _book/ afterwards."),
                       quiet: bool = typer.Option(False, "--quiet", "-q", help="Print nothing but errors.")):
     "Run every notebook whose result is not up to date, publish figures/PROFILE/, and build the book. Interrupted runs resume."
+    from routercompanion.reproduce.run import reproduce
+    from routercompanion.reproduce.store import Workspace
     results = reproduce(profile=profile, only=only, from_scratch=from_scratch, book=book, quiet=quiet)
     counts = {s: sum(r.status == s for r in results) for s in ("ran", "restored", "cached")}
     if not quiet: typer.echo(", ".join(f"{n} {s}" for s, n in counts.items() if n) + f"; results in {Workspace(profile=profile).figures}")
@@ -80,6 +83,7 @@ def reproduce_command(profile: str = PROFILE,
 def items_command(profile: str = PROFILE, paper: str = typer.Option(None, "--paper", help="Only this paper."),
                   as_csv: bool = typer.Option(False, "--csv", help="Print CSV with all columns.")):
     "List every table and figure of the five papers: what it is here, its notebook, and its state (present, stale, missing)."
+    from routercompanion.reproduce.store import list_items
     table = list_items(profile=profile)
     if paper and paper not in set(table["paper"]): raise CompanionError(f"Unknown paper {paper!r}. Known: {', '.join(sorted(set(table['paper'])))}.")
     if paper: table = table[table["paper"] == paper]
@@ -112,6 +116,8 @@ def verify_command(profile: str = PROFILE,
                    against: Path = typer.Option(None, "--against", help="A folder with the tables to compare with. Default: git's HEAD."),
                    strict: bool = typer.Option(False, "--strict", help="Accept nothing but identical bytes.")):
     "Compare the regenerated tables with the committed ones, cell by cell. Exit status 1 when a table is not what it should be."
+    from routercompanion.reproduce.checks import committed_figures, compare_figures, flip_rate
+    from routercompanion.reproduce.store import Workspace
     ws = Workspace(profile=profile)
     if not ws.figures.is_dir(): raise CompanionError(f"{ws.figures} does not exist. Run `routercompanion reproduce --profile {ws.profile}` first.")
     if against and not against.is_dir(): raise CompanionError(f"--against {against}: there is no such folder.")
@@ -127,6 +133,7 @@ def verify_command(profile: str = PROFILE,
 # %% ../../nbs/9_reproduce/cli.ipynb #c3fb2696
 def read_prompts(path):
     "A table with the column `prompt` (and perhaps `task`) from a CSV file, a text file (a prompt a line) or standard input (\"-\")."
+    import pandas as pd
     if path == "-": text, name = sys.stdin.read(), "standard input"
     else:
         if not Path(path).is_file():
@@ -142,6 +149,7 @@ def read_prompts(path):
 
 def check_rows(rows, name):
     "Turn CSV rows into a table; a missing `prompt` column, a row with more or fewer cells, or an empty prompt is an error with its row."
+    import pandas as pd
     if not rows or "prompt" not in rows[0]: raise CompanionError(f"{name}: no column 'prompt'. Columns: {', '.join(rows[0]) if rows else 'none'}.")
     for number, row in enumerate(rows[1:], 2):
         if row and len(row) != len(rows[0]):
@@ -157,6 +165,9 @@ def prompt_features(table, kind, folder, small="smollm2-135m-instruct", encoder=
     if kind == "task":
         if "task" not in table: raise CompanionError("This router looks at the task. Add a column 'task' with the names used in training.")
         return table["task"].to_numpy()
+    if kind == "answers":
+        raise CompanionError("This router reads the small model's own answers. Compute their signals with answer_signals "
+                             "and call its decision_function; prompts alone do not have them.")
     if kind == "outcomes": raise CompanionError("An oracle needs the outcomes themselves and cannot route new prompts. Choose another router.")
     from routercompanion.models.causal_lm import load_causal_lm
     from routercompanion.models.features import load_encoder
@@ -167,46 +178,79 @@ def prompt_features(table, kind, folder, small="smollm2-135m-instruct", encoder=
 
 def prompt_bank(table):
     "A query bank of one's own prompts: no references, one task, equal prompts told apart by their row."
+    import pandas as pd
     from routercompanion.data.bank import QueryBank
     ids = [f"row-{i:07d}" for i in range(len(table))]
     return QueryBank(pd.DataFrame({"query_id": ids, "prompt": table["prompt"], "references": [[]] * len(table), "choices": None, "task": "own",
                                    "domain": "own", "source": "own", "split": "test"}), {}, "own")
 
 # %% ../../nbs/9_reproduce/cli.ipynb #f7094599
-def route_prompts(router, table):
-    "The `table` of prompts with two more columns: `score` (high = the large model) and `decision` (small or large)."
+def route_prompts(router, table, trade_off: float = 0.0):
+    """The `table` of prompts with the router's decisions as further columns.
+
+    A pair: `score` (high = the large model) and `decision` (small or large, by the saved threshold).
+    A pool: `choice` (index of the model with the best predicted quality minus trade_off times its
+    normalised cost), `model` (its name) and `quality` (predicted, in the outcomes' unit).
+    """
+    if hasattr(router, "act"):
+        raise CompanionError(f"{type(router).__name__} asks models one after another and reads their answers: "
+                             "it cannot route prompts alone. Run it with run_sequential on recorded answers.")
     with tempfile.TemporaryDirectory() as folder:
         X = prompt_features(table, router.feature_kind, folder)
-        score = np.asarray(router.decision_function(X), float)
+        if hasattr(router, "decision_function"):
+            return _pair_decisions(router, table, X, trade_off)
+        return _pool_decisions(router, table, X, trade_off)
+
+# %% ../../nbs/9_reproduce/cli.ipynb #b0c10002
+def _pair_decisions(router, table, X, trade_off):
+    import numpy as np
+    score = np.asarray(router.decision_function(X), float)
     if getattr(router, "threshold_", None) is None:
         raise CompanionError("This router has no threshold. Call choose_threshold on validation data and save it again.")
+    if trade_off:
+        raise CompanionError("--trade-off is for pools. A router of two models decides by the threshold it was saved with.")
     return table.assign(score=score, decision=np.where(score >= router.threshold_, "large", "small"))
 
+
+def _pool_decisions(router, table, X, trade_off):
+    import numpy as np
+    choice = router.route(X, trade_off)
+    quality = router.predict_quality(X)[np.arange(len(choice)), choice]
+    return table.assign(choice=choice, model=np.asarray(router.model_names_)[choice], quality=quality)
+
 # %% ../../nbs/9_reproduce/cli.ipynb #69599709
-def load_registered(folder):
-    "Load a saved router after importing the modules whose routers register themselves."
-    from importlib import import_module
-    from routercompanion.routers.registry import load_entry_points, load_router
-    for name in ("difficulty.probes", "difficulty.embeddings", "uncertainty.logits", "uncertainty.answers", "baselines"):
-        import_module(f"routercompanion.routers.{name}")
-    load_entry_points()
-    return load_router(folder)
-
-
 @app.command("route")
 def route_command(prompts: str = typer.Argument(..., help="A CSV with a column 'prompt', a text file with a prompt a line, or - for standard input."),
                   router: Path = typer.Option(None, "--router", help="Folder of a saved router. Default: the probe that papers/xbench trained."),
+                  trade_off: float = typer.Option(0., "--trade-off", min=0., help="Pools: price of one unit of normalised cost, in units of quality."),
                   profile: str = PROFILE):
-    "Send prompts through a trained router; prints CSV with score (high = large model) and decision."
-    folder = router or cache_dir("routers") / f"xbench-{Workspace(profile=profile).profile}"
+    """Send prompts through a trained router; prints CSV.
+
+    Two models: score (high = large model) and decision. A pool: the chosen model, its name and its predicted quality.
+    """
+    from routercompanion.core import get_profile
+    from routercompanion.routers.registry import load_router
+    folder = router or cache_dir("routers") / f"xbench-{get_profile(profile).name}"
     if not Path(folder).is_dir(): raise CompanionError(f"No router in {folder}. Run `routercompanion reproduce` first, or give a folder with --router.")
     table = read_prompts(prompts)
-    typer.echo(route_prompts(load_registered(folder), table).to_csv(index=False), nl=False)
+    typer.echo(route_prompts(load_router(folder), table, trade_off).to_csv(index=False), nl=False)
+
+# %% ../../nbs/9_reproduce/cli.ipynb #b0c10005
+@app.command("routers")
+def routers_command(as_csv: bool = typer.Option(False, "--csv", help="Print CSV with all columns.")):
+    "List every router: its family, when it decides, what it reads, how it decides, and its source."
+    from routercompanion.routers.registry import list_routers
+    table = list_routers()
+    if as_csv:
+        typer.echo(table.to_csv(index=False), nl=False)
+    else:
+        print_table(table, ["name", "family", "when", "signals", "how", "models", "source"])
 
 # %% ../../nbs/9_reproduce/cli.ipynb #9eb6f006
 @app.command("doctor")
 def doctor_command(network: bool = typer.Option(False, "--network", help="Also ask the package index.")):
     "Check this machine: Python, packages, bfloat16, memory, disk, folders and assets. Exit status 1 when there is a problem."
+    from routercompanion.reproduce.checks import examine
     table = examine(network=network)
     print_table(table)
     raise typer.Exit(int((table.state == "problem").any()))
@@ -216,6 +260,7 @@ def doctor_command(network: bool = typer.Option(False, "--network", help="Also a
 def notebooks_command(only: str = typer.Option(None, "--only", help="A step, an item or a paper, and what it needs."), profile: str = PROFILE,
                       cached: bool = typer.Option(False, "--cached", help="Take executed copies that are up to date instead of running again.")):
     "Run the notebooks in fresh kernels, store their tidy outputs in nbs/, and write README.md."
+    from routercompanion.reproduce.run import commit_notebooks
     for name in commit_notebooks(profile=profile, only=only, again=not cached): typer.echo(name)
     readme_command(check=False)
 
@@ -223,6 +268,7 @@ def notebooks_command(only: str = typer.Option(None, "--only", help="A step, an 
 @app.command("readme")
 def readme_command(check: bool = typer.Option(False, "--check", help="Write nothing; exit status 1 when README.md is not current.")):
     "Write README.md from nbs/index.ipynb."
+    from routercompanion.reproduce.book import make_readme
     path = project_root() / "README.md"
     text = make_readme()
     if check: raise typer.Exit(int(not path.exists() or path.read_text(encoding="utf-8") != text))

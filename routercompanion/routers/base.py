@@ -13,7 +13,6 @@ import numpy as np
 from fastcore.basics import patch
 from scipy.special import expit
 from sklearn.base import BaseEstimator
-from sklearn.linear_model import LogisticRegression
 
 from ..core import RoutingInputError, lookup
 from routercompanion.features.kinds import (
@@ -74,7 +73,12 @@ class Router(BaseEstimator):
     knob: name of the published decision rule's own parameter, where that rule is not argmax of quality - lambda * cost; `route` then takes its
     values, `knob_grid(X)` lists those worth trying. calibrated: False where `predict_quality` is a score and no probability or expectation.
     Fitted: `feature_shape_` (shape of a row), `model_names_`, `model_costs_` (normalised).
+
+    What a router is, in the words of the survey's Table 1, stands on its class and is read by `list_routers`:
+    when it decides (before, after, in stages, online), which signals it reads (query, model, response, feedback,
+    outcomes), how (heuristic, supervised, bandit, policy), and its source. quick: parameters for a quick test.
     """
+    when, signals, how, source, quick = "before", ("query",), ("supervised",), "ours", {}
     feature_kind, own_cost, runs_small, needs, training_free, n_models = "none", {}, False, (), False, None
     knob = None
     calibrated = True
@@ -151,6 +155,7 @@ def platt(score, y):
 
     score, y (n,): y in {0, 1}. The slope is at least 0: high scores never mean less. A score that says nothing gives the smoothed base rate.
     """
+    from sklearn.linear_model import LogisticRegression   # a second of import that only a fit pays
     score, y = np.asarray(score, dtype=np.float64), np.asarray(y, dtype=np.float64)
     positive, n = y.sum(), len(y)
     soft = np.where(y == 1, (positive + 1) / (positive + 2), 1 / (n - positive + 2))

@@ -22,6 +22,7 @@ class RandomRouter(BinaryRouter):
     X: n of anything (query ids for seeded scores: equal rows get equal scores). Needs no training.
     """
     feature_kind, training_free = "none", True
+    signals, how = (), ("heuristic",)
 
     def __init__(self, *, random_state=None): self.random_state = random_state
 
@@ -34,6 +35,7 @@ class RandomRouter(BinaryRouter):
 class PromptLength(BinaryRouter):
     "Longer = send to the large model. X: n texts (length in characters) or n numbers (e.g. prompt tokens). Fit chooses nothing but the probability."
     feature_kind, training_free = "text", True
+    how = ("heuristic",)
 
     def _score(self, X): return X.astype(np.float64) if X.dtype.kind in "fiub" else np.array([float(len(str(x))) for x in X])
 
@@ -58,6 +60,7 @@ class TaskMean(BinaryRouter):
 class LabelOracle(BinaryRouter):
     "Score 1 - small from the outcomes themselves: bounds AUROC (graded outcomes: the label small < large). X: the outcomes, (n, 2) or a table."
     feature_kind, training_free = "outcomes", True
+    signals, how = ("outcomes",), ("heuristic",)
 
     def _score(self, X):
         small, large = np.asarray(X, dtype=np.float64).T
@@ -68,6 +71,7 @@ class LabelOracle(BinaryRouter):
 class GainOracle(BinaryRouter):
     "Score large - small from the outcomes themselves: bounds the performance curve at every call rate. X: the outcomes, (n, 2) or a table."
     feature_kind, training_free = "outcomes", True
+    signals, how = ("outcomes",), ("heuristic",)
 
     def _score(self, X): return np.asarray(X, dtype=np.float64)[:, 1] - np.asarray(X, dtype=np.float64)[:, 0]
 
@@ -76,6 +80,7 @@ class GainOracle(BinaryRouter):
 class HeuristicRouter(PoolRouter):
     "The best training mean within the budget, for all queries alike (who-routes App. E, Heuristic Router). X: n of anything."
     feature_kind = "none"
+    signals, how, source = (), ("heuristic",), "Who Routes the Router, appendix E"
 
     def __init__(self, *, missing="mask"): self.missing = missing
 
@@ -87,6 +92,7 @@ class RandomPoolRouter(PoolRouter):
     """Uniform over the models within the budget (who-routes App. F). random_state=None: one constant for all models, whose curve is the exact
     expectation; an integer: a seeded number in [0, 1) per query and model (X: query ids; equal ids get equal numbers)."""
     feature_kind, ties = "none", "average"
+    signals, how, source = (), ("heuristic",), "Who Routes the Router, appendix F"
 
     def __init__(self, *, random_state=None, missing="mask"): self.random_state, self.missing = random_state, missing
 
@@ -100,6 +106,7 @@ class RandomPoolRouter(PoolRouter):
 class PoolOracle(PoolRouter):
     "Knows the outcomes: bounds every curve (who-routes App. E, Oracle Router). X: the outcomes (n, m) or a table; a missing one is predicted as -1."
     feature_kind = "outcomes"
+    signals, how, source = ("outcomes",), ("heuristic",), "Who Routes the Router, appendix E"
 
     def __init__(self, *, missing="mask"): self.missing = missing
 
@@ -119,6 +126,7 @@ def pareto_front(quality, costs):
 class ParetoRandomRouter(PoolRouter):
     "Uniform over the models of the training Pareto front within the budget (cscr Table 1). X: n of anything; predictions 1 on the front, 0 off it."
     feature_kind, ties = "none", "average"
+    signals, how, source = ("model",), ("heuristic",), "Cost-Aware Contrastive Routing, Table 1"
 
     def __init__(self, *, missing="mask"): self.missing = missing
 

@@ -134,6 +134,8 @@ class CSCRRouter(PoolRouter):
     Fitted: `state_` (head), `experts_` (M, D') unit rows, `history_` (loss per epoch), `bands_` (M,), `probes_` (rows not trained on).
     """
     feature_kind, own_cost = "embedding", {"params_b": .0227}
+    signals, source = ("query", "model"), "Cost-Aware Contrastive Routing, eq. 6-9"
+    quick = {"epochs": 2, "hidden": 8}
 
     def __init__(self, *, fingerprints=None, n_probes=192, k=4, n_bands=5, tau_min=.05, alpha=.25, gamma=.2, sign="text", penalty="inside", positives="correct",
                  hidden=512, epochs=10, batch_size=512, lr=5e-4, weight_decay=.01, random_state=42, missing="mask"):

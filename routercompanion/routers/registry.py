@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['ROUTERS', 'ENTRY_POINT_GROUP', 'SAVE_FORMAT', 'SavedRouterError', 'register_router', 'load_entry_points',
-           'get_router', 'router_state', 'save_router', 'load_router']
+           'get_router', 'list_routers', 'router_family', 'router_state', 'save_router', 'load_router']
 
 # %% ../../nbs/6_routers/registry.ipynb #5863f31f
+import importlib
 import importlib.metadata
 import json
 import os
@@ -30,27 +31,139 @@ ROUTERS, ENTRY_POINT_GROUP = {}, "routercompanion.routers"
 
 
 def register_router(cls):
-    "Class decorator: make a router known by its class name. Defining the same class again replaces it; another class of that name raises."
+    """Class decorator: make a router known by its class name.
+
+    Defining the same class again replaces it; another class of that name raises `RoutingInputError`
+    with both places. A class of the session (`__main__`) goes before one of the library.
+    """
     known = ROUTERS.get(cls.__name__)
-    where = lambda c: (c.__module__, c.__qualname__)
-    if known is not None and where(known) != where(cls) and "__main__" not in (cls.__module__, known.__module__):
-        raise RoutingInputError(f"A router {cls.__name__!r} exists already in {known.__module__}; rename the one in {cls.__module__}.")
-    ROUTERS[cls.__name__] = cls
+    cls._registered = True   # stays with the class, whatever becomes of ROUTERS
+    if known is None or cls.__module__ == "__main__" or _place(known) == _place(cls):
+        ROUTERS[cls.__name__] = cls
+    elif known.__module__ != "__main__":
+        raise _two_of_one_name(cls.__name__, known, cls)
     return cls
+
+# %% ../../nbs/6_routers/registry.ipynb #b0e10001
+def _place(cls):
+    return cls.__module__, cls.__qualname__
+
+
+def _two_of_one_name(name, known, other):
+    return RoutingInputError(f"A router {name!r} exists already in {known.__module__}; "
+                             f"rename the one in {other.__module__}.")
+
+# %% ../../nbs/6_routers/registry.ipynb #b0e10002
+def _places():
+    "Class names below routers/ and the modules that hold them, by nbdev's index; imports none of them."
+    found = {}
+    for module, symbols in importlib.import_module("routercompanion._modidx").d["syms"].items():
+        if module.startswith("routercompanion.routers."):
+            names = (symbol.removeprefix(f"{module}.") for symbol in symbols)
+            for name in filter(_is_class_name, names):
+                found.setdefault(name, []).append(module)
+    return found
+
+
+def _is_class_name(name):
+    return name[0].isupper() and "." not in name
+
+
+def _own_router(name):
+    "The library's own router called `name`, or None; imports only what the index names for it."
+    modules = map(importlib.import_module, _places().get(name, ()))
+    classes = [getattr(module, name, None) for module in modules]
+    own = next((cls for cls in classes if "_registered" in getattr(cls, "__dict__", ())), None)
+    return own if own is None else ROUTERS.setdefault(name, own)
+
+# %% ../../nbs/6_routers/registry.ipynb #b0e10005
+def _add_plug_in(point):
+    "Register the class of an entry point under the entry point's name."
+    known = ROUTERS.get(point.name) or _own_router(point.name)
+    cls = point.load()
+    if known is not None and known is not cls:
+        raise _two_of_one_name(point.name, known, cls)
+    ROUTERS[point.name] = cls
+
+
+def load_own_routers():
+    "Import every module below routers/, so that `ROUTERS` holds all routers of the library."
+    for module in sorted({m for modules in _places().values() for m in modules}):
+        importlib.import_module(module)
+    for name in _places():
+        _own_router(name)
 
 # %% ../../nbs/6_routers/registry.ipynb #e9ab5048
 def load_entry_points():
-    "Import and register every router that installed packages declare; a broken one is named in a warning and left out. Returns `ROUTERS`."
+    """Import and register every router that installed packages declare; returns `ROUTERS`.
+
+    One that cannot be loaded, or whose name is taken, is named in a warning and left out.
+    """
     for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
-        if point.name in ROUTERS: continue
-        try: ROUTERS.setdefault(point.name, point.load())
-        except Exception as e: warnings.warn(f"Router {point.name} ({point.value}) cannot be loaded and is left out: {e!r}", stacklevel=2)
+        if point.value.startswith("routercompanion."):   # an old installation's own routers
+            continue
+        try:
+            _add_plug_in(point)
+        except Exception as e:
+            what = f"Router {point.name} ({point.value}) cannot be loaded and is left out"
+            warnings.warn(f"{what}: {e!r}", stacklevel=2)
     return ROUTERS
 
 
 def get_router(name):
-    "The router class called `name`, from the registry or the entry points; an unknown name raises and lists the known ones."
-    return ROUTERS[name] if name in ROUTERS else lookup(load_entry_points(), name, "router")
+    "The router class called `name`; an unknown name raises `UnknownNameError` and lists the known ones."
+    if name in ROUTERS:
+        return ROUTERS[name]
+    own = _own_router(name)
+    if own is None and name not in load_entry_points():
+        load_own_routers()
+    return own or lookup(ROUTERS, name, "router")
+
+# %% ../../nbs/6_routers/registry.ipynb #b0e10009
+def _family(cls):
+    "The folder below routers/ that holds a class, or its module where there is none; else its package."
+    parts = cls.__module__.split(".")
+    return parts[2] if cls.__module__.startswith("routercompanion.routers.") else parts[0]
+
+
+def _described(name, cls):
+    "One row of `list_routers`."
+    row = {"name": name, "family": _family(cls), "module": cls.__module__}
+    for key in ("when", "signals", "how", "source"):
+        said = getattr(cls, key, "")
+        row[key] = said if isinstance(said, str) else ", ".join(said)
+    row["models"] = "two" if getattr(cls, "n_models", None) == 2 else "many"
+    row["trained"] = not getattr(cls, "training_free", False)
+    return row
+
+# %% ../../nbs/6_routers/registry.ipynb #b0e1000a
+def list_routers():
+    """All routers, the library's and those of installed packages: a DataFrame, by family and name.
+
+    name; family (the folder); module; when (before, after, in stages, online); signals (query, model,
+    response, feedback, outcomes); how (heuristic, supervised, bandit, policy); source (paper and
+    equation, or "ours"); models ("two" or "many"); trained (False: decides without `fit`).
+    Imports every router.
+    """
+    import pandas as pd   # not needed by whoever asks for one router
+    load_own_routers()
+    rows = [_described(name, cls) for name, cls in load_entry_points().items()]
+    return pd.DataFrame(rows).sort_values(["family", "name"], ignore_index=True)
+
+# %% ../../nbs/6_routers/registry.ipynb #b0e1000b
+def router_family(name):
+    """(family, names of its routers) of a router of the library, or None for any other name.
+
+    The names are in the order of the modules, and within a module alphabetical; only that family
+    is imported.
+    """
+    cls = _own_router(name)
+    if cls is None:
+        return None
+    family = _family(cls)
+    inside = [(modules[0], other) for other, modules in _places().items()
+              if modules[0].split(".")[2] == family]
+    return family, [other for _, other in sorted(inside) if _own_router(other)]
 
 # %% ../../nbs/6_routers/registry.ipynb #55f1ad3e
 SAVE_FORMAT = 1
@@ -106,7 +219,10 @@ def save_router(router, folder, *, overwrite=False):
 
 # %% ../../nbs/6_routers/registry.ipynb #3ed5ef16
 def load_router(folder):
-    "The router that `save_router` wrote. Missing, truncated or altered files, other versions and unknown classes raise a named error; no code is imported."
+    """The router that `save_router` wrote; its class is looked up by `get_router`, so that a file can name a router and no other code.
+
+    Missing, truncated or altered files, other versions and unknown classes raise a named error.
+    """
     folder = Path(folder)
     for name in ("router.json", "arrays.safetensors"):
         if not (folder / name).is_file(): raise SavedRouterError(f"{folder / name} is missing. Save the router again, or check the path.")

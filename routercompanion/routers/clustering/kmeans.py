@@ -23,6 +23,7 @@ class KMeansRouter(PoolRouter):
     Fitted: `centroids_` (K, D), `quality_` (K, m), `sizes_` (K,). A model that was never recorded in a cluster has its training mean there.
     """
     feature_kind, own_cost = "embedding", {"params_b": .0227}
+    source, quick = "Who Routes the Router, appendix E (UniRoute)", {"n_clusters": 5}
 
     def __init__(self, *, n_clusters=50, n_init=3, random_state=42, missing="mask"):
         self.n_clusters, self.n_init, self.random_state, self.missing = n_clusters, n_init, random_state, missing

@@ -33,6 +33,7 @@ class KNNRouter(PoolRouter):
     embeddings `train_` (n, D) float32 and outcomes `scores_` (n, m). Equally near neighbours beyond the k-th are cut in FAISS's order.
     """
     feature_kind, own_cost = "embedding", {"params_b": .0227}
+    source = "Who Routes the Router, appendix E"
 
     def __init__(self, *, k=50, metric="cosine", weights="uniform", missing="mask"):
         self.k, self.metric, self.weights, self.missing = k, metric, weights, missing

@@ -30,6 +30,7 @@ class EmbeddingMLP(BinaryRouter):
     Fitted: state_ (dict of arrays), history_, n_epochs_, best_epoch_.
     """
     feature_kind, own_cost, score_is_logit = "embedding", {"params_b": .0227}, True
+    source, quick = "RouterXBench, section 5.1 (baselines)", {"epochs": 3, "hidden": (16, 8)}
 
     def __init__(self, *, hidden=(256, 64), dropout=.1, lr=1e-4, batch_size=32, epochs=50, random_state=42):
         self.hidden, self.dropout, self.lr, self.batch_size, self.epochs, self.random_state = hidden, dropout, lr, batch_size, epochs, random_state
@@ -53,6 +54,7 @@ class EmbeddingMLP(BinaryRouter):
 class _TrainedPoolRouter(PoolRouter):
     "What the trained pool routers share: tensors, a validation part (20%, or the one given), one thread, and the parameters as arrays in `state_`."
     feature_kind, own_cost, separate = "embedding", {"params_b": .0227}, True
+    source = "Who Routes the Router, appendix E"
 
     def _fit(self, X, scores, validation):
         train, val = (slice(None), None) if validation is not None else split_rows(len(scores), seed=self.random_state)
@@ -76,6 +78,8 @@ class MLPRouter(_TrainedPoolRouter):
 
     Fitted: `state_` (weights (m, a, b) and biases (m, 1, b)), `history_` (mean validation loss). Memory: about 16 m D hidden[0] bytes while training.
     """
+    quick = {"epochs": 3, "hidden": (8,)}
+
     def __init__(self, *, hidden=(100,), lr=1e-3, batch_size=256, epochs=50, weight_decay=0., random_state=42, missing="mask"):
         self.hidden, self.lr, self.batch_size, self.epochs, self.weight_decay = hidden, lr, batch_size, epochs, weight_decay
         self.random_state, self.missing = random_state, missing
@@ -91,6 +95,9 @@ class MatrixFactorisationRouter(_TrainedPoolRouter):
     rank: length d of the vectors. Fitted: `state_` = A (D, d), a (d,), u (m, d), b (m,) as p0 to p3; `history_`.
     """
     separate = False
+
+    source = "Who Routes the Router, appendix E (EmbedLLM)"
+    quick = {"epochs": 3, "rank": 4}
 
     def __init__(self, *, rank=32, lr=3e-3, batch_size=256, epochs=50, weight_decay=1e-5, random_state=42, missing="mask"):
         self.rank, self.lr, self.batch_size, self.epochs, self.weight_decay = rank, lr, batch_size, epochs, weight_decay
@@ -112,6 +119,7 @@ class SVMRouter(PoolRouter):
     the validation part if one is given, else on the training scores. Fitted: `coef_` (m, F), `intercept_` (m,), `platt_` (m, 2), `graded_` (m,).
     """
     feature_kind, own_cost = "embedding", {"params_b": .0227}
+    source = "Who Routes the Router, appendix E"
 
     def __init__(self, *, C=1., kernel="linear", n_components=512, random_state=42, missing="mask"):
         self.C, self.kernel, self.n_components, self.random_state, self.missing = C, kernel, n_components, random_state, missing
@@ -147,6 +155,7 @@ class SVMRouter(PoolRouter):
 class _GateRouter(PoolRouter):
     "What the gates share: a two-layer head, softmax over the models; subclasses give `_loss(log g (b, m), scores (b, m), 0 for missing, known (b, m))`."
     feature_kind, own_cost = "embedding", {"params_b": .0227}
+    source, quick = "Cost-Aware Contrastive Routing, Table 1", {"epochs": 2, "hidden": 8}
 
     def __init__(self, *, hidden=512, epochs=10, batch_size=512, lr=5e-4, weight_decay=.01, random_state=42, missing="mask"):
         self.hidden, self.epochs, self.batch_size, self.lr, self.weight_decay = hidden, epochs, batch_size, lr, weight_decay

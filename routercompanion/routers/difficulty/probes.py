@@ -159,6 +159,7 @@ class LinearProbe(BinaryRouter):
     Fitted: coef_ (D,), intercept_, layer_weights_ (L,), history_ (dict of lists per epoch), n_epochs_, best_epoch_, statistics_ if standardize.
     """
     feature_kind, runs_small, score_is_logit = "hidden_mean", True, True
+    source, quick = "RouterXBench, section 5.3 (ablation)", {"epochs": 3}
 
     def __init__(self, *, lr=1e-4, batch_size=32, epochs=50, standardize=False, layers=None, drop_embedding=False, random_state=42):
         self.lr, self.batch_size, self.epochs, self.standardize, self.layers, self.random_state = lr, batch_size, epochs, standardize, layers, random_state
@@ -216,6 +217,8 @@ class DirichletProbe(LinearProbe):
     initial_concentration: sum of alpha at the start (published: e, from b0 = 1); theta starts at 0, so all layers start equal. Others as `LinearProbe`.
     Fitted: as `LinearProbe`, and concentration_ (L,) = exp(b0) softmax(theta), one for all queries.
     """
+    source = "RouterXBench, eq. 12-15"
+
     def __init__(self, *, lr=1e-4, batch_size=32, epochs=50, standardize=False, layers=None, drop_embedding=False, random_state=42,
                  initial_concentration=math.e):
         super().__init__(lr=lr, batch_size=batch_size, epochs=epochs, standardize=standardize, layers=layers, drop_embedding=drop_embedding,
@@ -234,6 +237,8 @@ class MLPProbe(LinearProbe):
     width: hidden units; 0 or None is the linear probe, byte for byte `MeanProbe`. dropout in [0, 1). Others as `LinearProbe`.
     Fitted: history_, n_epochs_, best_epoch_, layer_weights_, and state_ (dict of arrays), or coef_ and intercept_ of the linear probe.
     """
+    source = "RouterXBench, section 6, Figure 3"
+
     def __init__(self, *, width=64, dropout=0., lr=1e-4, batch_size=32, epochs=50, standardize=False, layers=None, drop_embedding=False, random_state=42):
         super().__init__(lr=lr, batch_size=batch_size, epochs=epochs, standardize=standardize, layers=layers, drop_embedding=drop_embedding, random_state=random_state)
         self.width, self.dropout = width, dropout

@@ -57,6 +57,7 @@ class PreferenceRouter(BinaryRouter):
     22.7 million parameters. Fitted: `pair_` (strong, weak), the indices in the battles' models.
     """
     feature_kind, own_cost, many_models = "embedding", {"params_b": .0227}, False
+    source = "Leveraging Uncertainty Estimation"
 
     def _targets(self, scores):
         y = outcome_preferences(scores)

@@ -20,6 +20,8 @@ from routercompanion.routers.training import (
 # %% ../../../nbs/6_routers/preference/learned.ipynb #103dd750
 class _TrainedPreferenceRouter(PreferenceRouter):
     "What the two trained routers share: Adam with early stopping on 20% of the battles (or a given validation part), one thread, parameters as arrays in `state_`."
+    quick = {"epochs": 3}
+
     def _learn(self, X, battles, validation):
         train, val = (slice(None), None) if validation is not None else split_rows(len(X), seed=self.random_state)
         inputs, won = self._inputs(X, battles), battles.won[:, None]
@@ -45,6 +47,7 @@ class PreferenceMFRouter(_TrainedPreferenceRouter):
     [, strengths (M,)] as p0, p1[, p2].
     """
     many_models = True
+    source = "Leveraging Uncertainty Estimation, eq. 9"
 
     def __init__(self, *, rank=32, bias=False, lr=3e-3, batch_size=64, epochs=100, weight_decay=1e-5, random_state=42):
         self.rank, self.bias, self.lr, self.batch_size, self.epochs, self.weight_decay, self.random_state = rank, bias, lr, batch_size, epochs, weight_decay, random_state
@@ -68,6 +71,8 @@ class PreferenceMLPRouter(_TrainedPreferenceRouter):
 
     The paper does not give the width; `hidden` is ours. Fitted: `state_` = weights and biases p0 to p3, `history_` (validation loss).
     """
+    source = "Leveraging Uncertainty Estimation, eq. 10"
+
     def __init__(self, *, hidden=100, lr=1e-3, batch_size=64, epochs=100, weight_decay=0., random_state=42):
         self.hidden, self.lr, self.batch_size, self.epochs, self.weight_decay, self.random_state = hidden, lr, batch_size, epochs, weight_decay, random_state
 
@@ -82,6 +87,8 @@ class PreferenceKNNRouter(PreferenceRouter):
 
     Fitted: `train_` (n, D), `won_` (n,). With k = 1 scores are 0, .5 or 1; equal scores are drawn as one straight segment of the curve.
     """
+    source = "Leveraging Uncertainty Estimation, eq. 11-12"
+
     def __init__(self, *, k=1): self.k = k
 
     def _learn(self, X, battles, validation):

@@ -72,6 +72,7 @@ class SimilarityWeightedRouter(PreferenceRouter):
     eq. 6, whose maximum is 1. ridge: see `bradley_terry` (more than two models). Time and memory: `rows` x n weights at a time, one matrix product. Fitted: `train_` (n, D), `table_`.
     """
     training_free, many_models, rows = False, True, 256
+    source = "Leveraging Uncertainty Estimation, eq. 5-8"
 
     def __init__(self, *, gamma=10., as_published=False, ridge=0.): self.gamma, self.as_published, self.ridge = gamma, as_published, ridge
 

@@ -22,6 +22,8 @@ class AnswerRouter(BinaryRouter):
     runs_small: the decision uses the small model's ordinary answer; extra_runs: further small-model answers that each decision takes. A NaN raises `NotFiniteError`.
     """
     feature_kind, runs_small, training_free, extra_runs, sign = "answers", True, True, 0, 1.
+    when, signals, how = "after", ("response",), ("heuristic",)
+    source = "RouterXBench, section 5.1 (baselines)"
 
     def _score(self, X): return self.sign * self._signal(X)
 
@@ -45,6 +47,7 @@ class SelfAsk(AnswerRouter):
     A reply without a number (NaN) gets the mean of the parsed replies seen in `fit`, or .5 before it; as_published: .5 always. Fitted: `fill_`, `unparsed_` (share).
     """
     needs, runs_small, extra_runs = ("self_ask",), False, 1
+    when = "before"
 
     def __init__(self, as_published=False): self.as_published = as_published
 
@@ -77,15 +80,18 @@ class SemanticEntropy(AnswerRouter):
 class Perplexity(AnswerRouter):
     "Perplexity of the small model's own greedy answer (>= 1): high = unsure = send to the large model."
     needs = ("perplexity",)
+    source = "ours"
 
 
 @register_router
 class PTrue(AnswerRouter):
     "Minus p(True), the probability of yes against no when the model is shown its own answer: low = unsure = send to the large model. One more pass."
     needs, sign, extra_runs = ("p_true",), -1., 1
+    source = "Kadavath et al. 2022"
 
 # %% ../../../nbs/6_routers/uncertainty/answers.ipynb #59231ff7
 @register_router
 class AnswerEntropy(AnswerRouter):
     "Mean entropy (nats) of the next token over the direct answer and its end: high = unsure = call the agent. Known only after the direct attempt."
     needs = ("answer_entropy",)
+    source = "RouterXBench, section 6 (agents)"

@@ -16,6 +16,7 @@ class LogitRouter(BinaryRouter):
     Training-free: `decision_function` works without `fit`; `fit` learns the probability (Platt). needs = the summary used, sign = +1 when high means unsure.
     """
     feature_kind, runs_small, training_free, sign = "logits", True, True, 1.
+    signals, how, source = ("response",), ("heuristic",), "RouterXBench, section 5.1 (baselines)"
 
     def _score(self, X): return self.sign * X[self.needs[0]]
 
@@ -42,3 +43,4 @@ class MaxLogits(LogitRouter):
 class LogitMargin(LogitRouter):
     "Minus the difference of the two largest next-token logits (the log-odds of the first against the second): small = unsure = send to the large model."
     needs, sign = ("logit_margin",), -1.
+    source = "ours"
