@@ -15,9 +15,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 .DEFAULT_GOAL := help
 .PHONY: help env reproduce test notebooks readme export lint fix check hooks clean
 
-# what `make check` tests: the metrics, the registry, the contracts and the repository itself; no model, and no notebook is executed
-QUICK := tests/test_metrics.py tests/test_significance.py tests/test_lint.py \
-         $(wildcard tests/test_contracts.py tests/test_registry.py tests/test_map.py)
+# what `make check` tests: metrics, contracts, registry and the repository itself; no model is loaded, no notebook executed
+QUICK := $(wildcard $(addprefix tests/test_, $(addsuffix .py, metrics significance lint packaging contracts registry)))
 
 help:
 	@echo "make reproduce   environment, models and data, every notebook, figures/embedded/ and the book _book/index.html"
@@ -72,8 +71,8 @@ fix: env
 	-$(PY) -m routercompanion.reproduce.lint --update $(ARGS)
 
 check: env
-	$(PY) -m routercompanion.reproduce.lint --only places --only imports --only style --only links --only notebooks --only library --only readme
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest $(QUICK) -n $(WORKERS) --dist worksteal $(ARGS)
+	$(PY) -m routercompanion.reproduce.lint
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest $(QUICK) -k "not notebook_runs" -n $(WORKERS) --dist worksteal $(ARGS)
 
 hooks: env
 	$(PY) -m pre_commit install

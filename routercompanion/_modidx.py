@@ -2065,6 +2065,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'routercompanion/reproduce/lint.py'),
                                                 'routercompanion.reproduce.lint.notebook_files': ( '9_reproduce/lint.html#notebook_files',
                                                                                                    'routercompanion/reproduce/lint.py'),
+                                                'routercompanion.reproduce.lint.parse_notebook': ( '9_reproduce/lint.html#parse_notebook',
+                                                                                                   'routercompanion/reproduce/lint.py'),
                                                 'routercompanion.reproduce.lint.place_problems': ( '9_reproduce/lint.html#place_problems',
                                                                                                    'routercompanion/reproduce/lint.py'),
                                                 'routercompanion.reproduce.lint.read_allowed': ( '9_reproduce/lint.html#read_allowed',

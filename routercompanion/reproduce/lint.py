@@ -53,9 +53,19 @@ def notebook_files(root):
     return sorted(p.as_posix() for p in inner if not any(part[0] in "._" for part in p.parts))
 
 
-def read_cells(text, kind="code"):
-    "The sources of the cells of one kind in the JSON `text` of a notebook."
-    return ["".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == kind]
+def parse_notebook(file, text):
+    "The notebook whose JSON is `text`; `CompanionError` names the `file` when that is none."
+    try:
+        nb = json.loads(text)
+        return {"metadata": nb["metadata"], "cells": list(nb["cells"])}
+    except (json.JSONDecodeError, KeyError, TypeError) as e:
+        raise CompanionError(f"{file}: not a notebook ({e!r}). Restore it from git.") from e
+
+
+def read_cells(path, kind="code"):
+    "The sources of the cells of one kind in the notebook at `path`."
+    cells = parse_notebook(path, path.read_text(encoding="utf-8"))["cells"]
+    return ["".join(c["source"]) for c in cells if c["cell_type"] == kind]
 
 
 def expected_module(name):
@@ -71,8 +81,8 @@ def place_problems(name, cells, floors):
     """
     first, text = name.removesuffix(".ipynb").partition("/")[0], "\n".join(cells)
     number, package = re.fullmatch(r"(?:(\d+)_)?(.*)", first).groups()
-    if number is None and package not in floors:
-        return _page_problems(name, text)
+    if number is None and (package not in floors or package == "course"):
+        return _page_problems(name, text)   # nbs/course/ holds lessons, nbs/8_course/ their checks
     if package not in floors:
         known = ", ".join(floors)
         return [f"nbs/{name}: pyproject.toml knows no floor for {package!r}, only for {known}."]
@@ -110,8 +120,7 @@ def misplaced_notebooks(root):
     floors, folder = read_floors(root), Path(root) / "nbs"
     problems = []
     for name in notebook_files(root):
-        cells = read_cells((folder / name).read_text(encoding="utf-8"))
-        problems += place_problems(name, cells, floors)
+        problems += place_problems(name, read_cells(folder / name), floors)
     return problems
 
 # %% ../../nbs/9_reproduce/lint.ipynb #2968def0
@@ -159,7 +168,8 @@ def split_source(file, text):
     "What ruff counts lines in: {None: text} of a Python file, {cell: source} of a notebook."
     if not file.endswith(".ipynb"):
         return {None: text}
-    return {i: "".join(cell["source"]) for i, cell in enumerate(json.loads(text)["cells"], 1)}
+    cells = parse_notebook(file, text)["cells"]
+    return {i: "".join(cell["source"]) for i, cell in enumerate(cells, 1)}
 
 # %% ../../nbs/9_reproduce/lint.ipynb #4498db25
 def ruff_findings(root, files=("nbs", "tests"), text=None):
@@ -184,7 +194,7 @@ def ruff_findings(root, files=("nbs", "tests"), text=None):
 def _finding(item, file, pieces):
     "One item of ruff's report as a list of one `Finding`; of none for a lambda not exported."
     cell, row, rule = item["cell"], item["location"]["row"], item["code"] or "invalid-syntax"
-    source = pieces[cell]
+    source = pieces.get(cell, "")   # ruff names no cell of a notebook that it cannot read
     if rule == "E731" and not (cell and re.search(r"^#\|\s*exports?i?\b", source, re.M)):
         return []
     lines = [*source.split("\n"), ""]   # an offence may stand behind the last line
@@ -290,8 +300,8 @@ def linked_texts(root):
         yield path.relative_to(root).as_posix(), path.parent, path.read_text(encoding="utf-8")
     for name in notebook_files(root):
         path = root / "nbs" / name
-        cells = read_cells(path.read_text(encoding="utf-8"), "markdown")
-        yield f"nbs/{name}", root if name == "index.ipynb" else path.parent, "\n\n".join(cells)
+        text = "\n\n".join(read_cells(path, "markdown"))
+        yield f"nbs/{name}", root if name == "index.ipynb" else path.parent, text
 
 
 def broken_links(root):
@@ -336,7 +346,7 @@ def stale_readme(root):
 
 def untidy_notebook(file, text):
     "What does not belong in the committed notebook `file` (JSON `text`). Its outputs do belong."
-    nb, problems = json.loads(text), []
+    nb, problems = parse_notebook(file, text), []
     if extra := sorted(set(nb["metadata"]) - {"kernelspec"}):
         problems.append(f"{file}: metadata {', '.join(extra)}: only kernelspec is kept")
     for number, cell in enumerate(nb["cells"], 1):
