@@ -13,13 +13,20 @@ export PYTHONHASHSEED = 0
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce test notebooks readme export clean
+.PHONY: help env reproduce test notebooks readme export lint fix check hooks clean
+
+# what `make check` tests: metrics, contracts, registry and the repository itself; no model is loaded, no notebook executed
+QUICK := $(wildcard $(addprefix tests/test_, $(addsuffix .py, metrics significance lint packaging contracts registry)))
 
 help:
 	@echo "make reproduce   environment, models and data, every notebook, figures/embedded/ and the book _book/index.html"
 	@echo "make test        environment, tests"
 	@echo "make notebooks   run the notebooks again and store their outputs in nbs/; writes README.md"
 	@echo "make export      regenerate routercompanion/ from nbs/"
+	@echo "make lint        places, imports, style and links; ARGS=--update lowers the counts of data/lint.json to what is left"
+	@echo "make fix         repair what a machine can: style of tests/, the library, README.md, counts that have fallen"
+	@echo "make check       lint, generated files, quick tests: everything that takes less than a minute"
+	@echo "make hooks       check every commit (pre-commit; nothing is downloaded)"
 	@echo "make env         just the environment .venv/"
 	@echo "make clean       remove results of runs that are not committed (not .venv/, not the cache of models)"
 
@@ -53,5 +60,22 @@ readme: env
 export: env
 	$(VENV)/bin/nbdev-export
 
+lint: env
+	$(PY) -m routercompanion.reproduce.lint $(ARGS)
+
+# Notebooks are not rewritten by a machine: their outputs belong to their code.
+fix: env
+	$(PY) -m ruff check --fix --exit-zero --quiet tests
+	$(VENV)/bin/nbdev-export
+	$(VENV)/bin/routercompanion readme
+	-$(PY) -m routercompanion.reproduce.lint --update $(ARGS)
+
+check: env
+	$(PY) -m routercompanion.reproduce.lint
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest $(QUICK) -k "not notebook_runs" -n $(WORKERS) --dist worksteal $(ARGS)
+
+hooks: env
+	$(PY) -m pre_commit install
+
 clean:
-	rm -rf .routercompanion _book _proc _docs .pytest_cache .hypothesis .benchmarks build
+	rm -rf .routercompanion _book _proc _docs .pytest_cache .hypothesis .benchmarks .ruff_cache .import_linter_cache build
