@@ -379,7 +379,7 @@ def test_key_follows_imports_through_the_library():
 # ---------------------------------------------------------------- one command, and the committed notebooks
 
 @pytest.fixture
-def small_repository(tmp_path, monkeypatch):
+def small_repository(tmp_path):
     "A project with a front page, a library notebook and a paper notebook."
     (tmp_path / "pyproject.toml").write_text("")
     write_notebook(tmp_path / "nbs/index.ipynb", "1 + 1", parameters=None)
@@ -388,7 +388,7 @@ def small_repository(tmp_path, monkeypatch):
                    parameters='profile = "smoke"\nout = ""\nfrom_scratch = False')
     (tmp_path / "data/paper").mkdir(parents=True)
     (tmp_path / "data/paper/items.csv").write_text("paper,item,title,status,notebook,note\nx,Table 1,A table,analogue,papers/x,\n")
-    for module in (graph, store): monkeypatch.setattr(module, "PAPERS", (graph.Step("papers/x", "nbs/papers/x.ipynb", parameters=graph.SCALE | graph.SCRATCH),))
+    (tmp_path / graph.STEPS_FILE).write_text('[[step]]\nname = "papers/x"\nnotebook = "nbs/papers/x.ipynb"\nscale = true\nfrom_scratch = true\n')
     return tmp_path
 
 
