@@ -379,7 +379,7 @@ def test_key_follows_imports_through_the_library():
 # ---------------------------------------------------------------- one command, and the committed notebooks
 
 @pytest.fixture
-def small_repository(tmp_path, monkeypatch):
+def small_repository(tmp_path):
     "A project with a front page, a library notebook and a paper notebook."
     (tmp_path / "pyproject.toml").write_text("")
     write_notebook(tmp_path / "nbs/index.ipynb", "1 + 1", parameters=None)
@@ -388,7 +388,7 @@ def small_repository(tmp_path, monkeypatch):
                    parameters='profile = "smoke"\nout = ""\nfrom_scratch = False')
     (tmp_path / "data/paper").mkdir(parents=True)
     (tmp_path / "data/paper/items.csv").write_text("paper,item,title,status,notebook,note\nx,Table 1,A table,analogue,papers/x,\n")
-    for module in (graph, store): monkeypatch.setattr(module, "PAPERS", (graph.Step("papers/x", "nbs/papers/x.ipynb", parameters=graph.SCALE | graph.SCRATCH),))
+    (tmp_path / graph.STEPS_FILE).write_text('[[step]]\nname = "papers/x"\nnotebook = "nbs/papers/x.ipynb"\nscale = true\nfrom_scratch = true\n')
     return tmp_path
 
 
@@ -449,3 +449,266 @@ def test_interrupted_new_start_resumes(project, finished):
     (project / "nbs/three.ipynb").write_text(good)
     assert run(project, again=True) == ["cached", "cached", "ran"] and published(project) == finished[1]
     assert run(project, again=True) == ["ran"] * 3
+
+
+# ---------------------------------------------------------------- two steps at a time
+
+def test_two_steps_run_at_once_on_one_thread_each(tmp_path):
+    "Each of two steps waits for the other's file, so they pass only together; both see one thread. The one that is alone sees two."
+    wait_for = "import os, time\nfrom pathlib import Path\nPath('{mine}').write_text(os.environ['OMP_NUM_THREADS'])\nend = time.monotonic() + 60\n" \
+               "while not Path('{other}').exists() and time.monotonic() < end: time.sleep(.05)\nassert Path('{other}').exists()"
+    for mine, other in (("a", "b"), ("b", "a")):
+        write_notebook(tmp_path / f"nbs/{mine}.ipynb", wait_for.format(mine=mine, other=other))
+    write_notebook(tmp_path / "nbs/m.ipynb", "import os\nopen('m', 'w').write(os.environ['OMP_NUM_THREADS'])")
+    steps = [graph.Step("m", "nbs/m.ipynb", alone=True), graph.Step("a", "nbs/a.ipynb"), graph.Step("b", "nbs/b.ipynb")]
+    before = dict(os.environ), os.getcwd()
+    assert run(tmp_path, steps, jobs=2) == ["ran"] * 3
+    assert [(tmp_path / name).read_text() for name in "abm"] == ["1", "1", os.environ.get("ROUTERCOMPANION_THREADS", "2")]
+    assert (dict(os.environ), os.getcwd()) == before
+    manifest = json.loads((tmp_path / "figures/smoke/manifest.json").read_text())
+    assert set(manifest["steps"]) == {"a", "b", "m"}
+
+
+def spans(steps, jobs, seconds=.05, **kwargs):
+    "When each step ran under `run_graph`: {name: (start, end)}, and the order in which they were reported."
+    times, order = {}, []
+
+    def work(step):
+        start = time.monotonic()
+        time.sleep(seconds)
+        times[step.name] = start, time.monotonic()
+    run_module.run_graph(steps, work, lambda step, result: order.append(step.name), jobs)
+    return times, order
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3])
+def test_no_more_than_jobs_at_a_time_and_alone_means_alone(jobs):
+    steps = [graph.Step(f"s{i}", "", alone=i % 4 == 0, needs=(f"s{i - 3}",) if i >= 3 else ()) for i in range(12)]
+    times, order = spans(steps, jobs)
+    together = {n: [m for m, (a, b) in times.items() if m != n and a < times[n][1] and times[n][0] < b] for n in times}
+    for step in steps:
+        assert len([m for m in together[step.name] if times[m][0] <= times[step.name][0]]) < jobs
+        assert not (step.alone and together[step.name])
+        assert all(times[need][1] <= times[step.name][0] for need in step.needs)
+    assert sorted(order) == sorted(times) and (jobs == 1 or any(together.values()))
+
+
+def test_one_and_two_at_a_time_give_the_same_bytes(finished, tmp_path):
+    for jobs in (1, 3):
+        root = tmp_path / f"jobs{jobs}"
+        root.mkdir()
+        assert run(root, make_project(root), jobs=jobs) == ["ran"] * 3 and published(root) == finished[1]
+
+
+def test_failure_lets_the_running_step_end_and_starts_nothing(tmp_path):
+    write_notebook(tmp_path / "nbs/bad.ipynb", "1 / 0")
+    write_notebook(tmp_path / "nbs/slow.ipynb", "import time\ntime.sleep(4)\nfrom pathlib import Path\nPath(out, 'slow.csv').write_text('n\\n1\\n')")
+    write_notebook(tmp_path / "nbs/later.ipynb", "from pathlib import Path\nPath('later').write_text('')")
+    steps = [graph.Step("slow", "nbs/slow.ipynb", parameters=PAPER), graph.Step("bad", "nbs/bad.ipynb", parameters=PAPER),
+             graph.Step("later", "nbs/later.ipynb", needs=("slow",), parameters=PAPER)]
+    with pytest.raises(notebooks.StepError, match="ZeroDivisionError"): run(tmp_path, steps, jobs=2)
+    assert (tmp_path / "figures/smoke/slow.csv").exists() and not (tmp_path / "later").exists()
+    write_notebook(tmp_path / "nbs/bad.ipynb", "1 / 1")
+    assert run(tmp_path, steps, jobs=2) == ["cached", "ran", "ran"]
+
+
+INTERRUPTED = textwrap.dedent("""
+    import sys
+    sys.path.insert(0, {tests!r})
+    import test_pipeline as t
+    steps = [t.graph.Step(name, f"nbs/{{name}}.ipynb") for name in ("a", "b")]
+    t.run(t.Path(sys.argv[1]), steps, jobs=2)
+""")
+
+
+def gone(pid):
+    "Whether no process `pid` runs any more (a zombie does not run)."
+    try: return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError): return True
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_interrupt_leaves_no_kernel_behind(tmp_path):
+    for name in "ab":
+        write_notebook(tmp_path / f"nbs/{name}.ipynb", f"import os, time\nopen('{name}.tmp', 'w').write(str(os.getpid()))\n"
+                       f"os.replace('{name}.tmp', '{name}.pid')\ntime.sleep(600)")
+    process = subprocess.Popen([sys.executable, "-c", INTERRUPTED.format(tests=str(Path(__file__).parent)), str(tmp_path)],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 120
+    while not all((tmp_path / f"{n}.pid").exists() for n in "ab") and time.monotonic() < end: time.sleep(.1)
+    kernels = [int((tmp_path / f"{n}.pid").read_text()) for n in "ab"]
+    process.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in process.communicate(timeout=60)[1] and process.returncode
+    end = time.monotonic() + 20
+    while not all(map(gone, kernels)) and time.monotonic() < end: time.sleep(.1)
+    assert all(map(gone, kernels))
+    for name in "ab": write_notebook(tmp_path / f"nbs/{name}.ipynb", "1 + 1")
+    assert run(tmp_path, [graph.Step(n, f"nbs/{n}.ipynb") for n in "ab"]) == ["ran", "ran"], "the lock is free again"
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5"])
+def test_senseless_number_of_steps_at_a_time(monkeypatch, text):
+    monkeypatch.setenv("ROUTERCOMPANION_STEPS", text)
+    with pytest.raises(CompanionError, match=f"ROUTERCOMPANION_STEPS='{text}'"): run_module.default_jobs()
+
+
+def test_number_of_steps_at_a_time(monkeypatch):
+    monkeypatch.delenv("ROUTERCOMPANION_STEPS", raising=False)
+    assert run_module.default_jobs() == 2
+    monkeypatch.setenv("ROUTERCOMPANION_STEPS", "5")
+    assert run_module.default_jobs() == 5
+
+
+# ---------------------------------------------------------------- the book's contents and links
+
+def book_pages(toc):
+    found = [toc["root"]]
+    todo = [chapter for part in toc["parts"] for chapter in part["chapters"]]
+    while todo:
+        entry = todo.pop()
+        found.append(entry["file"])
+        todo += entry.get("sections", [])
+    return found
+
+
+@pytest.mark.parametrize("profile", ["embedded", "bench"])
+def test_every_page_stands_once_in_the_contents(profile):
+    steps = graph.project_steps(profile=profile)
+    pages = book_pages(book.book_toc(steps))
+    assert len(pages) == len(set(pages)) and set(pages) == {book.page_of(s.notebook) for s in steps} | {"results", "index"}
+
+
+def test_guides_have_a_part_of_their_own_before_the_library():
+    names = ["index", "0_core", "6_routers/index", "6_routers/base", "6_routers/bandits/index", "6_routers/bandits/thompson",
+             "how_to/add_a_router", "decisions/floors", "map"]
+    steps = [graph.Step(n, f"nbs/{n}.ipynb") for n in names] + [graph.Step("papers/x", "nbs/papers/one_paper/results.ipynb")]
+    parts = {part["caption"]: part["chapters"] for part in book.book_toc(steps)["parts"]}
+    assert list(parts) == ["Results", "Paper: one paper", "How to", "Library"]
+    assert [c["file"] for c in parts["How to"]] == ["library/map", "library/decisions/floors", "library/how_to/add_a_router"]
+    assert parts["Library"] == [{"file": "library/0_core"}, {"file": "library/6_routers/index", "sections": [
+        {"file": "library/6_routers/bandits/index", "sections": [{"file": "library/6_routers/bandits/thompson"}]},
+        {"file": "library/6_routers/base"}]}]
+
+
+@pytest.mark.parametrize("profile", ["embedded", "bench"])
+def test_links_between_notebooks_lead_to_pages_of_the_book(profile):
+    import posixpath
+    steps = graph.project_steps(profile=profile)
+    pages, seen = {book.page_of(s.notebook) for s in steps}, 0
+    for step in steps:
+        here = posixpath.dirname(book.page_of(step.notebook))
+        for cell in notebooks.read_notebook(core.project_root() / step.notebook).cells:
+            if cell.cell_type != "markdown": continue
+            text = book.book_links(cell.source, step.notebook, pages)
+            for link in book.LINK.finditer(text):
+                target = link[3].partition("#")[0]
+                if not target.endswith(".ipynb") or ":" in target: continue
+                assert posixpath.normpath(posixpath.join(here, target))[:-6] in pages, (step.name, link[0])
+                seen += 1
+    assert seen > 50
+
+
+def test_pictures_and_files_that_are_linked_come_along(tmp_path):
+    for file in ("figures/a.png", "data/b.md"):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).write_text("x")
+    said = book.book_links("![a](figures/a.png) [b](data/b.md) [c](data/none.md)", "nbs/index.ipynb", set(), tmp_path, tmp_path / "book")
+    assert said == '![a](files/figures/a.png) <a href="files/data/b.md">b</a> [c](data/none.md)'
+    assert (tmp_path / "book/files/figures/a.png").exists() and (tmp_path / "book/extra/files/data/b.md").exists()
+
+
+# ---------------------------------------------------------------- the steps file
+
+STEP_TEXT = '[[step]]\nname = "papers/{0}"\nnotebook = "nbs/papers/{0}.ipynb"\nscale = true\n'
+
+
+@pytest.fixture
+def steps_file(tmp_path):
+    "A function that writes nbs/papers/steps.toml below a project with the notebooks x and y, and reads the steps."
+    for name in "xy": write_notebook(tmp_path / f"nbs/papers/{name}.ipynb", "1 + 1")
+
+    def read(text):
+        (tmp_path / graph.STEPS_FILE).write_text(text)
+        return graph.read_steps(tmp_path)
+    read.root = tmp_path
+    return read
+
+
+@pytest.mark.parametrize("extra, message", [
+    ("colour = 'red'", r"unknown key 'colour'. Known: name, notebook"), ("needs = ['papers/z']", "no step is called 'papers/z'. Known: papers/x"),
+    ("instead_of = 'papers/z'", "no step is called 'papers/z'"), ("alone = 1", "alone = 1 must be true or false"),
+    ("needs = 'papers/y'", "must be a list of texts"), ("data = [1]", "must be a list of texts"), ("profiles = ['huge']", "Unknown profile 'huge'"),
+    ("[[step]]\nname = 'papers/x'\nnotebook = 'nbs/papers/y.ipynb'", "declared twice"), ("[[step]]\nname = 'papers/y'", "step 'papers/y': notebook is missing"),
+    ("[[step]]\nnotebook = 'nbs/papers/y.ipynb'", "step 'number 2': name is missing"),
+    ("[[step]]\nname = 'papers/y'\nnotebook = 'nbs/papers/gone.ipynb'", "step 'papers/y': there is no notebook nbs/papers/gone.ipynb"),
+    ("[other]\nx = 1", "nothing but tables"), ("name = 'papers/x2'", "not readable as TOML"), ("= 3", "not readable as TOML")])
+def test_mistakes_in_the_steps_file_are_named(steps_file, extra, message):
+    with pytest.raises(CompanionError, match=message) as e: steps_file(STEP_TEXT.format("x") + extra)
+    assert str(e.value).startswith("nbs/papers/steps.toml") and ("TOML" in message or "tables" in message or "step '" in str(e.value))
+
+
+def test_order_in_the_steps_file_changes_no_key(steps_file):
+    x, y = (STEP_TEXT.format(n) for n in "xy")
+    keys = lambda steps: {s.name: graph.step_key(s, steps_file.root, profile="smoke") for s in steps}
+    turned = "".join(part for line in (y, x) for part in ["[[step]]\n", *reversed(line.splitlines(True)[1:])])
+    assert keys(steps_file(x + y)) == keys(steps_file(turned)) and [s.name for s in steps_file(turned)] == ["papers/y", "papers/x"]
+
+
+def test_project_without_a_steps_file_has_no_papers(tmp_path): assert graph.read_steps(tmp_path) == []
+
+
+def test_every_paper_notebook_is_a_step():
+    "A notebook that is forgotten in nbs/papers/steps.toml would never run."
+    root = core.project_root()
+    there = {p.relative_to(root).as_posix() for p in (root / "nbs/papers").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts}
+    assert there == {s.notebook for s in graph.read_steps(root)}
+
+
+# ---------------------------------------------------------------- keys follow faces and names; lessons
+
+def hashes_of(source): return set(graph.library_hashes([source], core.project_root() / "routercompanion"))
+
+
+def test_who_asks_for_a_router_by_name_depends_on_every_router():
+    routers = {m for m in graph.library_files(core.project_root() / "routercompanion") if m.startswith("routers.")}
+    for source in ("from routercompanion.routers.registry import load_router\nload_router('x')", "from routercompanion.routers import get_router\nget_router('KNNRouter')",
+                   "import routercompanion.routers as r\nr.list_routers()", "import routercompanion.routers", "from routercompanion import routers"):
+        assert routers <= hashes_of(source), source
+    assert "reproduce.cli" in hashes_of("from routercompanion.reproduce.cli import main") and routers <= hashes_of("from routercompanion.reproduce.cli import main")
+    assert not routers <= hashes_of("from routercompanion.routers import CSCRRouter")
+
+
+def test_a_face_leads_to_the_module_that_defines_the_name():
+    assert "routers.bandits.thompson" not in hashes_of("from routercompanion.routers import DirichletProbe")
+    assert "routers.difficulty.probes" in hashes_of("from routercompanion.routers import DirichletProbe")
+
+
+def test_lessons_whose_key_is_in_the_manifest_are_left_to_reproduce(tmp_path, monkeypatch):
+    monkeypatch.delenv("ROUTERCOMPANION_ALL_LESSONS", raising=False)
+    (tmp_path / "routercompanion").mkdir()
+    (tmp_path / "routercompanion/low.py").write_text("x = 1")
+    for i in range(30): write_notebook(tmp_path / f"nbs/{i}.ipynb", f"{i}", parameters=None)
+    write_notebook(tmp_path / "nbs/user.ipynb", "from routercompanion.low import x", parameters=None)
+    names = sorted(["user", *map(str, range(30))])
+    manifest = tmp_path / "figures/smoke/manifest.json"
+    manifest.parent.mkdir(parents=True)
+
+    def commit():
+        keys = {s.name: {"key": graph.step_key(s, tmp_path, profile="smoke")} for s in graph.project_steps(tmp_path)}
+        manifest.write_text(json.dumps({"steps": keys, "items": {}}))
+        return {n for n, e in keys.items() if core.hash_fraction(n, e["key"]) < .1}
+    assert store.lessons_to_run(tmp_path, "smoke") == names, "nothing is committed yet"
+    drawn = commit()
+    assert store.lessons_to_run(tmp_path, "smoke") == sorted(drawn) and 0 < len(drawn) < 12
+    (tmp_path / "routercompanion/low.py").write_text("x = 22")
+    assert store.lessons_to_run(tmp_path, "smoke") == sorted(drawn | {"user"}), "the code that it imports has changed"
+    write_notebook(tmp_path / "nbs/3.ipynb", "'changed'", parameters=None)
+    assert {"3", "user"} <= set(store.lessons_to_run(tmp_path, "smoke"))
+    turns = set()
+    for version in range(60):   # every lesson's turn comes as keys change
+        (tmp_path / "data/paper").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data/paper/items.csv").write_text(f"version {version:03}")
+        turns |= commit()
+    assert turns == set(names)
+    monkeypatch.setenv("ROUTERCOMPANION_ALL_LESSONS", "1")
+    assert store.lessons_to_run(tmp_path, "smoke") == names

@@ -4,31 +4,42 @@
 
 # %% auto #0
 __all__ = ['Workspace', 'slug', 'make_record', 'load_record', 'output_hashes', 'manifest_entry', 'build_manifest', 'publish',
-           'is_published', 'item_id', 'item_files', 'list_items', 'item_state', 'steps_for']
+           'is_published', 'item_id', 'item_files', 'list_items', 'item_state', 'steps_for', 'lessons_to_run']
 
 # %% ../../nbs/9_reproduce/store.ipynb #7ce9f2c4
 import contextlib
 import fcntl
+import functools
 import json
+import os
 import re
 import shutil
+import threading
 from pathlib import Path
 
 import pandas as pd
 
 from routercompanion.core import (
-    CompanionError, atomic_path, file_hash, get_profile, lookup, project_root, write_text,
+    CompanionError, atomic_path, file_hash, get_profile, hash_fraction, lookup, project_root,
+    write_text,
 )
-from .graph import PAPERS, project_steps, tree_hashes
+from routercompanion.reproduce.graph import (
+    KeyReader, is_paper, project_steps, read_steps, step_key, tree_hashes,
+)
 from .notebooks import StepError
 
 # %% ../../nbs/9_reproduce/store.ipynb #213f918a
+# a run asks 150 times for a manifest of half a megabyte that changes rarely; nobody changes what they get
+_parsed = functools.lru_cache(maxsize=4)(json.loads)
+
+
 class Workspace:
     "The folders of one profile of one project: see the table above. `profile` is checked; folders are made when first written."
 
     def __init__(self, root=None, profile=None):
         self.root, self.profile = Path(root or project_root()).resolve(), get_profile(profile).name
         self.state, self.figures = self.root / ".routercompanion" / self.profile, self.root / "figures" / self.profile
+        self.publishing = threading.Lock()   # steps that run at the same time publish one after the other
 
     def folder(self, step): return self.state / "steps" / slug(step.name)
     def executed(self, step): return self.folder(step) / "executed.ipynb"
@@ -36,8 +47,10 @@ class Workspace:
 
     def manifest(self):
         "The published manifest of this profile; an empty one when there is none, or when it cannot be read."
-        try: return json.loads((self.figures / "manifest.json").read_text())
-        except (FileNotFoundError, json.JSONDecodeError): return {"items": {}, "steps": {}}
+        try:
+            return _parsed((self.figures / "manifest.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {"items": {}, "steps": {}}
 
     @contextlib.contextmanager
     def lock(self):
@@ -97,6 +110,11 @@ def build_manifest(entries, profile):
     return json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 # %% ../../nbs/9_reproduce/store.ipynb #3e64db38
+@functools.lru_cache(maxsize=4)
+def _is_whole(text, profile):
+    return text == build_manifest(_parsed(text)["steps"], profile)
+
+
 def publish(ws, step, record, known):
     """Copy a finished step's files into figures/, remove those that it no longer makes, then write the manifest; all atomic.
 
@@ -117,7 +135,8 @@ def is_published(ws, step, record):
     "Whether the manifest is whole and holds exactly this record, and every published file has its hash."
     entries = ws.manifest()["steps"]
     if entries.get(step.name) != manifest_entry(record): return False
-    if (ws.figures / "manifest.json").read_text() != build_manifest(entries, ws.profile): return False
+    if not _is_whole((ws.figures / "manifest.json").read_text(encoding="utf-8"), ws.profile):
+        return False
     return all((ws.figures / f).is_file() and file_hash(ws.figures / f) == h for f, h in record["files"].items())
 
 # %% ../../nbs/9_reproduce/store.ipynb #d1c7c677
@@ -148,15 +167,33 @@ def item_state(ws, files):
     return "present" if all((ws.figures / f).is_file() and file_hash(ws.figures / f) == h for f, h in files.items()) else "stale"
 
 # %% ../../nbs/9_reproduce/store.ipynb #6a1de65e
-def steps_for(item, steps, table):
+def steps_for(item, steps, table, root=None):
     "Names of the steps that make `item`: an item's id, a paper's name, or a step's own name. Errors: `UnknownNameError`, or `CompanionError` if planned."
-    names = {s.name for s in steps}
+    names, papers = {s.name for s in steps}, read_steps(root)
     if item in names: return [item]
-    if there := next((s.profiles for s in PAPERS if s.name == item), ()): raise CompanionError(f"{item} does not run in this profile. Choose one of {', '.join(there)}.")
+    if there := next((s.profiles for s in papers if s.name == item), ()): raise CompanionError(f"{item} does not run in this profile. Choose one of {', '.join(there)}.")
     rows = table[(table.id == item) | (table.paper == item)]
     if not len(rows): lookup(dict.fromkeys([*table.id, *names]), item, "item or step")
     if not (made := sorted(set(rows.notebook) & names)):
-        if elsewhere := [f"{s.name} (profiles {', '.join(s.profiles)})" for s in PAPERS if s.profiles and s.name in set(rows.notebook)]:
+        if elsewhere := [f"{s.name} (profiles {', '.join(s.profiles)})" for s in papers if s.profiles and s.name in set(rows.notebook)]:
             raise CompanionError(f"{item} is not made in this profile: it comes from {', '.join(elsewhere)}. Choose one of those profiles.")
         raise CompanionError(f"{item} has no notebook yet: {rows.status.iloc[0]} ({rows.note.iloc[0]}).")
     return made
+
+# %% ../../nbs/9_reproduce/store.ipynb #ab30c2d1
+def lessons_to_run(root=None, profile="embedded", share=.1):
+    """Names of the library's notebooks that the tests must execute, sorted.
+
+    Left out are those whose key stands in the committed manifest of `profile`, apart from the
+    `share` that a hash of name and key draws. `ROUTERCOMPANION_ALL_LESSONS=1`: all of them.
+    """
+    ws, reader = Workspace(root, profile), KeyReader()
+    lessons = [s for s in project_steps(ws.root, ws.profile) if not is_paper(s)]
+    if os.environ.get("ROUTERCOMPANION_ALL_LESSONS", "0") not in ("", "0"):
+        return sorted(s.name for s in lessons)
+    done, chosen = ws.manifest()["steps"], []
+    for step in lessons:
+        key = step_key(step, ws.root, profile=ws.profile, reader=reader)
+        if done.get(step.name, {}).get("key") != key or hash_fraction(step.name, key) < share:
+            chosen.append(step.name)
+    return sorted(chosen)
