@@ -23,7 +23,7 @@ from .notebooks import read_notebook, save_notebook
 class GenerateError(CompanionError):
     "A new notebook cannot be made under this name, or in this place. Nothing was written."
 
-# %% ../../nbs/9_reproduce/generate.ipynb #c8cf4ba7
+# %% ../../nbs/9_reproduce/generate.ipynb #9dd9f7e3
 def file_stem(name):
     "The file name of a class, e.g. 'my_knn_router' for 'MyKNNRouter'."
     return "_".join(_words(name)).lower()
@@ -35,7 +35,8 @@ def _words(name):
 
 def _title(name):
     first, *rest = _words(name)
-    return " ".join([first[0].upper() + first[1:], *(w if w.isupper() else w.lower() for w in rest)])
+    rest = [word if word.isupper() else word.lower() for word in rest]
+    return " ".join([first[0].upper() + first[1:], *rest])
 
 # %% ../../nbs/9_reproduce/generate.ipynb #37671d84
 CAP_WORDS = r"[A-Z][A-Za-z0-9]*[a-z][A-Za-z0-9]*"
@@ -47,12 +48,12 @@ def check_name(name, pattern, kind, example):
     if not re.fullmatch(pattern, name) or keyword.iskeyword(file_stem(name)):
         raise GenerateError(f"{name!r} is no name for a {kind}. Write it as in {example}.")
 
-# %% ../../nbs/9_reproduce/generate.ipynb #482236de
+# %% ../../nbs/9_reproduce/generate.ipynb #da9c68f6
 TEMPLATES = Path("nbs/9_reproduce/_templates")
 
 
 def fill_template(template, words, root):
-    "The notebook `template` with the keys of `words` replaced by their values; cell ids of its own."
+    "The notebook `template` with the keys of `words` replaced by their values, and new cell ids."
     nb = read_notebook(Path(root) / TEMPLATES / f"{template}.ipynb")
     code = "\n".join(c.source for c in nb.cells if c.cell_type == "code")
     for old, new in words.items():
@@ -189,13 +190,13 @@ def new_paper(name, root=None):
         raise
     return path
 
-# %% ../../nbs/9_reproduce/generate.ipynb #b31c25c9
+# %% ../../nbs/9_reproduce/generate.ipynb #626322f9
 NEXT = {
     "router": """Next: fill in what says TODO, run it from top to bottom, then `make export` and
 `make test TESTS=tests/test_routers.py`. It is in `routercompanion routers` already.""",
     "data-set": """Next: fill in what says TODO, run it from top to bottom, then `make export`.
 `from routercompanion.data import load_{name}` works already.""",
-    "paper": """Next: transcribe the published values to data/paper/{name}_table1.csv, with the columns
+    "paper": """Next: transcribe the published values to data/paper/{name}_table1.csv; columns:
 paper,item,row,column,metric,value,unit,model_small,model_large,data,source
 and say what each item is in data/paper/items.csv, for example
 {name},Table 1,TITLE,analogue,papers/{name},NOTE
