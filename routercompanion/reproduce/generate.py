@@ -222,7 +222,6 @@ def main(arguments=None):
     print(NEXT[given.kind].format(name=given.name))
     return 0
 
-# %% ../../nbs/9_reproduce/generate.ipynb #fd9667f6
-# in a notebook's kernel __name__ is "__main__" as well
-if __name__ == "__main__" and Path(sys.argv[0]).name == "generate.py":
-    raise SystemExit(main())
+# %% ../../nbs/9_reproduce/generate.ipynb #2afdd041
+if __name__ == "__main__" and "__file__" in globals():   # a notebook is __main__ too
+    sys.exit(main())
