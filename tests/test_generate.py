@@ -228,7 +228,7 @@ def test_a_new_paper_is_one_notebook_and_one_step_and_runs_small(copy, monkeypat
     rows = list(csv.DictReader(open(copy / "out/small_talk_table1.csv", encoding="utf-8")))
     assert {r["block"] for r in rows} == {"ours", "published"}
     assert not any(r["value"] for r in rows if r["block"] == "published"), "no invented numbers"
-    assert all(r["low"] < r["value"] < r["high"] for r in rows
+    assert all(float(r["low"]) < float(r["value"]) < float(r["high"]) for r in rows
                if r["block"] == "ours" and r["row"] == "SemanticEntropy")
 
 
