@@ -1,4 +1,4 @@
-"The generators: one command, one notebook, and it is found everywhere. All in temporary copies of the repository."
+"The generators: one command, one notebook, and it is found everywhere; all in temporary copies."
 import csv
 import os
 import shutil
@@ -126,7 +126,7 @@ def test_the_notebook_of_a_new_router_runs(copy, monkeypatch):
     ("PoolRouter", "difficulty", "PoolRouter exists already, in routercompanion.routers.base"),
     ("Probes", "difficulty", r"probes.ipynb exists. Choose another name"),
     ("LogisticRegression", "difficulty", "is used inside the new notebook"),
-    ("MyRouter", "magic", "Unknown family 'magic'. Known: bandits, .*uncertainty. A new one begins")])
+    ("MyRouter", "magic", "Unknown family 'magic'. Known: bandits, .*uncertainty. A new one")])
 def test_a_router_that_cannot_be_is_refused_and_nothing_is_written(name, family, message, tmp_path):
     copy = small_copy(tmp_path)
     before = contents(copy)
