@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AGENTS', 'TASK', 'BoxTool', 'SearchTool', 'LookUpTool', 'CalculatorTool', 'as_tools', 'LocalAgentModel',
-           'EndpointAgentModel', 'framework_agent', 'framework_trace', 'note_step', 'run_framework']
+           'EndpointAgentModel', 'framework_agent', 'framework_trace', 'run_framework']
 
 # %% ../../nbs/5_agents/smolagents.ipynb #433872cd
 import os
@@ -32,7 +32,7 @@ class BoxTool(Tool):
         super().__init__()
         self.box, self.found = box, []
 
-
+# %% ../../nbs/5_agents/smolagents.ipynb #9a2e3903
 class SearchTool(BoxTool):
     "The index of a `Toolbox` as a smolagents tool; `found` collects the titles."
     name, output_type = "search", "string"
@@ -44,7 +44,7 @@ class SearchTool(BoxTool):
         self.found += [p.title for p in passages]
         return "\n".join(p.text for p in passages)
 
-
+# %% ../../nbs/5_agents/smolagents.ipynb #dbecf318
 class LookUpTool(BoxTool):
     "The passage of a title; `found` collects the titles."
     name, output_type = "look_up", "string"
@@ -67,7 +67,7 @@ class CalculatorTool(BoxTool):
         try: return self.box.calculate(expression)
         except CalculatorError as e: return str(e)
 
-
+# %% ../../nbs/5_agents/smolagents.ipynb #eb6cb3c0
 def as_tools(box): return [SearchTool(box), LookUpTool(box), CalculatorTool(box)]
 
 # %% ../../nbs/5_agents/smolagents.ipynb #77cca890
@@ -136,8 +136,7 @@ TASK = "Answer the question in at most five words. Use the tools to find the fac
 
 def framework_agent(model, box, *, kind="tool", max_steps=6, stop_after=None):
     """A smolagents agent with the tools of `box`. kind: "tool" (JSON tool calls) or "code" (Python, run by the framework's own sandboxed interpreter: no
-    imports beyond its
-    harmless defaults, no files, no network). stop_after(agent): called after each step."""
+    imports beyond its harmless defaults, no files, no network). stop_after(agent): called after each step."""
     callbacks = [lambda step, agent=None: stop_after(agent)] if stop_after else None
     agent = lookup(AGENTS, kind, "kind of agent")(tools=as_tools(box), model=model, max_steps=max_steps, verbosity_level=LogLevel.OFF, step_callbacks=callbacks)
     if kind == "code" and (agent.executor_type != "local" or agent.additional_authorized_imports):
@@ -167,7 +166,7 @@ def framework_trace(question, model, box, *, kind="tool", max_steps=6, max_secon
     if trace.steps: trace.steps[-1]["found"] = found
     return trace
 
-
+# %% ../../nbs/5_agents/smolagents.ipynb #a8122530
 def note_step(trace, step):
     "Add a step of the framework's memory to a trace: what was written, the tools called, tokens, and whether it was malformed."
     if step.token_usage: trace.tokens_in, trace.tokens_out = trace.tokens_in + step.token_usage.input_tokens, trace.tokens_out + step.token_usage.output_tokens
@@ -180,7 +179,7 @@ def note_step(trace, step):
 
 # %% ../../nbs/5_agents/smolagents.ipynb #e218e639
 def run_framework(questions, model, *, toolbox=None, kind="tool", max_steps=6, max_seconds=120., k=2, log=None):
-    "As `agentic.run_agent`, by a smolagents agent, one question after the other; each finished question is kept in `log` and not run again."
+    "As `run_agent` (agents.agent), by a smolagents agent, one question after the other; each finished question is kept in `log` and not run again."
     about = dict(run="smolagents", version=smolagents.__version__, model=str(model.model_id), kind=kind, max_steps=max_steps,
                  max_seconds=max_seconds, **about_tools(toolbox, k))
     kept = RunLog(log, about) if log else None

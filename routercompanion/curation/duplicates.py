@@ -79,7 +79,7 @@ class DuplicateGroups:
         return (f"{len(self)} groups at cosine {self.threshold:g}, {self.n_queries} of {len(self.label)} queries "
                 f"({self.n_queries / len(self.label):.1%}), mean size {np.mean(sizes):.2f}, largest {max(sizes)}")
 
-
+# %% ../../nbs/5_curation/duplicates.ipynb #a32d60e0
 def near_duplicates(embeddings, threshold):
     """Groups of near-duplicate queries: `DuplicateGroups` of the rows of `embeddings` (n, d) that are joined by cosines >= `threshold`.
 

@@ -56,7 +56,7 @@ def leaked_rows(train, other, *, shortest=40):
     known = set(stems(train))
     return np.array([len(s) >= shortest and s in known for s in stems(other)], bool)
 
-
+# %% ../../nbs/5_curation/leakage.ipynb #fea70789
 def leakage_report(train, other, *, shortest=40):
     "A row per column of `other` and one for all: n, leaked, share (a fraction, low is good)."
     t = pd.DataFrame(dict(column=other.table.domain, leaked=leaked_rows(train, other, shortest=shortest)))

@@ -41,7 +41,7 @@ def specialist_score(accuracy, *, costs=None, generalist=None, budgets=None):
         if rest.size: gaps.append(np.fmax.reduce(a[:, rest], axis=1) - a[:, best])
     return _mean(np.array(gaps), 0) if gaps else np.full(len(a), np.nan)
 
-
+# %% ../../nbs/5_curation/pool.ipynb #9f1539d2
 def _budgets(costs, budgets, n_models):
     "Costs (n_models,) and the budgets as arrays; without costs all are 0, under one budget."
     if costs is None and budgets is not None: raise CurationError("budgets are given without costs: give costs, one per model.")
@@ -60,7 +60,7 @@ def specialist_bands(scores, *, clear=.05):
     return {"negative": int((s < 0).sum()), "marginal": int(((s >= 0) & (s < clear)).sum()), "clear": int((s >= clear).sum()),
             "undefined": int(np.isnan(s).sum())}
 
-
+# %% ../../nbs/5_curation/pool.ipynb #4aa7bc50
 def model_costs(outcomes, cost):
     "Mean cost of each model (n_models,) over the queries where it is known; `cost` as in `outcomes.COSTS`."
     return _mean(lookup(outcomes.cost, cost, "cost of this table"), 0).astype(float)
@@ -112,7 +112,7 @@ def agreement_by(route_a, route_b, groups):
 def agreement_with(evaluation, groups, *, reference="Heuristic", routers=None):
     """Agreement of routers with `reference`, mean over all budgets: DataFrame, a row per group ("Overall" first), a column per router, in [0, 1].
 
-    evaluation: a `pool_evaluation.PoolEvaluation` on the budget axis; groups (n,): the category of each of its test queries. Budgets that buy nothing
+    evaluation: a `PoolEvaluation` (evaluate.pool) on the budget axis; groups (n,): the category of each of its test queries. Budgets that buy nothing
     are left out. Source: who-routes, Table 4 (which does not say at which budget).
     """
     names = np.array([*map(str, evaluation.models), ""], dtype=object)
@@ -182,7 +182,7 @@ class Pruning:
     removed: np.ndarray
     score: np.ndarray
 
-
+# %% ../../nbs/5_curation/pool.ipynb #9d27b432
 def pruning_path(correct, keep, lam):
     """`Pruning` of the models down to `keep`: each round removes the lowest lam * accuracy - (1 - lam) * mean similarity to the remaining others.
 

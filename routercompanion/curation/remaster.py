@@ -31,7 +31,7 @@ class CardStep:
     removed: list = field(default_factory=list)
     added: list = field(default_factory=list)
 
-
+# %% ../../nbs/5_curation/remaster.ipynb #28bc9e18
 @dataclass(frozen=True)
 class DataCard:
     "What a remastered benchmark is made of: `source` (provenance), `rule` (what counts as correct), `chosen_on`, `steps`, `missing` cells, split sizes."
@@ -90,7 +90,7 @@ def _without_duplicates(t, embeddings, threshold):
     words = f"{groups}; in {noise.within:.1%} of them a model contradicts itself" if len(groups) else str(groups)
     return deduplicate(groups, t.query_ids), words + "; the one with the smallest hash stays"
 
-
+# %% ../../nbs/5_curation/remaster.ipynb #96259802
 def _special_tasks(t, keep, by, cost):
     "Step 2: (rows to keep, words)."
     on, _ = _chosen_on(t)
@@ -100,7 +100,7 @@ def _special_tasks(t, keep, by, cost):
     best = score.sort_values(ascending=False, kind="stable", na_position="last").index[:keep]
     return np.isin(getattr(t, by), best), f"highest specialist scores, {score[best].min():+.3f} and above ({'budgets: ' + cost if cost else 'no budgets'})"
 
-
+# %% ../../nbs/5_curation/remaster.ipynb #87e938cf
 def _pruned(t, keep, lam):
     "Step 3: (names of the models to keep, words)."
     part = t.subset(_chosen_on(t)[0])

@@ -77,7 +77,7 @@ def category_similarity(embeddings, categories, *, names=None):
     means = np.divide(means, length, out=np.full_like(means, np.nan), where=length > EPS)
     return pd.DataFrame(np.clip(means @ means.T, -1, 1), names, names)
 
-
+# %% ../../nbs/5_curation/tasks.ipynb #d0f8d390
 def ordered_by_similarity(similarity):
     "The same DataFrame with similar categories side by side (leaves of average-linkage clustering of 1 - similarity): heatmap data."
     if len(similarity) < 3: return similarity

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['TOKEN_CHOICES', 'LOG_FLOOR', 'READINGS', 'ContrastiveError', 'ZeroFingerprintError', 'FingerprintWidthError',
            'TokenBasisError', 'FingerprintFileError', 'unit', 'logit_footprint', 'token_texts', 'spellings',
-           'TokenTable', 'shared_tokens', 'choose_tokens', 'token_probabilities', 'greedy_steps', 'response_nll',
-           'target_nll', 'perplexity_fingerprint', 'correctness_fingerprint', 'fingerprint_matrix',
-           'named_fingerprints', 'model_readings', 'FingerprintRecord', 'fingerprint_path', 'record_fingerprints',
-           'record_responses', 'routerbench_responses', 'save_record', 'recorded_fingerprints']
+           'TokenTable', 'shared_tokens', 'choose_tokens', 'token_probabilities', 'response_nll', 'target_nll',
+           'perplexity_fingerprint', 'correctness_fingerprint', 'fingerprint_matrix', 'named_fingerprints',
+           'model_readings', 'FingerprintRecord', 'fingerprint_path', 'record_fingerprints', 'record_responses',
+           'routerbench_responses', 'save_record', 'recorded_fingerprints']
 
 # %% ../../nbs/5_features/fingerprints.ipynb #c12887e1
 import json
@@ -145,7 +145,7 @@ def token_probabilities(lm, bank, texts, *, horizon=10, batch_tokens=2048):
             log_p[batch] += here.log().clamp_min(LOG_FLOOR).cpu().numpy() / horizon
     return dict(p=p, log_p=log_p)
 
-
+# %% ../../nbs/5_features/fingerprints.ipynb #0cb42144
 def greedy_steps(lm, ids, shots, steps):
     "Yield the log-probabilities (B, V) float32 of the next token at each of `steps` greedy steps behind token lists `ids` and encoded `shots`."
     logits, (cache, mask, positions) = lm.forward_batch(ids, shots)
@@ -177,7 +177,7 @@ def response_nll(scorer, responses, *, prompts=None, max_tokens=64, batch_size=1
             out[i] = -float(log_p.gather(1, torch.tensor(said[i], device=scorer.device)[:, None]).mean())
     return out
 
-
+# %% ../../nbs/5_features/fingerprints.ipynb #8c07aead
 def target_nll(lm, bank, targets=None):
     """Mean negative log-likelihood (n,) float64, nats per token, that `lm` itself gives the gold answers behind shots and prompt (cscr eq. 3).
 
@@ -200,7 +200,7 @@ def perplexity_fingerprint(nll, name="a perplexity fingerprint"):
     if not spread > 1e-9 * max(1, abs(x[seen]).max()): raise ZeroFingerprintError(f"{name} is the same for all {len(x)} probes. Use more or other probes.")
     return unit(centred / spread, name)
 
-
+# %% ../../nbs/5_features/fingerprints.ipynb #32c07f35
 def correctness_fingerprint(scores, name="a correctness fingerprint"):
     """A stand-in where neither logits nor answers are at hand: (N,) float32 of length 1 from recorded scores (N,) on N probes, in [0, 1].
 
@@ -244,7 +244,7 @@ def _read(path):
     except Exception as e:
         raise FingerprintFileError(f"{path}: no file of fingerprints ({type(e).__name__}: {e}). Delete it and record again, or restore it (git checkout).") from e
 
-
+# %% ../../nbs/5_features/fingerprints.ipynb #f36c77d3
 def model_readings(lm, probes, texts, scorer, *, horizon=10, max_new_tokens=16, batch_tokens=2048):
     """Everything that the fingerprints of one model need, from the cache or computed: dict p, log_p (N, C), `nll` (N,) eq. 5, `nll_given` (N,) the same behind
     the prompts, `nll_target` (N,) eq. 3; and its manifest. The answers that are scored are greedy, first line only, and are not kept."""
@@ -278,13 +278,13 @@ class FingerprintRecord:
         at = [lookup({m: i for i, m in enumerate(self.models)}, m, "model of this record") for m in models]
         return FingerprintRecord(list(models), self.table, *(getattr(self, k)[at] for k in READINGS), self.probes, self.about)
 
-
+# %% ../../nbs/5_features/fingerprints.ipynb #71f8e712
 READINGS = ("p", "log_p", "nll", "nll_given", "nll_target")
 
 
 def fingerprint_path(name="fingerprints"): return project_root() / "data" / "outcomes" / f"{name}.safetensors"
 
-
+# %% ../../nbs/5_features/fingerprints.ipynb #0525c396
 def record_fingerprints(models, probes, *, scorer, horizon=10, max_new_tokens=16, path=None, load=load_causal_lm):
     "The `FingerprintRecord` of `models` (names that `load` knows) on the bank `probes`, read by the scorer LM of that name; written to `path` if given."
     reader, names = load_causal_lm(scorer), list(models)
@@ -297,7 +297,7 @@ def record_fingerprints(models, probes, *, scorer, horizon=10, max_new_tokens=16
     if path: save_record(record, path)
     return record
 
-
+# %% ../../nbs/5_features/fingerprints.ipynb #ed0e23bf
 def record_responses(responses, query_ids, *, scorer, prompts=None, max_tokens=64, path=None, about=None):
     """A `FingerprintRecord` of models that show only answers, dict model -> texts (N,), read by the `CausalLM` scorer; no text is kept.
 
@@ -312,7 +312,7 @@ def record_responses(responses, query_ids, *, scorer, prompts=None, max_tokens=6
     if path: save_record(record, path)
     return record
 
-
+# %% ../../nbs/5_features/fingerprints.ipynb #e52f0d10
 def routerbench_responses(outcomes, source=None):
     "The recorded responses of `load_routerbench`'s CSVs, row by row as in its table `outcomes`: dict model -> list of str ('' where none is recorded)."
     files = sorted(Path(source or get_asset("routerbench-zs")).rglob("*.csv"))

@@ -21,6 +21,8 @@ class NotFiniteError(RoutingInputError): "A score, cost or feature is NaN or inf
 
 
 class WidthError(RoutingInputError): "An array has the wrong number of dimensions, layers, features or models."
+
+
 class MissingFeatureError(RoutingInputError): "The feature that a router needs is not in its input."
 
 # %% ../../nbs/5_features/kinds.ipynb #6455c4ee
@@ -55,7 +57,7 @@ def feature_of(X, kind):
     if hasattr(X, "table") and kind in ("text", "task"): return X.table["prompt" if kind == "text" else "task"].to_numpy()
     return getattr(X, "score", X) if kind == "outcomes" else X
 
-
+# %% ../../nbs/5_features/kinds.ipynb #acf740a0
 def n_rows(X):
     "Number of queries in a feature: the length of an array or list, or of the arrays in a dict."
     return len(next(iter(X.values()))) if isinstance(X, Mapping) and X else len(X)
@@ -75,6 +77,21 @@ def float32_rows(X, layers=None, rows=256):
             raise NotFiniteError(f"Features row {start + _first(bad)}: NaN or infinity. Store these states as bf16 instead of fp16, or recompute them.")
         yield start, piece
 
+# %% ../../nbs/5_features/kinds.ipynb #1a0745c0
+def _check_named(X, needs, kind="logits"):
+    what, remedy, masked = ("Logit summaries", "logit_summaries", False) if kind == "logits" else ("Signals of the answers", "answer_signals", True)
+    if getattr(getattr(X, "dtype", None), "names", None): X = {k: X[k] for k in X.dtype.names}
+    X = {k: np.asarray(v, dtype=np.float64) for k, v in dict(X).items() if not needs or k in needs}
+    missing = [k for k in needs if k not in X]
+    if missing: raise MissingFeatureError(f"{what} {missing} are missing; the input holds {sorted(X)}. Recompute with `{remedy}`.")
+    if not X or n_rows(X) == 0: raise EmptyInputError(f"No queries: the {what.lower()} are empty.")
+    if len({v.shape for v in X.values()}) > 1 or next(iter(X.values())).ndim != 1:
+        raise MisalignedError(f"{what} must be (n,) arrays of one length, got { {k: v.shape for k, v in X.items()} }.")
+    for k, v in X.items():
+        bad = np.isinf(v) if masked else ~np.isfinite(v)
+        if bad.any(): raise NotFiniteError(f"{what}, {k!r}, row {_first(bad)}: {v[bad][0]:g} is not a finite number. Recompute that row.")
+    return X
+
 # %% ../../nbs/5_features/kinds.ipynb #b917ced9
 def check_features(X, kind, *, shape=None, needs=()):
     """Return the feature of `kind` in X as an array (or a dict of arrays for logits and answers), or raise a named error.
@@ -92,21 +109,6 @@ def check_features(X, kind, *, shape=None, needs=()):
         raise WidthError(f"The router was fitted on rows of shape {tuple(shape)}, these have {tuple(X.shape[1:])}: same model and pooling?")
     if kind != "task" and ndim < 3 and getattr(X.dtype, "kind", "O") in "fiub":
         for _ in float32_rows(X, rows=4096): pass
-    return X
-
-# %% ../../nbs/5_features/kinds.ipynb #1a0745c0
-def _check_named(X, needs, kind="logits"):
-    what, remedy, masked = ("Logit summaries", "logit_summaries", False) if kind == "logits" else ("Signals of the answers", "answer_signals", True)
-    if getattr(getattr(X, "dtype", None), "names", None): X = {k: X[k] for k in X.dtype.names}
-    X = {k: np.asarray(v, dtype=np.float64) for k, v in dict(X).items() if not needs or k in needs}
-    missing = [k for k in needs if k not in X]
-    if missing: raise MissingFeatureError(f"{what} {missing} are missing; the input holds {sorted(X)}. Recompute with `{remedy}`.")
-    if not X or n_rows(X) == 0: raise EmptyInputError(f"No queries: the {what.lower()} are empty.")
-    if len({v.shape for v in X.values()}) > 1 or next(iter(X.values())).ndim != 1:
-        raise MisalignedError(f"{what} must be (n,) arrays of one length, got { {k: v.shape for k, v in X.items()} }.")
-    for k, v in X.items():
-        bad = np.isinf(v) if masked else ~np.isfinite(v)
-        if bad.any(): raise NotFiniteError(f"{what}, {k!r}, row {_first(bad)}: {v[bad][0]:g} is not a finite number. Recompute that row.")
     return X
 
 # %% ../../nbs/5_features/kinds.ipynb #517b4e92

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ESTIMATORS', 'JudgeError', 'EquivalenceJudge', 'ExactJudge', 'SimilarityJudge', 'EmbeddingJudge', 'EntailmentJudge',
-           'judged_pairs', 'semantic_clusters', 'first_occurrence', 'semantic_entropy', 'sampled_entropies']
+           'semantic_clusters', 'first_occurrence', 'semantic_entropy', 'sampled_entropies']
 
 # %% ../../nbs/5_features/meaning.ipynb #7c6b2641
 import difflib
@@ -34,11 +34,13 @@ class EquivalenceJudge:
 
     def entails(self, pairs): raise NotImplementedError
 
-    def __repr__(self): return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in vars(self).items() if isinstance(v, (int, float, str)))})"   # for provenance
+    def __repr__(self):
+        said = ", ".join(f"{k}={v}" for k, v in vars(self).items() if isinstance(v, (int, float, str)))
+        return f"{type(self).__name__}({said})"   # for provenance
 
-
+# %% ../../nbs/5_features/meaning.ipynb #18db6794
 class ExactJudge(EquivalenceJudge):
-    "Equal after `banks.clean_answer` (case, spaces, final punctuation), or equal numbers by math-verify: the rule by which answers are judged."
+    "Equal after `texts.clean_answer` (case, spaces, final punctuation), or equal numbers by math-verify: the rule by which answers are judged."
     name = "exact"
 
     def entails(self, pairs): return np.array([_equal(*sorted(map(clean_answer, p))) for p in pairs], bool)
@@ -71,7 +73,7 @@ class EmbeddingJudge(EquivalenceJudge):
 
 # %% ../../nbs/5_features/meaning.ipynb #47168f0d
 class EntailmentJudge(EquivalenceJudge):
-    """A natural-language-inference model: a sequence classifier by folder, asset or cached hub id (`models.resolve_model`), e.g. "microsoft/deberta-large-mnli".
+    """A natural-language-inference model: a sequence classifier by folder, asset or cached hub id (`resolve_model`), e.g. "microsoft/deberta-large-mnli".
 
     True where "entailment" is its likeliest label; a model without that label in its config raises `JudgeError`. Pairs go in batches of similar length; what is
     longer than the model's window is cut.
@@ -107,7 +109,7 @@ def judged_pairs(answers, judge):
     yes = {p for p, v in zip(pairs, verdicts) if v}
     return yes | {(b, a) for a, b in yes} if judge.symmetric else yes
 
-
+# %% ../../nbs/5_features/meaning.ipynb #17c2f2a9
 def semantic_clusters(answers, judge, questions=None):
     """Cluster labels (n, k) int64 of the k answers to each of n queries by meaning (Kuhn et al. 2023, algorithm 1; confidence, section 3.2, phase 1).
 
@@ -137,7 +139,7 @@ def first_occurrence(answers):
     "Boolean (n, k): True where an answer is not a repetition of an earlier one to the same query, so that eq. 1 counts each sequence once."
     return np.array([[text not in row[:j] for j, text in enumerate(row)] for row in answers], bool)
 
-
+# %% ../../nbs/5_features/meaning.ipynb #47af0f64
 def semantic_entropy(log_likelihood, labels, *, lengths=None, estimator="rao", counted=None):
     """Semantic entropy (n,) float64 in nats, high = unsure, from log-likelihoods (n, k) and cluster labels (n, k) of k answers.
 

@@ -15,7 +15,6 @@ from safetensors.numpy import save_file
 from routercompanion.core import (
     CompanionError, MisalignedError, atomic_path, cache_dir, content_hash, lookup,
 )
-from . import of_bank
 from routercompanion.features.kinds import (
     EmptyInputError, MissingFeatureError, WidthError, float32_rows, n_rows, take,
 )
@@ -99,7 +98,7 @@ def bank_signals(bank, store, embeddings, outcomes, pair, extra=None):
     at = store.rows(bank.query_ids)
     same = np.array_equal(at, np.arange(len(store.query_ids)))
     scores = outcomes.align(bank.query_ids, allow_extra=True).select(list(pair)).score
-    statistics = {k: v[at] for k, v in of_bank.add_logit_margin(store.logits).items() if v.ndim == 1}
+    statistics = {k: v[at] for k, v in add_logit_margin(store.logits).items() if v.ndim == 1}
     kinds = dict(hidden_mean=store.mean if same else store.mean[at], hidden_last=store.last if same else store.last[at], logits=statistics, embedding=embeddings,
                  text=bank.table.prompt.to_numpy(str), task=bank.table.task.to_numpy(str), none=np.arange(len(bank)), outcomes=scores)
     if set(extra or {}) & set(kinds): raise CompanionError(f"The kinds {sorted(set(extra) & set(kinds))} are the bank's own; give extra ones another name, or use `with_kinds`.")

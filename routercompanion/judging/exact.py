@@ -68,7 +68,7 @@ def math_scores(answers, references, *, seconds=5, n_jobs=1):
     if on_main and n_jobs == 1: return np.array([one(*p) for p in pairs], np.float32)
     return np.array(joblib.Parallel(n_jobs=max(2, n_jobs), backend="loky")(joblib.delayed(one)(*p) for p in pairs), np.float32)
 
-
+# %% ../../nbs/4_judging/exact.ipynb #6c747c71
 def short_scores(answers, references):
     "Scores (n,) float32 of short answers: 1 if the first line or the final part equals a reference after `clean_answer` (case, spaces, quotes, final stop), else 0."
     forms = lambda a: {clean_answer(a), clean_answer(final_answer(a))}

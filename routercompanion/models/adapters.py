@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['TARGETS', 'SpecialistError', 'common_ending', 'answer_start', 'training_rows', 'completions', 'completion_loss',
-           'epoch_batches', 'lora_model', 'fresh_adapter', 'adapter_tensors', 'rate', 'fit_adapter', 'versions',
-           'adapters_folder', 'specialist_name', 'train_specialist', 'save_adapter', 'Specialist', 'read_specialist',
-           'with_adapter', 'load_specialist', 'specialist_names']
+           'epoch_batches', 'fresh_adapter', 'rate', 'versions', 'adapters_folder', 'specialist_name',
+           'train_specialist', 'Specialist', 'read_specialist', 'with_adapter', 'load_specialist', 'specialist_names']
 
 # %% ../../nbs/3_models/adapters.ipynb #59529088
 import json
@@ -79,15 +78,15 @@ def epoch_batches(tasks, size, rng):
     return [batches[i] for i in rng.permutation(len(batches))]
 
 # %% ../../nbs/3_models/adapters.ipynb #13cef58d
-TARGETS = ("q_proj", "v_proj", "up_proj", "down_proj")
-
-
 def lora_model(model, config):
     "`peft`'s model of `model` with a float32 adapter. (peft asks transformers about gradient checkpointing by an old name; that one warning is silenced.)"
     from peft import get_peft_model
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         return get_peft_model(model, config, autocast_adapter_dtype=True)
+
+# %% ../../nbs/3_models/adapters.ipynb #06e247bc
+TARGETS = ("q_proj", "v_proj", "up_proj", "down_proj")
 
 
 def fresh_adapter(lm, *, rank=4, alpha=None, targets=TARGETS, first_layer=0, random_state=42):
@@ -102,7 +101,7 @@ def fresh_adapter(lm, *, rank=4, alpha=None, targets=TARGETS, first_layer=0, ran
         torch.manual_seed(random_state)
         return lora_model(lm.model, config)
 
-
+# %% ../../nbs/3_models/adapters.ipynb #a22c7248
 def adapter_tensors(peft_model):
     "name -> bfloat16 tensor of a `peft` model's adapter, as `load_specialist` reads them."
     from peft import get_peft_model_state_dict
@@ -114,7 +113,7 @@ def rate(step, steps, warm=.1):
     first = max(1, round(warm * steps))
     return (step + 1) / first if step < first else .5 * (1 + np.cos(np.pi * (step - first) / max(1, steps - first)))
 
-
+# %% ../../nbs/3_models/adapters.ipynb #d87f6c4f
 def fit_adapter(lm, part, peft_model, *, epochs, lr, batch_size, random_state):
     "Train the adapter on all rows of `part`; returns the log: a dict with epoch, step, task and loss for each batch, in order."
     ids, answers, rng = lm.check_window(part, 32), completions(lm, part), make_rng(random_state)
@@ -131,6 +130,21 @@ def fit_adapter(lm, part, peft_model, *, epochs, lr, batch_size, random_state):
     return log
 
 # %% ../../nbs/3_models/adapters.ipynb #d9b4bc5e
+def save_adapter(peft_model, folder, log, about):
+    "Write an adapter's folder at once (see `train_specialist`); an older one of that name is replaced."
+    folder, partial = Path(folder), Path(f"{folder}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_file(adapter_tensors(peft_model), partial / "adapter_model.safetensors", {"format": "pt"})
+    config = {k: sorted(v) if isinstance(v, set) else v for k, v in peft_model.peft_config["default"].to_dict().items()}
+    write_json(partial / "adapter_config.json", config | {"base_model_name_or_path": about["base"], "inference_mode": True})
+    write_json(partial / "log.json", log)
+    write_json(partial / "provenance.json", about | {"adapter_sha256": file_hash(partial / "adapter_model.safetensors")})
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+    return folder
+
+# %% ../../nbs/3_models/adapters.ipynb #634cbb6e
 def versions():
     "Versions of what an adapter depends on."
     import peft
@@ -160,21 +174,6 @@ def train_specialist(bank, column, *, base=SMALL, name=None, folder=None, rank=4
                  epochs=epochs, lr=lr, batch_size=batch_size, random_state=random_state,
                  dtype=str(lm.dtype), threads=torch.get_num_threads(), seconds=round(time.perf_counter() - start, 1), versions=versions())
     return save_adapter(peft_model, folder, log, about)
-
-
-def save_adapter(peft_model, folder, log, about):
-    "Write an adapter's folder at once (see `train_specialist`); an older one of that name is replaced."
-    folder, partial = Path(folder), Path(f"{folder}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file(adapter_tensors(peft_model), partial / "adapter_model.safetensors", {"format": "pt"})
-    config = {k: sorted(v) if isinstance(v, set) else v for k, v in peft_model.peft_config["default"].to_dict().items()}
-    write_json(partial / "adapter_config.json", config | {"base_model_name_or_path": about["base"], "inference_mode": True})
-    write_json(partial / "log.json", log)
-    write_json(partial / "provenance.json", about | {"adapter_sha256": file_hash(partial / "adapter_model.safetensors")})
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
-    return folder
 
 # %% ../../nbs/3_models/adapters.ipynb #d071cea5
 @dataclass(frozen=True)
