@@ -141,7 +141,7 @@ def bench_scores(bank, answers, *, open_ended=None, verifier=None, seconds=5, n_
     """Scores (n,) float32 in [0, 1], NaN = masked, of one model's answers to a bench bank, and a table of what was marked by column.
 
     `answers`: texts, None where a model gave none (masked). `open_ended`: `LLMJudge`, `ReferenceScore` or None (masked). `verifier`: a `Verifier` for
-    mathematics and short answers (None: math-verify and exact match). `seconds`, `n_jobs`: see `judges.math_scores`.
+    mathematics and short answers (None: math-verify and exact match). `seconds`, `n_jobs`: see `math_scores`.
     """
     if len(answers) != len(bank): raise BankError(f"{bank.name}: {len(answers)} answers for {len(bank)} queries; give one answer per query.")
     score, table, given = np.full(len(bank), np.nan, np.float32), [], np.array([a is not None for a in answers], bool)
