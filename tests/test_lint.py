@@ -124,7 +124,7 @@ ARROWS = [
     ("core", "def f():\n    from . import parallel", "parallel"),
     ("parallel", "import routercompanion.assets.lock", "assets.lock"),
     ("curation.tasks", "from ..features import kinds", "features.kinds"),
-    ("report.style", "from ..studies import cscr", "studies.cscr"),
+    ("report.styling", "from ..studies import cscr", "studies.cscr"),
     ("metrics.checks", "from ..data import load_csv", "data"),
     ("routers.bandits.thompson", "from ..clustering.kmeans import f", "routers.clustering.kmeans"),
     ("routers.bandits.thompson", "from .. import contrastive", "routers.contrastive"),

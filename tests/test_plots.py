@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.text import Text
 
-from routercompanion.report import diagrams, figures, style, tables
+from routercompanion.report import diagrams, figures, styling, tables
 from routercompanion.core import CompanionError, UnknownNameError, file_hash
 
 
@@ -35,7 +35,7 @@ def curve(strength, n=200, seed=0):
 
 
 SHORT = {"ProbeDirichlet": "DirichletProbe", "ProbeMean": "MeanProbe", "ProbeFinal": "FinalLayerProbe"}   # the papers' names of the same routers
-ROUTERS = [n for n in style.ROUTER_LOOK if n not in ("Random", "Oracle", "GainOracle", "LabelOracle", *SHORT)]
+ROUTERS = [n for n in styling.ROUTER_LOOK if n not in ("Random", "Oracle", "GainOracle", "LabelOracle", *SHORT)]
 
 
 def many_curves(): return {n: curve(.2 * i, seed=0) for i, n in enumerate(ROUTERS)}
@@ -99,7 +99,7 @@ def visible_texts(fig):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_legible_at_half_a_page(name):
-    with style.style(): fig = FIGURES[name]()
+    with styling.style(): fig = FIGURES[name]()
     texts = visible_texts(fig)
     assert len(texts) > 3 and min(t.get_fontsize() for t, _ in texts) >= 8
     width, height = fig.canvas.get_width_height()
@@ -118,7 +118,7 @@ def test_overlap_check_can_fail():
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_same_bytes_twice(name, tmp_path):
-    hashes = [[file_hash(p) for p in style.save_figure(FIGURES[name](), "figure", tmp_path / run)] for run in "ab"]
+    hashes = [[file_hash(p) for p in styling.save_figure(FIGURES[name](), "figure", tmp_path / run)] for run in "ab"]
     assert hashes[0] == hashes[1]
 
 
@@ -131,19 +131,19 @@ def test_same_bytes_in_another_process(tmp_path):
 
 
 def test_files_carry_no_date_or_program(tmp_path):
-    png, svg = style.save_figure(FIGURES["layers"](), "f", tmp_path)
+    png, svg = styling.save_figure(FIGURES["layers"](), "f", tmp_path)
     assert b"tEXt" not in png.read_bytes() and b"Software" not in png.read_bytes()
     assert "<dc:date>" not in svg.read_text() and "matplotlib" not in svg.read_text().lower().replace("matplotlib.axis", "")
 
 
 def test_failed_save_keeps_the_old_file(tmp_path):
-    png, svg = style.save_figure(FIGURES["layers"](), "f", tmp_path)
+    png, svg = styling.save_figure(FIGURES["layers"](), "f", tmp_path)
     old = file_hash(png)
     class Broken:
         def savefig(self, path, **kwargs):
             open(path, "w").write("half")
             raise OSError("No space left on device")
-    with pytest.raises(OSError): style.save_figure(Broken(), "f", tmp_path)
+    with pytest.raises(OSError): styling.save_figure(Broken(), "f", tmp_path)
     assert file_hash(png) == old and sorted(p.name for p in tmp_path.iterdir()) == ["f.png", "f.svg"]
 
 
@@ -155,17 +155,17 @@ def test_style_does_not_leak():
 
 def test_every_router_has_its_own_look():
     "Six colours in three line styles: the known routers have fourteen of them, and four are left for newcomers in the same figure."
-    look = style.looks([*ROUTERS, "Random", "LabelOracle", "GainOracle", *(f"new {i}" for i in range(18 - len(ROUTERS)))])
+    look = styling.looks([*ROUTERS, "Random", "LabelOracle", "GainOracle", *(f"new {i}" for i in range(18 - len(ROUTERS)))])
     assert len({str(v) for v in look.values()}) == len(look) == 18 + 3
-    assert len({str(v) for v in style.looks([f"new {i}" for i in range(18)]).values()}) == 18
-    assert all(style.ROUTER_LOOK[short] == style.ROUTER_LOOK[name] for short, name in SHORT.items())
+    assert len({str(v) for v in styling.looks([f"new {i}" for i in range(18)]).values()}) == 18
+    assert all(styling.ROUTER_LOOK[short] == styling.ROUTER_LOOK[name] for short, name in SHORT.items())
 
 
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=12), st.floats(.01, 2))
 @settings(max_examples=100, deadline=None)
 def test_spread_keeps_gap_and_order_and_moves_least(positions, gap):
     from sklearn.isotonic import IsotonicRegression
-    got, order = style.spread(positions, gap), np.argsort(positions, kind="stable")
+    got, order = styling.spread(positions, gap), np.argsort(positions, kind="stable")
     assert (np.diff(got[order]) >= gap - 1e-9).all()
     steps = gap * np.arange(len(positions))
     best = IsotonicRegression().fit_transform(steps, np.asarray(positions)[order] - steps) + steps
@@ -315,9 +315,9 @@ def test_deferral_curve_goes_on_flat_and_shows_its_own_numbers():
 
 
 def test_pool_routers_look_the_same_by_either_name_and_differ_from_each_other():
-    look = style.looks(style.POOL_LOOK)
+    look = styling.looks(styling.POOL_LOOK)
     for name, short in (("KNNRouter", "K-NN"), ("KMeansRouter", "KMeans"), ("MatrixFactorisationRouter", "MF"), ("HeuristicRouter", "Heuristic")): assert look[name] == look[short]
-    assert len({str(look[n]) for n in [*pool_curves()]} | {str(v) for v in style.looks(["Random", "Oracle"]).values()}) == 9
+    assert len({str(look[n]) for n in [*pool_curves()]} | {str(v) for v in styling.looks(["Random", "Oracle"]).values()}) == 9
 
 
 def pool_result(costs):
@@ -355,5 +355,5 @@ def test_one_published_value_or_an_error_that_lists_the_rows():
 
 def test_the_rows_of_one_comparison_differ_in_every_figure():
     rows = ["CSCR", "CSCR, sign as printed", "CSCR, 10 epochs", "plain InfoNCE", "UMR", "Thompson", "Soft-MoE", "Parametric", "Pareto-Random", "Random", "Heuristic", "Oracle"]
-    look = style.looks(rows)
-    assert len({str(v) for v in look.values()}) == len(rows) and style.looks(["UMR"])["UMR"] == look["UMR"] == style.looks(["KMeans"])["KMeans"]
+    look = styling.looks(rows)
+    assert len({str(v) for v in look.values()}) == len(rows) and styling.looks(["UMR"])["UMR"] == look["UMR"] == styling.looks(["KMeans"])["KMeans"]

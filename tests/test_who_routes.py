@@ -143,7 +143,7 @@ def quick(monkeypatch):
     "Smoke-size training, one process, no windows."
     monkeypatch.setenv("ROUTERCOMPANION_JOBS", "1")
     monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
-    monkeypatch.setattr("routercompanion.report.style.DPI", 40)
+    monkeypatch.setattr("routercompanion.report.styling.DPI", 40)
     backend = matplotlib.get_backend()
     plt.switch_backend("agg")
     with matplotlib.rc_context(): yield monkeypatch

@@ -21,7 +21,7 @@ from urllib.parse import quote
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from routercompanion.assets.fetch import (
+from routercompanion.assets.download import (
     _network_named, _session, _stream, concatenate_members, convert_gguf, download_sdist,
     extract_members, pip_download, pip_settings, safe_join, unpack_members,
 )

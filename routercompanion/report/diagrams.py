@@ -17,7 +17,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from ..core import CompanionError
 from ..judging.llm import judge_prompt
 from .figures import _Line, _draw_regions
-from .style import DASH, HALF, OKABE_ITO, _styled, label_lines, looks
+from .styling import DASH, HALF, OKABE_ITO, _styled, label_lines, looks
 
 # %% ../../nbs/8_report/diagrams.ipynb #d7a19b0b
 @_styled

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from ..core import CompanionError, lookup
-from .style import DASH, FULL, HALF, OKABE_ITO, _styled, label_lines, looks
+from .styling import DASH, FULL, HALF, OKABE_ITO, _styled, label_lines, looks
 from .tables import INTERVAL_COLUMNS, _need
 
 # %% ../../nbs/8_report/figures.ipynb #ce97e47d

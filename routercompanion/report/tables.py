@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import CompanionError, lookup, project_root, write_text
-from .style import item_name
+from .styling import item_name
 
 # %% ../../nbs/8_report/tables.ipynb #9544d1cc
 INTERVAL_COLUMNS = ("row", "column", "metric", "value", "low", "high")
