@@ -455,7 +455,7 @@ def test_mirror_errors(mirror, no_network, change, error):
 def test_github_over_the_network(mirror, index, shelf, monkeypatch):
     monkeypatch.delenv("ROUTERCOMPANION_MIRROR")
     real, asked = download._stream, []
-    monkeypatch.setattr(download, "_stream", lambda session, url, *a: (asked.append(url), real(session, index.url + "/files/" + url.rsplit("/", 1)[1], *a))[1])
+    monkeypatch.setattr(store, "_stream", lambda session, url, *a: (asked.append(url), real(session, index.url + "/files/" + url.rsplit("/", 1)[1], *a))[1])
     with pytest.raises(DownloadError, match="HTTPError.*ROUTERCOMPANION_MIRROR"): get_asset("answers", lock=lock_of(answers=mirror))
     assert asked[0].startswith("https://") and asked[0].endswith(f"/someone/answers/{COMMIT}/data/scores.csv") and nothing_left("answers")
     (shelf / "scores.csv").write_text("q,s\n1,0\n")
