@@ -88,7 +88,7 @@ def _verdict(gap, band, min_gap):
 
 
 def evidence_check(outcomes, small, large, by="task", *, band=(.15, .85), min_gap=.10, n_resamples=10_000, rng=42):
-    """Which groups can say something about a router -> DataFrame, one row per task or domain (`by`).
+    """Which groups can say something about a router -> DataFrame, one row a task or domain (`by`).
 
     Columns: n, small_accuracy, gap, gap_low, gap_high (95 %), auroc_ok (small accuracy inside
     `band`), gap_ok (at least `min_gap`, interval above 0), reason. A task's interval is Newcombe's;
