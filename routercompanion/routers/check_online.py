@@ -69,7 +69,10 @@ def _check_reads(bench):
     "Overwrite what was not pulled. A column never pulled keeps its numbers: it may not be empty."
     router, pulled = bench.fitted(), _pulled_cells(bench)
     before = _beliefs(router, bench.X)
-    for other in (1 - bench.score, np.where(pulled.any(0), np.nan, bench.score)):
+    others = [1 - bench.score]
+    if getattr(router, "missing", "mask") == "mask":
+        others.append(np.where(pulled.any(0), np.nan, bench.score))
+    for other in others:
         score = np.where(pulled, bench.score, other)
         again = bench.fitted(score)
         same = _same(before, _beliefs(again, bench.X)) and _same(router.asked_, again.asked_)

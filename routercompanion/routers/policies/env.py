@@ -37,7 +37,8 @@ class Episode:
     signals (m, s), score (m,), price (m,) in units of reward. `reward` of an action and whether
     the episode is over come from `act`.
     """
-    def __init__(self, signals, score, price, *, requires=None, reject_value=0., invalid_reward=-1.):
+    def __init__(self, signals, score, price, *, requires=None, reject_value=0.,
+                 invalid_reward=-1.):
         self.ledger = Ledger(signals[None], requires)
         self.score, self.price = score, price
         self.reject_value, self.invalid_reward = reject_value, invalid_reward
@@ -68,8 +69,8 @@ def routing_env(X, signals, outcomes, *, trade_off=0.0, axis=None, reject_value=
     """A `gymnasium.Env` over recorded signals (n, m, s) and outcomes, one query an episode.
 
     X (n, d): numbers known before asking. trade_off: lambda >= 0; costs on `axis` (None: the first)
-    are divided by the dearest model's mean. reject_value: reward of a refusal. invalid_reward: of an
-    action against the rules, which ends the episode. Outcomes and signals have to be complete.
+    are divided by the dearest model's mean. reject_value: reward of a refusal. invalid_reward: of
+    an action against the rules, which ends the episode. Outcomes and signals must be complete.
     Raises `MissingExtraError` without gymnasium, `WidthError` and `CompanionError` on other input.
     """
     gym = gymnasium_module()
