@@ -65,7 +65,7 @@ def signal_array(signals, outcomes, shape) -> np.ndarray:
     signals = getattr(outcomes, "signals", None) if signals is None else signals
     if signals is None:
         return np.zeros((*shape, 1))
-    signals = np.array(signals, dtype=np.float64)
+    signals = np.asarray(signals, dtype=np.float64)
     signals = signals[:, :, None] if signals.ndim == 2 else signals
     if signals.ndim != 3 or signals.shape[:2] != shape:
         raise WidthError(f"Signals have shape {signals.shape} for outcomes {shape}. Give "
