@@ -469,7 +469,7 @@ def test_two_steps_run_at_once_on_one_thread_each(tmp_path):
     assert set(manifest["steps"]) == {"a", "b", "m"}
 
 
-def spans(steps, jobs, seconds=.05, **kwargs):
+def spans(steps, jobs, seconds=.05):
     "When each step ran under `run_graph`: {name: (start, end)}, and the order in which they were reported."
     times, order = {}, []
 
@@ -491,6 +491,12 @@ def test_no_more_than_jobs_at_a_time_and_alone_means_alone(jobs):
         assert not (step.alone and together[step.name])
         assert all(times[need][1] <= times[step.name][0] for need in step.needs)
     assert sorted(order) == sorted(times) and (jobs == 1 or any(together.values()))
+
+
+def test_a_finished_kernel_has_ended(tmp_path):
+    write_notebook(tmp_path / "nbs/one.ipynb", "import os\nopen('pid', 'w').write(str(os.getpid()))")
+    notebooks.execute(tmp_path / "nbs/one.ipynb", tmp_path / "out.ipynb", {}, root=tmp_path, state=tmp_path / "state")
+    assert gone(int((tmp_path / "pid").read_text()))
 
 
 def test_one_and_two_at_a_time_give_the_same_bytes(finished, tmp_path):
