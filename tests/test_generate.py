@@ -197,7 +197,7 @@ load_weekend_arena("bad.jsonl")""", good=1)
 @pytest.mark.parametrize("name, message", [
     ("WeekendArena", "is no name for a data set"), ("a-b", "is no name for a data set"),
     ("import", "is no name for a data set"), ("csv", "load_csv exists already"),
-    ("embedllm", "load_embedllm exists already"), ("sources", "sources.ipynb exists")])
+    ("embedllm", "load_embedllm exists already"), ("pickles", "pickles.ipynb exists")])
 def test_a_data_set_that_cannot_be_is_refused(name, message, tmp_path):
     copy = small_copy(tmp_path)
     before = contents(copy)
