@@ -46,6 +46,12 @@ def execute(copy, notebook, monkeypatch, parameters=None):
     return notebooks.execute(copy / notebook, output, given, root=copy, state=copy / "state")
 
 
+def longest_line(nb):
+    "Columns of the longest line of code."
+    code = "\n".join(c.source for c in nb.cells if c.cell_type == "code")
+    return max(map(len, code.splitlines()))
+
+
 @pytest.fixture
 def copy(tmp_path):
     return generate.copy_checkout(tmp_path / "copy", ROOT)
@@ -113,6 +119,7 @@ def test_the_notebook_of_a_new_router_runs(copy, monkeypatch):
     assert not any(word in s for s in sources for word in ("MyRouter", "my_router", "My router"))
     assert "## Exercises" in sources[-1] and "<details><summary>Solutions</summary>" in sources[-1]
     assert len(nb.cells) <= 45 and len({c.id for c in nb.cells}) == len(nb.cells)
+    assert longest_line(nb) <= 100
     said = "".join(o.get("text", "") for c in nb.cells if c.cell_type == "code" for o in c.outputs)
     assert said.count("kept: ") > 10
 
@@ -182,7 +189,7 @@ def test_a_new_data_set_is_one_notebook_with_a_loader(copy, monkeypatch):
     assert new == ["nbs/2_data/sets/weekend_arena.ipynb",
                    "routercompanion/data/sets/weekend_arena.py"]
     assert changed == ["routercompanion/_modidx.py"]
-    execute(copy, path.relative_to(copy), monkeypatch)
+    assert longest_line(execute(copy, path.relative_to(copy), monkeypatch)) <= 100
     line = '{"prompt": "2 + 2", "task": "sums", "scores": {"tiny-1b": 1, "large-70b": 0.5}}\n'
     (copy / "set.jsonl").write_text(line)
     (copy / "bad.jsonl").write_text(line + line.replace("0.5", '"yes"'))
@@ -197,7 +204,7 @@ load_weekend_arena("bad.jsonl")""", good=1)
 @pytest.mark.parametrize("name, message", [
     ("WeekendArena", "is no name for a data set"), ("a-b", "is no name for a data set"),
     ("import", "is no name for a data set"), ("csv", "load_csv exists already"),
-    ("embedllm", "load_embedllm exists already"), ("sources", "sources.ipynb exists")])
+    ("embedllm", "load_embedllm exists already"), ("pickles", "pickles.ipynb exists")])
 def test_a_data_set_that_cannot_be_is_refused(name, message, tmp_path):
     copy = small_copy(tmp_path)
     before = contents(copy)
@@ -222,6 +229,7 @@ def test_a_new_paper_is_one_notebook_and_one_step_and_runs_small(copy, monkeypat
     step = next(s for s in graph.project_steps(copy, "smoke") if s.name == "papers/small_talk")
     notebooks.preflight(step, copy, step.parameters)
     given = {"profile": "smoke", "out": str(copy / "out")}
+    assert longest_line(notebooks.read_notebook(copy / step.notebook)) <= 100
     execute(copy, step.notebook, monkeypatch, given)
     assert {"small_talk_table1.csv", "small_talk_table1.md", "small_talk_figure1.png",
             "small_talk_figure1.svg", "provenance.json"} <= set(os.listdir(copy / "out"))
