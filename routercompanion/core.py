@@ -20,8 +20,6 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 # %% ../nbs/0_core.ipynb #5de23d06
 class CompanionError(ValueError):
     "Base of every error that this library raises about its input. The message says where, what and how to repair it."
@@ -159,6 +157,7 @@ def write_jsonl(path, rows):
 # %% ../nbs/0_core.ipynb #58033228
 def make_rng(seed):
     "A `numpy.random.Generator` from an integer seed; a generator is handed through unchanged."
+    import numpy as np   # a tenth of a second that `routercompanion --help` does not need
     return seed if isinstance(seed, np.random.Generator) else np.random.default_rng(seed)
 
 # %% ../nbs/0_core.ipynb #face0002
