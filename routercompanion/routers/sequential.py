@@ -73,7 +73,7 @@ def signal_array(signals, outcomes, shape) -> np.ndarray:
     return signals
 
 
-def _scores(X, outcomes, n_models) -> np.ndarray:
+def score_table(X, outcomes, n_models) -> np.ndarray:
     "Scores (n, m), NaN = never recorded, checked against X and the number of models."
     scores = np.asarray(getattr(outcomes, "score", outcomes), dtype=np.float64)
     if scores.ndim != 2 or n_models not in (None, scores.shape[1]):
@@ -91,7 +91,7 @@ def fit(self: SequentialRouter, X, outcomes, *, signals=None, query_ids=None):
     signals: by default those of the outcomes. Raises `WidthError` and `MisalignedError`.
     """
     check_ids(query_ids, getattr(outcomes, "query_ids", None))
-    scores = _scores(X, outcomes, self.n_models)
+    scores = score_table(X, outcomes, self.n_models)
     self.model_names_, self.model_costs_ = describe_models(outcomes, scores.shape[1])
     cost = {axis: np.asarray(c, dtype=np.float64) for axis, c in cost_table(outcomes).items()}
     self._fit(X, scores, signal_array(signals, outcomes, scores.shape), cost)
@@ -168,7 +168,7 @@ def _ask_all(router, X, ledger, max_steps) -> np.ndarray:
         if not len(is_open):
             break
         ledger.ask(is_open, action[on])
-        _check_known(ledger, is_open, action[on])
+        check_known(ledger, is_open, action[on])
     return refused
 
 # %% ../../nbs/6_routers/sequential.ipynb #1bf6ed1c
@@ -186,7 +186,7 @@ def _check_rules(router, ledger, rows, action):
                             f"after {ledger.asked[rows[i]]}).")
 
 
-def _check_known(ledger, rows, models):
+def check_known(ledger, rows, models):
     "Raise `MissingSignalError` when a model that was just asked has nothing recorded to show."
     unknown = np.isnan(ledger.seen[rows, models]).any(1)
     if unknown.any():
@@ -238,7 +238,7 @@ def run_sequential(router, X, signals, outcomes, *, reject_value=0.0, max_steps=
     Raises `SequenceError`, `MissingSignalError`, `WidthError`, `MisalignedError`.
     """
     router = router if hasattr(router, "act") else OneStep(router)
-    scores = _scores(X, outcomes, router.n_models)
+    scores = score_table(X, outcomes, router.n_models)
     _check_ready(router, scores.shape[1], max_steps)
     signals = signal_array(signals, outcomes, scores.shape)
     ledger = Ledger(signals, getattr(outcomes, "requires", None))

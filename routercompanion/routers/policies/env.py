@@ -12,9 +12,8 @@ import numpy as np
 
 from ...core import CompanionError, lookup, make_rng
 from ...features.kinds import WidthError
-from ..base import describe_models
 from routercompanion.routers.sequential import (
-    REJECT, STOP, Ledger, _check_known, _scores, cost_table, signal_array,
+    REJECT, STOP, Ledger, check_known, cost_table, score_table, signal_array,
 )
 
 # %% ../../../nbs/6_routers/policies/env.ipynb #c5774101
@@ -60,7 +59,7 @@ class Episode:
             return float(self.score[asked[0, -1]]), True, "stopped"
         row = np.zeros(1, dtype=int)
         self.ledger.ask(row, np.array([action]))
-        _check_known(self.ledger, row, np.array([action]))
+        check_known(self.ledger, row, np.array([action]))
         return -float(self.price[action]), False, "asked"
 
 # %% ../../../nbs/6_routers/policies/env.ipynb #69d857b2
@@ -85,7 +84,7 @@ def _recorded(X, signals, outcomes, trade_off, axis):
     X = np.asarray(X, dtype=np.float32)
     if X.ndim != 2 or not np.isfinite(X).all():
         raise WidthError(f"X has shape {X.shape}; give (n, d) finite numbers per query.")
-    score, costs = _scores(X, outcomes, None), cost_table(outcomes)
+    score, costs = score_table(X, outcomes, None), cost_table(outcomes)
     signals = signal_array(signals, outcomes, score.shape)
     if np.isnan(score).any() or np.isnan(signals).any():
         raise CompanionError("An outcome or a signal is missing. An environment needs all of them: "
