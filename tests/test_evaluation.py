@@ -323,6 +323,7 @@ def test_scores_of_other_small_models_are_those_of_routers_trained_on_them(proje
 
 
 def test_answers_are_recorded_for_every_query(project, monkeypatch):
+    from routercompanion.features import answers
     from routercompanion.features.answers import record_answers
     from routercompanion.data.records import recorded_signals
     bank, asked = small_bank(), {}
