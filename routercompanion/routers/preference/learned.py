@@ -20,8 +20,6 @@ from routercompanion.routers.training import (
 # %% ../../../nbs/6_routers/preference/learned.ipynb #103dd750
 class _TrainedPreferenceRouter(PreferenceRouter):
     "What the two trained routers share: Adam with early stopping on 20% of the battles (or a given validation part), one thread, parameters as arrays in `state_`."
-    quick = {"epochs": 3}
-
     def _learn(self, X, battles, validation):
         train, val = (slice(None), None) if validation is not None else split_rows(len(X), seed=self.random_state)
         inputs, won = self._inputs(X, battles), battles.won[:, None]
