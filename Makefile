@@ -13,7 +13,7 @@ export PYTHONHASHSEED = 0
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce test notebooks readme export lint fix check hooks clean
+.PHONY: help env reproduce test notebooks readme export lint fix check hooks new-router new-paper new-dataset map clean
 
 # what `make check` tests: metrics, contracts, registry and the repository itself; no model is loaded, no notebook executed
 QUICK := $(wildcard $(addprefix tests/test_, $(addsuffix .py, metrics significance lint packaging contracts registry)))
@@ -26,6 +26,9 @@ help:
 	@echo "make lint        places, imports, style and links; ARGS=--update lowers the counts of data/lint.json to what is left"
 	@echo "make fix         repair what a machine can: style of tests/, the library, README.md, counts that have fallen"
 	@echo "make check       lint, generated files, quick tests: everything that takes less than a minute"
+	@echo "make new-router NAME=MyRouter FAMILY=difficulty   one notebook that is a router, found by its name everywhere"
+	@echo "make new-paper NAME=my_paper, make new-dataset NAME=my_set   the same for a paper and a public outcome set"
+	@echo "make map         draw the map of the library again (nbs/map.ipynb)"
 	@echo "make hooks       check every commit (pre-commit; nothing is downloaded)"
 	@echo "make env         just the environment .venv/"
 	@echo "make clean       remove results of runs that are not committed (not .venv/, not the cache of models)"
@@ -76,6 +79,19 @@ check: env
 
 hooks: env
 	$(PY) -m pre_commit install
+
+FAMILY ?= difficulty
+new-router: env
+	$(PY) -m routercompanion.reproduce.generate router "$(NAME)" --family "$(FAMILY)"
+
+new-paper: env
+	$(PY) -m routercompanion.reproduce.generate paper "$(NAME)"
+
+new-dataset: env
+	$(PY) -m routercompanion.reproduce.generate data-set "$(NAME)"
+
+map: env
+	$(VENV)/bin/routercompanion notebooks --only map
 
 clean:
 	rm -rf .routercompanion _book _proc _docs .pytest_cache .hypothesis .benchmarks .ruff_cache .import_linter_cache build

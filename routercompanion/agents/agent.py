@@ -139,7 +139,7 @@ def guided_shots():
     box, out = Toolbox(BM25Index(fact_corpus())), {"Look up": "", "Answer": ""}
     for q in solved_questions():
         names = [t for t, _ in q.supporting] if q.kind == "comparison" else [q.supporting[1][0]]
-        trace = Trace(q.question)
+        trace, line_before = Trace(q.question), ""
         for kind, line in (("Look up", ", ".join(names)), ("Answer", q.answers[0])):
             if kind == "Look up": first_search([trace], [q], [box])
             else: call_tools(trace, line_before, box)

@@ -70,11 +70,12 @@ def reproduce_command(profile: str = PROFILE,
                       only: str = typer.Option(None, "--only", help="An item (xbench_table1), a paper (xbench) or a step, and what it needs."),
                       from_scratch: bool = typer.Option(False, "--from-scratch", help="Use no recorded outcomes and no earlier results."),
                       book: bool = typer.Option(True, help="Build the HTML book in _book/ afterwards."),
+                      jobs: int = typer.Option(None, "--jobs", min=1, help="Steps that run at a time. Default: 2."),
                       quiet: bool = typer.Option(False, "--quiet", "-q", help="Print nothing but errors.")):
     "Run every notebook whose result is not up to date, publish figures/PROFILE/, and build the book. Interrupted runs resume."
     from routercompanion.reproduce.run import reproduce
     from routercompanion.reproduce.store import Workspace
-    results = reproduce(profile=profile, only=only, from_scratch=from_scratch, book=book, quiet=quiet)
+    results = reproduce(profile=profile, only=only, from_scratch=from_scratch, book=book, quiet=quiet, jobs=jobs)
     counts = {s: sum(r.status == s for r in results) for s in ("ran", "restored", "cached")}
     if not quiet: typer.echo(", ".join(f"{n} {s}" for s, n in counts.items() if n) + f"; results in {Workspace(profile=profile).figures}")
 
