@@ -33,7 +33,7 @@ class OnlineRouter(PoolRouter):
     `model_costs_`, `feature_shape_`, and what the bandit keeps.
     """
     random_state = 42
-    when, signals = "online", "query, and the outcomes of the models pulled"
+    when, signals, how = "online", ("query", "feedback"), ("bandit",)
 
     def pull(self, x, rng: np.random.Generator) -> np.ndarray:
         "One model to ask for the query x, or two to be compared; all randomness from `rng`."

@@ -36,7 +36,7 @@ class SequentialRouter(BaseEstimator):
     """
     feature_kind, n_models, training_free = "none", None, False
     knob = None
-    when, signals, how, source = "in stages", "answers", "", ""
+    when, signals, how, source = "in stages", ("query", "response"), ("policy",), "ours"
 
     def act(self, X, seen: np.ndarray) -> np.ndarray:
         """Next model, STOP or REJECT (n,) for n open queries; decides each by its own row alone.

@@ -21,8 +21,8 @@ class ThompsonRouter(OnlineRouter):
     teaches nothing. Fitted: `a_`, `b_` (m,), `asked_` (m,) how often each model was asked.
     """
     feature_kind = "none"
-    signals, how = "outcomes of the models pulled", "a draw from a Beta posterior per model"
-    source = "cscr, Table 1"
+    signals = ("feedback",)
+    source = "Cost-Aware Contrastive Routing, Table 1"
 
     def __init__(self, *, prior=(1., 1.), random_state=42, missing="mask"):
         self.prior, self.random_state, self.missing = prior, random_state, missing

@@ -64,7 +64,6 @@ class TwoStageRouter(SequentialRouter):
     from all direct to all agent, on cost `axis` (None: the first). Fitted: `thresholds_` (2,).
     """
     feature_kind, n_models, training_free = "embedding", 2, True
-    signals, how = "query and answer", "two thresholds chosen on validation queries"
     source = "survey, section 10"
 
     def __init__(self, *, thresholds=None, share=.5, stages="both", grid=25, axis=None):
