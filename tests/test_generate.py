@@ -63,7 +63,7 @@ import numpy as np
 from routercompanion.core import make_rng
 from routercompanion.evaluate import pool_evaluation
 from routercompanion.report.figures import plot_pool_evaluation
-from routercompanion.report.style import FAMILY_COLOUR, OKABE_ITO, looks, save_figure
+from routercompanion.report.styling import FAMILY_COLOUR, OKABE_ITO, looks, save_figure
 from routercompanion.report.tables import write_table
 from routercompanion.reproduce.cli import main
 from routercompanion.routers import MyRouter, get_router, list_routers, router_checks

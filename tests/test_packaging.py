@@ -16,6 +16,7 @@ from packaging.version import Version
 
 from routercompanion.reproduce import book, graph, lint, notebooks, store
 from routercompanion.reproduce.checks import read_lock
+from routercompanion import core
 from routercompanion.core import project_root
 
 ROOT = project_root(Path(__file__).parent)
@@ -160,3 +161,13 @@ def test_interrupted_installation_is_done_again(tmp_path):
     for _ in range(2):
         done = subprocess.run(["make", "env", f"PYTHON={sys.executable}"], cwd=tmp_path, capture_output=True, text=True, env=env)
         assert done.returncode != 0 and "no-such-package-of-ours" in done.stdout + done.stderr and not (tmp_path / ".venv/.stamp").exists()
+
+
+def test_no_public_name_is_that_of_a_module_beside_it():
+    "`from routercompanion.curation import x` must not mean a function once and, after the module x was imported, the module."
+    package, clashes = ROOT / "routercompanion", []
+    for path in sorted(package.rglob("[!_]*.py")):
+        names = core.exported_names(path.parent) if path.parent != package else {}
+        beside = {p.stem for p in path.parent.glob("[!_]*") if p.suffix == ".py" or p.is_dir()}
+        clashes += [f"{path.parent.relative_to(ROOT)}: {name}" for name in names if name in beside]
+    assert sorted(set(clashes)) == []

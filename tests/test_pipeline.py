@@ -539,7 +539,8 @@ def test_interrupt_leaves_no_kernel_behind(tmp_path):
         write_notebook(tmp_path / f"nbs/{name}.ipynb", f"import os, time\nopen('{name}.tmp', 'w').write(str(os.getpid()))\n"
                        f"os.replace('{name}.tmp', '{name}.pid')\ntime.sleep(600)")
     process = subprocess.Popen([sys.executable, "-c", INTERRUPTED.format(tests=str(Path(__file__).parent)), str(tmp_path)],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))   # a shell's background jobs ignore it
     end = time.monotonic() + 120
     while not all((tmp_path / f"{n}.pid").exists() for n in "ab") and time.monotonic() < end: time.sleep(.1)
     kernels = [int((tmp_path / f"{n}.pid").read_text()) for n in "ab"]

@@ -74,7 +74,9 @@ def _own_router(name):
     modules = map(importlib.import_module, _places().get(name, ()))
     classes = [getattr(module, name, None) for module in modules]
     own = next((cls for cls in classes if "_registered" in getattr(cls, "__dict__", ())), None)
-    return own if own is None else ROUTERS.setdefault(name, own)
+    if own is not None:
+        ROUTERS.setdefault(name, own)   # a class of the session keeps its place there
+    return own
 
 # %% ../../nbs/6_routers/registry.ipynb #b0e10005
 def _add_plug_in(point):
