@@ -105,7 +105,7 @@ def test_the_tables_are_those_of_the_manifest():
     manifest = json.loads((FIGURES / "manifest.json").read_text())
     mine = {stem: entry for stem, entry in manifest["items"].items() if stem.startswith("xbench_")}
     for stem, entry in mine.items():
-        assert entry["notebook"].endswith("xbench_bench.ipynb") and entry["inputs"] == {"outcomes": "recorded", "features": "computed", "published values": "recorded"}, stem
+        assert entry["notebook"].endswith("xbench/bench.ipynb") and entry["inputs"] == {"outcomes": "recorded", "features": "computed", "published values": "recorded"}, stem
         for name, digest in entry["files"].items(): assert file_hash(FIGURES / name) == digest, name
     assert {"xbench_table1", "xbench_table2", "xbench_table7", "xbench_leakage", "xbench_mmlu_pro", "xbench_figure1"} <= set(mine)
 
