@@ -7,7 +7,6 @@ __all__ = ['Generations', 'SMALL', 'LARGE', 'MODELS', 'ENCODER', 'MAX_NEW_TOKENS
            'TokenError', 'best_dtype', 'CausalLM', 'load_causal_lm', 'plan_batches', 'pick', 'own_uniforms']
 
 # %% ../../nbs/3_models/causal_lm.ipynb #cce56c38
-import os
 import time
 from collections import namedtuple
 from functools import cached_property
@@ -34,11 +33,6 @@ class PromptTooLongError(CompanionError):
 
 class TokenError(CompanionError):
     "The tokenizer has no start token, no chat template, or cannot tell the asked words apart; the message names the model and the remedy."
-
-
-# AMX adds in another order than AVX-512, so that the same weights give other bytes, and some other
-# answers, on another processor. oneDNN reads this before its first product.
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
 
 def best_dtype():

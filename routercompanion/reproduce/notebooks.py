@@ -84,8 +84,7 @@ def kernel_variables(root, state, *, threads=None, workers=None):
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "ROUTERCOMPANION_QUIET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "PYTHONWARNINGS": "ignore:IProgress not found", "TOKENIZERS_PARALLELISM": "false",
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-        "ONEDNN_MAX_CPU_ISA": os.environ.get("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")}
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     places = {
         "ROUTERCOMPANION_ROOT": root, "JUPYTER_PATH": jupyter, "IPYTHONDIR": jupyter / "ipython",
         "MPLCONFIGDIR": jupyter / "matplotlib", "JUPYTER_CONFIG_DIR": jupyter / "config",
