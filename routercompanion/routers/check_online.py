@@ -7,9 +7,7 @@ __all__ = ['online_checks']
 
 # %% ../../nbs/6_routers/check_online.ipynb #e4144905
 import copy
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,10 +15,9 @@ from sklearn.base import clone
 
 from ..core import make_rng
 from ..features.kinds import n_rows, take
-from .check import toy_routing_data
+from .check import _saved_and_loaded, toy_routing_data
 from .check_sequential import global_seed
 from .online import PullError, replay
-from .registry import ROUTERS, load_router, save_router
 
 # %% ../../nbs/6_routers/check_online.ipynb #d918f4a8
 def rule(holds, router, text):
@@ -167,14 +164,8 @@ def _check_parameters(bench):
 
 def _check_saved(bench):
     "Beliefs after saving and loading; the class is known to the registry for that time."
-    router, known = bench.fitted(), dict(ROUTERS)
-    try:
-        ROUTERS[type(router).__name__] = type(router)
-        with tempfile.TemporaryDirectory() as folder:
-            again = load_router(save_router(router, Path(folder) / "router"))
-    finally:
-        ROUTERS.clear()
-        ROUTERS.update(known)
+    router = bench.fitted()
+    again = _saved_and_loaded(router)
     rule(_same(_beliefs(router, bench.X), _beliefs(again, bench.X)), router,
          "a saved and loaded router gives the same bytes")
     rule(again.get_params() == router.get_params(), router, "saving keeps the parameters")

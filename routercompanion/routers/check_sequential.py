@@ -8,9 +8,7 @@ __all__ = ['toy_sequential_data', 'sequential_checks']
 # %% ../../nbs/6_routers/check_sequential.ipynb #27310d43
 import contextlib
 import copy
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,8 +16,7 @@ from sklearn.base import clone
 
 from ..core import make_rng
 from ..features.kinds import n_rows, take
-from .check import toy_routing_data
-from .registry import ROUTERS, load_router, save_router
+from .check import _saved_and_loaded, toy_routing_data
 from routercompanion.routers.sequential import (
     REJECT, STOP, Ledger, SequenceError, SequentialRouter, run_sequential,
 )
@@ -248,15 +245,9 @@ def _check_parameters(bench):
 
 def _check_saved(bench):
     "The decisions after saving and loading; the class is known to the registry for that time."
-    router, known = bench.fitted(), dict(ROUTERS)
+    router = bench.fitted()
     first = bench.walk(router)
-    try:
-        ROUTERS[type(router).__name__] = type(router)
-        with tempfile.TemporaryDirectory() as folder:
-            again = load_router(save_router(router, Path(folder) / "router"))
-    finally:
-        ROUTERS.clear()
-        ROUTERS.update(known)
+    again = _saved_and_loaded(router)
     rule(np.array_equal(_decisions(first), _decisions(bench.walk(again))), router,
          "a saved and loaded router decides the same")
     rule(again.get_params() == router.get_params(), router, "saving keeps the parameters")
