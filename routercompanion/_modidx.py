@@ -1692,6 +1692,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                            'routercompanion/models/causal_lm.py'),
                                                   'routercompanion.models.causal_lm.TokenError': ( '3_models/causal_lm.html#tokenerror',
                                                                                                    'routercompanion/models/causal_lm.py'),
+                                                  'routercompanion.models.causal_lm._repeats_embedding': ( '3_models/causal_lm.html#_repeats_embedding',
+                                                                                                           'routercompanion/models/causal_lm.py'),
                                                   'routercompanion.models.causal_lm.best_dtype': ( '3_models/causal_lm.html#best_dtype',
                                                                                                    'routercompanion/models/causal_lm.py'),
                                                   'routercompanion.models.causal_lm.load_causal_lm': ( '3_models/causal_lm.html#load_causal_lm',

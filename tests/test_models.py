@@ -16,6 +16,8 @@ from safetensors.numpy import load_file
 
 from routercompanion.models import causal_lm, features
 from routercompanion.data.bank import make_bank
+from routercompanion.data.outcomes import OutcomeTable
+from routercompanion.data.records import outcomes_path
 from routercompanion.core import CompanionError, file_hash, project_root
 from routercompanion.features.kinds import float32_rows
 from routercompanion.assets.store import resolve_model
@@ -26,6 +28,7 @@ from routercompanion.models.features import (
     FeatureFileError, FeatureStore, create_tensor, load_encoder, open_tensor, token_statistics,
     write_batch,
 )
+from tiny_models import tiny_llama
 
 SMALL = "smollm2-135m-instruct"
 
@@ -587,3 +590,23 @@ def test_an_encoder_gives_vectors_of_length_one_that_do_not_depend_on_the_batch(
     found = encoder.encode(texts)
     assert found.shape == (4, 384) and found.dtype == np.float32 and np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
     assert np.allclose(found, np.concatenate([encoder.encode([t]) for t in texts]), atol=1e-5) and found[0] @ found[1] > .8 > found[0] @ found[2]
+
+
+def test_a_copied_output_head_counts_once_and_a_trained_one_counts(tmp_path):
+    lm = load_causal_lm(tiny_llama(tmp_path / "m"))
+    embedding, head = lm.model.get_input_embeddings().weight, lm.model.get_output_embeddings().weight
+    total, repeated = sum(p.numel() for p in lm.model.parameters()), head.numel()
+    assert head is not embedding and lm.parameters_b == total / 1e9, "a head of its own"
+    with torch.no_grad(): head.copy_(embedding * (1 + .04 * torch.randn(embedding.shape)))   # as if rounded on its own
+    del lm.parameters_b
+    assert lm.parameters_b == (total - repeated) / 1e9
+    lm.model.get_output_embeddings().weight = lm.model.get_input_embeddings().weight
+    del lm.parameters_b
+    assert lm.parameters_b == (total - repeated) / 1e9, "tied weights are one tensor"
+
+
+def test_the_recorded_sizes_are_those_of_the_models_cards():
+    table = OutcomeTable.from_parquet(outcomes_path("embedded"))
+    assert dict(zip(table.models, np.round(table.cost["params_b"][0], 3))) == {
+        "smollm2-135m-instruct": np.float32(.135), "gemma-3-270m": np.float32(.268), "qwen2.5-coder-0.5b-instruct": np.float32(.494)}
+    assert (table.cost["params_b"] == table.cost["params_b"][0]).all()

@@ -43,6 +43,20 @@ def best_dtype():
     return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
 
 # %% ../../nbs/3_models/causal_lm.ipynb #ad018f19
+def _repeats_embedding(model):
+    """Whether the output head is a second copy of the embedding, up to the rounding of quantisation.
+
+    Some files store tied weights twice and round each on its own. A head that was trained apart
+    is further from the embedding than the embedding is from 0; a copy is within a tenth of that.
+    """
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings()
+    if head is None or head.weight is embedding or head.weight.shape != embedding.shape:
+        return False
+    rows = zip(head.weight.detach().split(8192), embedding.detach().split(8192))
+    apart = sum(float((a.float() - b.float()).square().sum()) for a, b in rows)
+    return apart <= .01 * float(embedding.detach().float().square().sum())
+
+
 Generations = namedtuple("Generations", "text tokens_in tokens_out seconds")
 Generations.__doc__ = "Answers: `text` list of str; `tokens_in`, `tokens_out` (n,) int32; `seconds` (n,) float32, the batch's wall time shared equally."
 
@@ -62,7 +76,11 @@ class CausalLM:
     def hash(self): return content_hash([file_hash(p) for p in sorted(self.folder.glob("*.safetensors"))])
 
     @cached_property
-    def parameters_b(self): return sum(p.numel() for p in self.model.parameters()) / 1e9
+    def parameters_b(self):
+        "Parameters in billions; an output head that only repeats the embedding counts once."
+        total = sum(p.numel() for p in self.model.parameters())
+        if _repeats_embedding(self.model): total -= self.model.get_output_embeddings().weight.numel()
+        return total / 1e9
 
     @cached_property
     def stop_tokens(self):

@@ -78,9 +78,14 @@ DOWN = "CPT QNC cost ECE Brier seconds tokens flips".split()
 
 
 def direction(name):
-    "An arrow for the direction of goodness of a metric's name: ↑ more is better, ↓ less is better, empty if unknown."
-    words = re.findall(r"[a-z]+", str(name).lower())
-    return next((a for a, known in ((" ↑", UP), (" ↓", DOWN)) for k in known if k.lower() in words), "")
+    """An arrow for a metric's direction of goodness: ↑ more is better, ↓ less is better.
+
+    The first metric named decides ("cost at peak" is a cost); what stands behind "by" is only
+    a grouping ("prompts by cost band" is a count). Empty if nothing known is named.
+    """
+    words = re.findall(r"[a-z]+", str(name).lower().partition(" by ")[0])
+    arrows = {word.lower(): arrow for arrow, known in ((" ↑", UP), (" ↓", DOWN)) for word in known}
+    return next((arrows[word] for word in words if word in arrows), "")
 
 
 def format_interval(value, low=np.nan, high=np.nan, float_format="%.2f"):
