@@ -44,7 +44,7 @@ def best_dtype():
 
 # %% ../../nbs/3_models/causal_lm.ipynb #ad018f19
 def _repeats_embedding(model):
-    """Whether the output head is a second copy of the embedding, up to the rounding of quantisation.
+    """Whether the output head is a copy of the embedding, up to the rounding of quantisation.
 
     Some files store tied weights twice and round each on its own. A head that was trained apart
     is further from the embedding than the embedding is from 0; a copy is within a tenth of that.
@@ -79,7 +79,8 @@ class CausalLM:
     def parameters_b(self):
         "Parameters in billions; an output head that only repeats the embedding counts once."
         total = sum(p.numel() for p in self.model.parameters())
-        if _repeats_embedding(self.model): total -= self.model.get_output_embeddings().weight.numel()
+        if _repeats_embedding(self.model):
+            total -= self.model.get_output_embeddings().weight.numel()
         return total / 1e9
 
     @cached_property
