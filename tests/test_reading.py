@@ -1,4 +1,5 @@
 "The reader of foreign files: every fault is one line with its place."
+import io
 import json
 import os
 import sys
@@ -6,10 +7,12 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from routercompanion.core import CompanionError, RoutingInputError
+from routercompanion.data.prompts import PromptError, read_embeddings, read_prompts
 from routercompanion.reading import (
     FileError, LocatedError, as_texts, below, checked, decode, describe, lines, parse_json,
     read_json, read_json_lines, read_text, refuse, safe_name,
@@ -266,3 +269,132 @@ def test_reading_needs_no_heavy_library():
             "print({'numpy', 'pandas', 'pyarrow', 'torch'} & set(sys.modules))")
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
+
+
+# ---------------------------------------------------------------- tables and prompts
+
+def frame():
+    texts = ["a, \u2028b", "long " * 40_000]
+    return pd.DataFrame({"prompt": texts, "score": [.5, 1.], "decision": ["x", "y"]})
+
+
+WRITERS = {
+    "p.csv": lambda d, p: d.to_csv(p, index=False),
+    "p.tsv": lambda d, p: d.to_csv(p, index=False, sep="\t"),
+    "semicolon.csv": lambda d, p: d.to_csv(p, index=False, sep=";"),
+    "p.json": lambda d, p: d.to_json(p, orient="records"),
+    "p.jsonl": lambda d, p: d.to_json(p, orient="records", lines=True, force_ascii=False),
+    "p.parquet": lambda d, p: d.to_parquet(p), "p.feather": lambda d, p: d.to_feather(p),
+    "no_suffix": lambda d, p: d.to_parquet(p),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_prompts_are_read_from_every_kind_of_file_with_the_users_columns(tmp_path, name):
+    WRITERS[name](frame(), tmp_path / name)
+    found = read_prompts(tmp_path / name)
+    assert found.prompts == [*frame().prompt] and list(found.columns) == ["score", "decision"]
+    assert [float(v) for v in found.columns["score"]] == [.5, 1.]
+    assert found.rows == ([2, 3] if found.kind == "csv" else [1, 2])
+
+
+@pytest.mark.parametrize("text, prompts, rows", [
+    ("a\u2028b\fc\nd\x85e\r\n\n  \nf", ["a\u2028b\fc", "d\x85e", "f"], [1, 2, 5]),
+    ("prompt, please: list hens\nand, so\n", ["prompt, please: list hens", "and, so"], [1, 2]),
+    ("long " * 40_000 + "\nshort", ["long " * 40_000, "short"], [1, 2]),
+    ("\ufeffcaf\u00e9", ["caf\u00e9"], [1]),
+    ("[INST] do it\n{not json", ["[INST] do it", "{not json"], [1, 2]),
+])
+def test_a_text_has_a_prompt_a_line(tmp_path, text, prompts, rows):
+    (tmp_path / "p.txt").write_text(text, encoding="utf-8", newline="")
+    for found in (read_prompts(tmp_path / "p.txt"), read_prompts(io.StringIO(text, newline=""))):
+        assert (found.prompts, found.rows, found.kind) == (prompts, rows, "text")
+
+
+def test_a_text_file_that_begins_like_a_csv_keeps_its_first_line(tmp_path):
+    (tmp_path / "notes.txt").write_text("prompt,please\nsecond\n")
+    assert read_prompts(tmp_path / "notes.txt").prompts == ["prompt,please", "second"]
+
+
+@pytest.mark.parametrize("text, kind", [
+    ("prompt\na\n", "csv"), ('"prompt","task"\na,b\n', "csv"), ("prompt;task\na;b\n", "csv"),
+    ("task,prompt text,prompt\nt,x,a\n", "csv"), ('{"prompt": "a"}\n{"prompt": "b"}\n', "json"),
+    ('[{"prompt": "a"}]', "json"), ('["a"]', "text"), ("a prompt, and more\n", "text"),
+])
+def test_what_standard_input_holds_is_found_out(monkeypatch, text, kind):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    found = read_prompts("-")
+    assert found.kind == kind and found.source == "standard input"
+
+
+def test_standard_input_in_another_encoding_is_named(monkeypatch):
+    raw = io.BytesIO("ok\ncaf\u00e9\n".encode("latin-1"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(raw))
+    message = fault(read_prompts, "-", error=PromptError)
+    assert message.startswith("standard input, row 2: byte 0xe9 is not UTF-8")
+
+
+@pytest.mark.parametrize("name, content, message", [
+    ("p.csv", "prompt,a,prompt\nx,1,y\n", "row 1, column 'prompt': a column name is"),
+    ("p.csv", "question,a\nx,1\n", "row 1: no column 'prompt' among 'question', 'a'. Rename"),
+    ("p.csv", "Prompt\nx\n", "Rename 'Prompt' to 'prompt'"),
+    ("p.csv", "prompt,a\nx, y,1\n", "row 2: 3 fields where the header has 2"),
+    ("p.csv", "prompt,a\nx,1\n  ,1\n", "row 3, column 'prompt': the prompt is empty"),
+    ("p.csv", "prompt\ncaf\u00e9\n".encode("latin-1"), "row 2: byte 0xe9 is not UTF-8"),
+    ("p.csv", "prompt,a\n", "no rows"), ("p.csv", "", "the file is empty"),
+    ("p.txt", " \n\n", "the file is empty"),
+    ("p.json", '[{"prompt": "a"},]', "row 1: a comma too many"),
+    ("p.json", '[{"prompt": "a"}, {"prompt": 3}]', "row 2, column 'prompt': the number 3 where"),
+    ("p.json", '[{"prompt": "a"}, {"q": "b"}]', "row 2, column 'prompt': null where a text"),
+    ("p.json", "3", "the number 3 where an object"), ("p.json", "[]", "no rows"),
+    ("p.json", "{}", "no column"),
+    ("p.jsonl", '{"prompt": "a"}\n{"prompt": "b"', "row 2: it ends in the middle"),
+    ("p.parquet", b"PAR1 and nothing PAR1", "not a whole Parquet or Arrow file"),
+    ("p.arrow", b"ARROW1 and nothing", "not a whole Parquet or Arrow file"),
+    ("p.parquet", b"nothing", "not a whole Parquet or Arrow file"),
+    ("p.safetensors", b"nothing", "not a safetensors file"),
+    ("p.csv", b"\x80\x04\x95", "a pickle, where text was expected"),
+])
+def test_what_holds_no_prompts_is_named(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    found = fault(read_prompts, path, error=PromptError)
+    assert found.startswith(str(path)) and message in found
+
+
+def test_arrays_are_read_by_name_and_are_no_prompts(tmp_path):
+    path = tmp_path / "v.safetensors"
+    save_file({"a": np.eye(2, dtype=np.float16), "b": np.array([[1., np.nan], [0, 0]])}, path)
+    assert read_embeddings(path, name="a").dtype == np.float32
+    faults = {None: "'a', 'b'", "c": "'a', 'b'", "b": "row 1: a value that is not finite"}
+    for name, message in faults.items():
+        assert message in fault(read_embeddings, path, name=name, error=PromptError)
+    assert "read_embeddings" in fault(read_prompts, path, error=PromptError)
+    save_file({"a": np.zeros(3), "b": np.zeros((2, 2))}, path)
+    assert "3 (a), 2 (b) rows" in fault(read_embeddings, path, error=PromptError)
+
+
+def test_columns_of_arrow_that_share_a_name_are_refused(tmp_path):
+    import pyarrow as pa
+    from pyarrow import feather
+    table = pa.Table.from_arrays([["a"], ["b"]], names=["prompt", "prompt"])
+    feather.write_feather(table, tmp_path / "p.arrow")
+    assert "occurs twice" in fault(read_prompts, tmp_path / "p.arrow", error=PromptError)
+
+
+@settings(max_examples=150, deadline=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from([*WRITERS]), st.integers(0, 10**6), st.binary(max_size=3), st.integers(0, 3))
+def test_mutated_files_of_prompts_are_read_or_named(tmp_path, name, at, new, drop):
+    path = tmp_path / name
+    small = pd.DataFrame({"prompt": ["a, b", "c"], "score": [.5, 1.]})
+    WRITERS[name](small, path)
+    raw = path.read_bytes()
+    at %= len(raw)
+    path.write_bytes(raw[:at] + new + raw[at + drop:])
+    try:
+        found = read_prompts(path)
+    except PromptError as e:
+        assert str(e).startswith(str(path)) and len(str(e).splitlines()) == 1
+    else:
+        assert all(isinstance(p, str) and p.strip() for p in found.prompts)
