@@ -33,7 +33,7 @@ class Reader:
     (may be empty), "number", "share" (0 to 1), "cost" (0 or above), "whole", "flag", "list",
     "object"; with "?" also nothing (null, or an empty cell). A change to anything else
     must be refused. `whole`: a file that lacks its end must be refused. `unique`: so must one
-    in which a row stands twice.
+    in which a row stands twice. `empty`: a table without rows is right.
     """
     name: str
     make: object
@@ -41,6 +41,7 @@ class Reader:
     wants: dict = field(default_factory=dict)
     whole: bool = False
     unique: bool = False
+    empty: bool = False
 
 
 # ------------------------------------------------------------------ what a value may be
@@ -48,7 +49,7 @@ class Reader:
 def fits(value, kind):
     "Whether `value`, read from JSON or a CSV cell, is of the `kind` that a reader wants."
     if kind.endswith("?"):
-        if value is None or value == "" and kind[:-1] not in ("text", "string"):
+        if value is None or value != value or value == "" and kind[:-1] not in ("text", "string"):
             return True
         kind = kind[:-1]
     if kind == "string":
@@ -217,11 +218,11 @@ def damaged_parquet(data, rng, reader):
                                   (pa.array([float("inf")] * n), float("inf")), (pa.array([b"\xff"] * n), []), (pa.array([{"a": 1}] * n), {}), (pa.array([True] * n), True),
                                   (pa.array([""] * n), ""), (pa.array([0] * n, pa.timestamp("s")), [])], 5):
         yield f"{name} of {new.type}", write(table.set_column(j, name, new)), kind is not None and not fits(value, kind)
-    yield f"{name} lost", write(table.drop_columns([name])), kind is not None
+    yield f"{name} lost", write(table.drop_columns([name])), kind is not None and not kind.endswith("?")
     yield f"{name} twice", write(table.append_column(name, table[name])), kind is not None
     yield "rows twice", write(pa.concat_tables([table, table])), reader.unique
-    yield "no rows", write(table.slice(0, 0)), bool(reader.wants)
-    yield "other metadata", write(table) if False else write_plain(table), False
+    yield "no rows", write(table.slice(0, 0)), bool(reader.wants) and not reader.empty
+    yield "other metadata", write_plain(table), False
 
 
 def write_plain(table):
@@ -590,7 +591,7 @@ def blocks_of(path):
     return [*iter_outcomes(path, block=1), *iter_outcomes(path, block=2, by="queries")]
 
 
-OUTCOMES = {"query_id": "text", "score:*": "share", "usd:*": "cost", "params_b:*": "cost", "task": "string", "prompts": "string"}
+OUTCOMES = {"query_id": "text", "score:*": "share", "usd:*": "cost", "params_b:*": "cost", "task": "string?", "prompts": "string?"}
 PAIR = ["gpt-4-1106-preview", "mistralai/Mixtral-8x7B-Instruct-v0.1"]
 READERS = [
     Reader("routerdc", as_json("alpha_test.json", DC), lazy("data.sets.routerdc", "load_routerdc"),
@@ -636,8 +637,8 @@ READERS = [
                                                                "query_id": "text", "shots": "object", "name": "text"}, unique=True),
     Reader("preferences", preferences_file, lazy("data.preferences", "read_preferences"), {"id": "text", "model_a": "text", "model_b": "text", "prompt": "text",
                                                                                           "response_a": "text", "response_b": "text"}, unique=True),
-    Reader("outcomes", outcomes_file, lambda path: outcomes_table().from_parquet(path), OUTCOMES, whole=True, unique=True),
-    Reader("outcomes in blocks", outcomes_file, blocks_of, OUTCOMES, whole=True),
+    Reader("outcomes", outcomes_file, lambda path: outcomes_table().from_parquet(path), OUTCOMES, whole=True, unique=True, empty=True),
+    Reader("outcomes in blocks", outcomes_file, blocks_of, OUTCOMES, whole=True, empty=True),
     Reader("flip rate", outcomes_file, flips, whole=True),
     Reader("signals", signals_file, read_signals, {"query_id": "text", "entropy": "number?", "certainty": "number?"}, whole=True, unique=True),
     Reader("traces", traces_file, read_traces, {"query_id": "text", "steps": "text", "answer": "string", "stop": "string", "direct": "string"}, whole=True, unique=True),
