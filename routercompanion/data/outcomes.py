@@ -25,12 +25,12 @@ from ..reading import LocatedError, parse_json, refuse
 
 # %% ../../nbs/2_data/outcomes.ipynb #20c9a508
 class OutcomeError(LocatedError):
-    """Something is wrong with a table of outcomes: `problem`, `remedy` and where (`source`, `row`, `column`; `other`: a second row).
+    """Something is wrong with a table of outcomes: `problem`, `remedy` and its place.
 
     Rows count from 0 in a table in memory and from 1, header included, in a file.
     """
-    def __init__(self, problem, remedy, *, source="outcomes", row=None, column=None, other=None):
-        super().__init__(problem, remedy, source=source, row=row, column=column, other=other)
+    def __init__(self, problem, remedy, *, source="outcomes", **place):
+        super().__init__(problem, remedy, source=source, **place)
 
 
 class ShapeError(OutcomeError): "Arrays that belong together differ in shape."
