@@ -15,6 +15,8 @@ import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from .core import switched_on, whole_number
+
 # %% ../nbs/0_parallel.ipynb #01ef7350
 def deterministic(seed=42, threads=None):
     """Seed PyTorch and fix its number of threads (`threads`, else `ROUTERCOMPANION_THREADS`, else 2); return the threads.
@@ -22,7 +24,7 @@ def deterministic(seed=42, threads=None):
     Two runs with the same seed and threads on one machine give the same bytes; another number of threads adds in another order.
     """
     import torch
-    threads = int(threads or os.environ.get("ROUTERCOMPANION_THREADS", 2))
+    threads = int(threads or whole_number("ROUTERCOMPANION_THREADS", 2))
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     return threads
@@ -30,7 +32,7 @@ def deterministic(seed=42, threads=None):
 
 def progress(items, description, total=None, quiet=None):
     "A progress bar over `items`; silent when `quiet`, or when `ROUTERCOMPANION_QUIET` is set (committed notebooks set it)."
-    if quiet is None: quiet = bool(os.environ.get("ROUTERCOMPANION_QUIET"))
+    if quiet is None: quiet = switched_on("ROUTERCOMPANION_QUIET")
     return tqdm(items, desc=description, total=total, disable=quiet, leave=False)
 
 # %% ../nbs/0_parallel.ipynb #9ccfad8a
@@ -49,7 +51,7 @@ def one_thread():
 # %% ../nbs/0_parallel.ipynb #09f2746a
 def pool_threads():
     "Context: NumPy's, FAISS's and scikit-learn's threads limited to `ROUTERCOMPANION_THREADS` (default 2) inside the block."
-    return threadpool_limits(int(os.environ.get("ROUTERCOMPANION_THREADS", 2)))
+    return threadpool_limits(whole_number("ROUTERCOMPANION_THREADS", 2))
 
 # %% ../nbs/0_parallel.ipynb #2a03a80c
 def _filtered(filters, function, *arguments):
@@ -69,5 +71,5 @@ def fan_out(function, arguments, description):
     `ROUTERCOMPANION_JOBS` sets the workers (default: the processors); under `joblib.parallel_config` a Dask or Ray cluster takes the work.
     """
     arguments, filters = list(arguments), list(warnings.filters)
-    run = joblib.Parallel(n_jobs=int(os.environ.get("ROUTERCOMPANION_JOBS", os.cpu_count())), return_as="generator", mmap_mode="r")
+    run = joblib.Parallel(n_jobs=whole_number("ROUTERCOMPANION_JOBS", os.cpu_count()), return_as="generator", mmap_mode="r")
     return list(progress(run(joblib.delayed(_filtered)(filters, function, *a) for a in arguments), description, total=len(arguments)))

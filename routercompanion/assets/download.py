@@ -30,12 +30,13 @@ from routercompanion.assets.lock import (
     AssetError, DiskFullError, DownloadError, HashMismatchError, TruncatedFileError, _FULL,
     check_file,
 )
+from ..core import switched_on
 
 # %% ../../nbs/0_assets/download.ipynb #88dceabd
 def _bar(description, total=None, unit="B", **kw):
     "A progress bar that shows itself after 2 s; silent when ROUTERCOMPANION_QUIET is set."
     return tqdm(total=total, desc=description, unit=unit, unit_scale=unit == "B", unit_divisor=1024, delay=2, leave=False,
-                disable=bool(os.environ.get("ROUTERCOMPANION_QUIET")), **kw)
+                disable=switched_on("ROUTERCOMPANION_QUIET"), **kw)
 
 
 def _copy_stream(source, target, bar, digest=None, chunk=1 << 20):

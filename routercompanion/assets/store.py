@@ -29,12 +29,14 @@ from routercompanion.assets.lock import (
     CorruptCacheError, DownloadError, Lock, MissingMirrorFileError, _full_disk_named, check_file,
     require_space,
 )
-from ..core import CompanionError, cache_dir, file_hash, write_json
+from routercompanion.core import (
+    CompanionError, cache_dir, file_hash, path_variable, switched_on, write_json,
+)
 
 # %% ../../nbs/0_assets/store.ipynb #ebf903d4
 def fetch_github(asset, entry, work, out):
     "Copy the entry's files into `out` (same paths) from `ROUTERCOMPANION_MIRROR` when set, else over https; every hash is checked."
-    mirror, base = os.environ.get("ROUTERCOMPANION_MIRROR"), f"{entry['owner']}/{entry['repo']}/{entry['commit']}"
+    mirror, base = path_variable("ROUTERCOMPANION_MIRROR"), f"{entry['owner']}/{entry['repo']}/{entry['commit']}"
     with _session(pip_settings() if not mirror else {}) as session:
         for file in entry["files"]:
             target = safe_join(asset, out, file["path"])
@@ -54,7 +56,7 @@ def fetch_github(asset, entry, work, out):
 def fetch_hub(asset, entry, work, out):
     "Take the entry's files of one hub revision (huggingface_hub's cache or the hub itself) into `out`; known hashes are checked."
     from huggingface_hub import snapshot_download
-    offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    offline = switched_on("HF_HUB_OFFLINE")
     paths = [f["path"] for f in entry["files"]]
     try:
         source = snapshot_download(entry["repo_id"], revision=entry["revision"], repo_type=entry.get("repo_type"), allow_patterns=paths, local_files_only=offline,
@@ -175,7 +177,7 @@ def get_asset(name, *, lock=None, force=False):
     if not force and (found := _manifest(name, lock)): return _check_sizes(name, found)
     with _only_one(name):
         if not force and (found := _manifest(name, lock)): return _check_sizes(name, found)
-        if os.environ.get("ROUTERCOMPANION_OFFLINE"):
+        if switched_on("ROUTERCOMPANION_OFFLINE"):
             raise DownloadError.about(name, final, "it is not in the cache and ROUTERCOMPANION_OFFLINE is set", "Unset it once to fetch the asset.")
         _build(name, entry, lock.address(name))
     return final

@@ -15,6 +15,7 @@ import numpy as np
 from ..core import cache_dir, content_hash, lookup, read_jsonl, write_jsonl
 from ..data.bank import QueryBank
 from ..data.records import save_signals
+from ..data.texts import LONGEST, plain_marks
 from routercompanion.features.meaning import (
     ESTIMATORS, EmbeddingJudge, ExactJudge, SimilarityJudge, sampled_entropies,
 )
@@ -23,11 +24,48 @@ from ..models.causal_lm import ENCODER, MAX_NEW_TOKENS, SMALL, Samples, load_cau
 from ..models.features import load_encoder
 
 # %% ../../nbs/5_features/answers.ipynb #6dbf4dc6
+_NUMBER = r"(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)"
+_SURE = re.compile(rf"(?<![\d.])(-?{_NUMBER})\s{{0,3}}(%|percent\b|per cent\b)?(?:\s{{0,3}}(-|to\b|and\b|/|out of\b|of\b)\s{{0,3}}({_NUMBER}))?", re.I)
+_ENDS = {("0", "100"): 100., ("1", "100"): 100., ("0", "10"): 10., ("1", "10"): 10., ("0", "1"): 1., ("0.0", "1.0"): 1.}   # of scales
+
+
+def _is_range(match, before):
+    "Whether two numbers are joined to a range: 80-90, 80 to 90, between 80 and 90; three joined ones are a date."
+    joined = match[3] and match[3].lower()
+    if joined not in ("-", "to", "and") or joined == "and" and "between" not in before or re.search(r"\d-\Z", before):
+        return False
+    low, high = (float(x.replace(",", "")) for x in (match[1], match[4]))
+    return 0 <= low < high <= 100
+
+
+def _value(match, scale):
+    "The share in [0, 100] that a number states on a scale from 0 to `scale`, on its own (8/10), or as a probability (.8); None beyond the scale."
+    value, of = float(match[1].replace(",", "")), scale
+    if (match[3] or "").lower() in ("/", "of", "out of"):
+        of = float(match[4].replace(",", ""))
+    elif match[2]:
+        of = 100.
+    elif "." in match[1] and value <= 1:
+        of = 1.
+    return 100 * value / of if 0 <= value <= of and of > 0 else None
+
+
 def parse_confidence(text):
-    "The first number from 0 to 100 in a reply, as a float; '85%' is 85, '8/10' is 80; NaN if there is none (numbers below 0 or above 100 are passed over)."
-    for found in re.finditer(r"(?<![\d.])(-?\d+(?:,\d{3})*(?:\.\d+)?)(?:\s*/\s*(\d+(?:\.\d+)?))?", str(text)):
-        value, of = float(found[1].replace(",", "")), float(found[2]) if found[2] else 100.
-        if 0 <= value <= of and of > 0: return 100 * value / of
+    """The first number from 0 to 100 in a reply, as a float; '85%' is 85, '8/10' and '8 out of 10' are 80, '0.85' is 85; NaN if there is none.
+
+    Numbers that are negative, beyond their scale or denied (not 100) are passed over, the ends of a scale ('0 to 100') too; a range (80-90) is NaN.
+    Read are the last `texts.LONGEST` signs.
+    """
+    text, at, scale = plain_marks(str(text)[-LONGEST:]), 0, 100.
+    while match := _SURE.search(text, at):
+        before = text[max(0, match.start() - 12):match.start()].lower()
+        ends = _ENDS.get((match[1], match[4])) if match[3] and match[3].lower() in ("-", "to", "and") else None
+        if ends is None and _is_range(match, before):
+            break
+        denied = re.search(r"\bnot\s{1,3}\Z", before)
+        if ends is None and not denied and (value := _value(match, scale)) is not None:
+            return value
+        scale, at = ends or scale, match.end(1) if ends is None and match[3] in ("-", "to", "and") else match.end()
     return float("nan")
 
 # %% ../../nbs/5_features/answers.ipynb #c16e158d

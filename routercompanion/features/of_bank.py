@@ -7,19 +7,23 @@ __all__ = ['bank_features', 'bank_embeddings', 'logit_summaries', 'add_logit_mar
            'bank_signals', 'with_kinds']
 
 # %% ../../nbs/5_features/of_bank.ipynb #1edcd777
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from safetensors.numpy import save_file
 
+from ..assets.lock import Lock
+from ..assets.store import resolve_model
 from routercompanion.core import (
-    CompanionError, MisalignedError, atomic_path, cache_dir, content_hash, lookup,
+    CompanionError, MisalignedError, atomic_path, cache_dir, content_hash, lookup, only_one,
 )
 from routercompanion.features.kinds import (
     EmptyInputError, MissingFeatureError, WidthError, float32_rows, n_rows, take,
 )
 from ..models.causal_lm import ENCODER, SMALL, load_causal_lm
-from ..models.features import load_encoder, open_tensor, token_statistics
+from routercompanion.models.features import (
+    load_encoder, open_tensor, token_statistics, weights_hash, with_origin,
+)
 
 # %% ../../nbs/5_features/of_bank.ipynb #e3386652
 def bank_features(bank, model=SMALL, **options):
@@ -33,12 +37,23 @@ def bank_features(bank, model=SMALL, **options):
 
 
 def bank_embeddings(bank, encoder=ENCODER):
-    "Unit vectors (n, D) float32 of the bank's prompts (without shots) from a sentence encoder, kept in the user's cache."
-    path = cache_dir("embeddings", encoder) / f"{content_hash([encoder, list(bank.query_ids), list(bank.table.prompt)])[:24]}.safetensors"
-    if not path.is_file():
-        vectors = load_encoder(encoder).encode(bank.table.prompt.str.strip())
-        with atomic_path(path) as tmp: save_file({"embeddings": vectors}, tmp)
-    return np.array(open_tensor(path, "embeddings"))
+    "Unit vectors (n, D) float32 of the bank's prompts (without shots) from a sentence encoder, kept in the user's cache. They know their `origin`."
+    origin = _encoder_origin(encoder)
+    name = origin["encoder"] if "weights_sha256" not in origin else [origin["encoder"], origin["weights_sha256"]]
+    key = content_hash([name, list(bank.query_ids), list(bank.table.prompt)])
+    path = cache_dir("embeddings", encoder) / f"{key[:24]}.safetensors"
+    with only_one(path):
+        if not path.is_file():
+            vectors = load_encoder(encoder).encode(bank.table.prompt.str.strip())
+            with atomic_path(path) as tmp: save_file({"embeddings": np.asarray(vectors)}, tmp)
+    return with_origin(np.array(open_tensor(path, "embeddings")), origin)
+
+
+def _encoder_origin(encoder):
+    "What is known of an encoder without loading it: an asset's name stands for its weights, a folder's does not."
+    if encoder in Lock.load().assets:
+        return {"encoder": encoder}
+    return {"encoder": str(encoder), "weights_sha256": weights_hash(resolve_model(encoder))}
 
 # %% ../../nbs/5_features/of_bank.ipynb #2e0701e8
 def logit_summaries(logits, rows=256):
@@ -69,25 +84,34 @@ def embedding_summaries(hidden, layer=0):
 @dataclass
 class Signals:
     """What the routers may look at, for n queries in one order: `kinds` maps a feature kind to its array or dict of arrays;
-    `outcomes` (n, 2) scores of the small and the large model; `task`, `column`, `split`, (n,) strings; `query_ids` (n,)."""
+    `outcomes` (n, 2) scores of the small and the large model; `task`, `column`, `split`, (n,) strings; `query_ids` (n,);
+    `origins`: for kinds whose origin is known, the model or encoder behind them."""
     kinds: dict
     outcomes: np.ndarray
     task: np.ndarray
     column: np.ndarray
     split: np.ndarray
     query_ids: np.ndarray
+    origins: dict = field(default_factory=dict)
 
     def __len__(self): return len(self.outcomes)
 
     def of(self, router, rows):
         "The rows of the feature that `router` reads."
-        return take(lookup(self.kinds, router.feature_kind, "feature kind of these signals"), rows)
+        kind = router.feature_kind
+        found, origin = take(lookup(self.kinds, kind, "feature kind of these signals"), rows), self.origins.get(kind)
+        return found if origin is None else with_origin(found, origin)
 
     def rows(self, **equal):
         "Integer positions where the columns equal the given values, e.g. `rows(split='test', column='facts')`."
         keep = np.ones(len(self), bool)
         for name, value in equal.items(): keep &= np.isin(getattr(self, name), value)
         return np.flatnonzero(keep)
+
+
+def _known(kinds):
+    "Origins of those kinds that know theirs."
+    return {kind: value.origin for kind, value in kinds.items() if getattr(value, "origin", None) is not None}
 
 
 def bank_signals(bank, store, embeddings, outcomes, pair, extra=None):
@@ -99,10 +123,11 @@ def bank_signals(bank, store, embeddings, outcomes, pair, extra=None):
     same = np.array_equal(at, np.arange(len(store.query_ids)))
     scores = outcomes.align(bank.query_ids, allow_extra=True).select(list(pair)).score
     statistics = {k: v[at] for k, v in add_logit_margin(store.logits).items() if v.ndim == 1}
-    kinds = dict(hidden_mean=store.mean if same else store.mean[at], hidden_last=store.last if same else store.last[at], logits=statistics, embedding=embeddings,
+    origins = _known(dict(hidden_mean=store.mean, hidden_last=store.last, logits=store.logits, embedding=embeddings))
+    kinds = dict(hidden_mean=store.mean if same else store.mean[at], hidden_last=store.last if same else store.last[at], logits=statistics, embedding=np.asarray(embeddings),
                  text=bank.table.prompt.to_numpy(str), task=bank.table.task.to_numpy(str), none=np.arange(len(bank)), outcomes=scores)
     if set(extra or {}) & set(kinds): raise CompanionError(f"The kinds {sorted(set(extra) & set(kinds))} are the bank's own; give extra ones another name, or use `with_kinds`.")
-    signals = Signals(kinds, scores, bank.table.task.to_numpy(str), bank.table.domain.to_numpy(str), bank.table.split.to_numpy(str), bank.query_ids)
+    signals = Signals(kinds, scores, bank.table.task.to_numpy(str), bank.table.domain.to_numpy(str), bank.table.split.to_numpy(str), bank.query_ids, origins)
     return with_kinds(signals, **(extra or {}))
 
 
@@ -110,4 +135,5 @@ def with_kinds(signals, **kinds):
     "A copy of `signals` in which feature kinds are added or replaced, e.g. `with_kinds(signals, hidden_mean=store.max)`; rows stay in order, one for each query."
     for name, value in kinds.items():
         if n_rows(value) != len(signals): raise MisalignedError(f"The kind {name!r} has {n_rows(value)} rows for {len(signals)} queries; take the rows of these queries first.")
-    return replace(signals, kinds={**signals.kinds, **kinds})
+    kept = {kind: origin for kind, origin in signals.origins.items() if kind not in kinds}
+    return replace(signals, kinds={**signals.kinds, **kinds}, origins=kept | _known(kinds))

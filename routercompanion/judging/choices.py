@@ -11,72 +11,146 @@ import re
 import numpy as np
 
 from ..core import lookup
-from ..data.texts import LETTERS, NoOptionsError, _SPOKEN, clean_answer, parse_options
+from routercompanion.data.texts import (
+    LETTERS, NoOptionsError, answer_text, answer_texts, clean_answer, parse_options, stated_answer, unwrapped,
+)
+from ..reading import as_texts
 
 # %% ../../nbs/4_judging/choices.ipynb #e4112e03
-_STATED = re.compile(r"(?i:\b(?:answer|choice|option|choose|pick|select|go with)\b)"
-                     r"(?i:\s+(?:is|are|be|would|should|must|option|choice|letter|answer|the|correct)\b)*"
-                     r"[\s:*\"'`=>\-]*\(?([A-Za-z])(\))?(?![A-Za-z0-9'])")
-_BOXED = re.compile(r"\\boxed\{\s*(?:\\(?:text|mathrm|textbf|mathbf)\{)?\s*\(?([A-Z])(\))?\s*[.})]")
-_CORRECT = re.compile(r"(?<![A-Za-z0-9'])\(?([A-Z])(\))? is (?:the )?(?:correct|right|best|true)\b")
-_CONCLUDED = re.compile(r"(?i:\bso|\bthus|\btherefore|\bhence|[:,>])\s*\(?([A-Z])(\))?[.!*]*\s*$")
-_DENIED = re.compile(r"(?:\s+(?:is|was))?\s+(?:not\b|wrong\b|incorrect\b|false\b|(?:is|was)n't\b)")
-_ARTICLE = re.compile(r"\s+(?!(?:because|since|as|for|is|and|which|but|due)\b)[a-z]")
+_WORD = r"(?:\b(?:answer|antwort|respuesta|risposta|resposta|choice|option|choose|pick|select|go(?:ing)? with)\b|réponse|ответ|答案|回答|答え|选择?|選択?)"
+_FILLER = (r"(?:\s{1,9}(?:is|are|be|would|should|must|might|seems? to be|appears? to be|has to be|option|choice|letter|answer|the|correct|right|"
+           r"best|most|likely|probably|clearly|definitely|therefore|thus)\b){0,6}")
+_OPEN, _CLOSE = r"[*_\"'`]{0,4}[(\[<{]{0,3}", r"([)\]>}])?(?![A-Za-z0-9'])"
+_STATED = re.compile(rf"(?i:{_WORD}{_FILLER})[\s:*\"'`=>_是は\-]{{0,20}}{_OPEN}([A-Za-z]){_CLOSE}")
+_BOXED = re.compile(r"\\f?box(?:ed)?\s{0,9}\{[\s{]{0,4}(?i:option|choice|answer)?[\s:]{0,4}[(\[]?([A-Za-z])([)\]])?\s{0,9}[.:}]")
+_CORRECT = re.compile(rf"(?<![A-Za-z0-9'])[(\[]?([A-Za-z]){_CLOSE}\s{{1,9}}(?:is|must be|should be|would be|seems|has to be)\s{{1,9}}"
+                      r"(?:the |clearly |definitely |probably |most likely |most ){0,3}(?:correct|right|best|true|answer)\b")
+_IT_IS = re.compile(rf"(?i:\bit(?:'s| is| must be| has to be| should be| would be)\s{{1,9}}(?:option |choice |letter |answer )?){_OPEN}([A-Za-z]){_CLOSE}")
+_CONCLUDED = re.compile(rf"(?i:\bso|\bthus|\btherefore|\bhence|[:,>])\s{{0,9}}{_OPEN}([A-Z]){_CLOSE}[.!*_\"'`\s]*\Z")
+
+# %% ../../nbs/4_judging/choices.ipynb #e4112e04
+_DENIED = re.compile(r"[*_\"'`]{0,4}(?:\s{1,9}(?:is|was|seems|looks))?\s{1,9}(?:not\b|wrong\b|incorrect\b|false\b|(?:is|was|ca|does|wo)n't\b|cannot\b|(?:is )?ruled out\b)")
+_NOT = re.compile(r"(?i)(?:\bnot|n't|\bnever|\bneither|\bnor|\brul(?:e|ed|ing) out|\bexclud(?:e|ed|ing)|\beliminat(?:e|ed|ing)|\bexcept|\binstead of|\brather than)"
+                  r"\s{1,9}(?:(?:the|option|choice|answer|letter) ){0,3}[*_\"'`(\[]{0,4}\Z")
+_ARTICLE = re.compile(r"\s{1,9}(?!(?:because|since|as|for|is|and|which|but|due|or)\b)[a-z]")
+_ENDED = re.compile(r"[*_\"'`]{0,4}(?:\s*\Z|\s{0,9}\n|[.,;:!?)}](?=\s|\Z|[*_\"'`)])|\s{1,9}(?:because|since|as|is|or|and)\b)")
+_OTHER = re.compile(rf"[*_\"'`]{{0,4}}\s{{0,9}}(?:(,)|/|&|\bor\b|(\band\b))\s{{0,9}}(?:(?:option|choice|maybe|perhaps|possibly) )?{_OPEN}([A-Za-z]){_CLOSE}")
+_LAST = re.compile(r"[*_\"'`]{0,4}\s{0,9}(?:\Z|[.!;,\n]|\b(?:or|and)\b)")
 
 
-def _statements(answer, allowed):
-    "(position, letter) of every place where `answer` states a letter; denied letters, articles and pronouns are left out."
-    for pattern in (_STATED, _BOXED, _CORRECT, _CONCLUDED):
-        for m in pattern.finditer(answer):
-            letter, rest = m[1].upper(), answer[m.end():]
-            if letter not in allowed or (m[1].islower() and not m[2]) or _DENIED.match(rest): continue
-            if letter in "AI" and not m[2] and _ARTICLE.match(rest): continue
-            yield m.end(), letter
+def _hedged(text, at, allowed):
+    "Whether a second letter is named with the one that ends at `at`: *A or C*, *A and C.*"
+    other = _OTHER.match(text, at)
+    if not other or other[3].upper() not in allowed or (other[3].islower() and not _ENDED.match(text, other.end())):
+        return False
+    return not (other[1] or other[2]) or bool(_LAST.match(text, other.end()))
+
+
+def _denied(text, match):
+    "Whether the letter of a match is denied, before it or behind it."
+    before = (text[max(0, at - 60):at] for at in (match.start(), match.start(1)))
+    return bool(_DENIED.match(text, match.end()) or any(map(_NOT.search, before)))
+
+# %% ../../nbs/4_judging/choices.ipynb #e4112e05
+def _statements(text, allowed):
+    "(position, letter) of every place where `text` states a letter, None for two letters at once; denied letters, articles and pronouns are left out."
+    for pattern in (_STATED, _BOXED, _CORRECT, _IT_IS, _CONCLUDED):
+        for m in pattern.finditer(text):
+            letter, at = m[1].upper(), m.end()
+            if letter not in allowed or _denied(text, m):
+                continue
+            if pattern is not _BOXED and not m[2]:
+                needs_end = m[1].islower() or pattern is _IT_IS
+                if needs_end and not _ENDED.match(text, at) or letter in "AI" and _ARTICLE.match(text, at):
+                    continue
+            yield at, None if _hedged(text, at, allowed) else letter
 
 # %% ../../nbs/4_judging/choices.ipynb #aeeb2c2a
-_LINE_START = re.compile(r"(?m)^[\s*_\"'`]*\(?([A-Za-z])(\)|[.:,](?=\s|$|\*)|[\s*]*$)")
+_LINE_START = re.compile(r"(?m)^[ \t*_\"'`>#]*[(\[]?([A-Za-z])([)\]]|[.:,](?=\s|$|\*)|[ \t*_]*$)")
+_SET = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mathsf|bf|rm)\s{0,9}\{([^{}]*)\}")   # a letter set in type
+_ALONE = re.compile(r"[\W_]*([A-Za-z])[\W_]*")
 
 
 def _by_text(answer, options):
-    "The letter whose option text is the whole answer, or all that follows the last 'answer is'; None if no or several options match."
-    spoken = _SPOKEN.findall(answer)
-    said = {clean_answer(a) for a in [answer, *spoken[-1:]] if a.strip()}
+    "The letter whose option text is the whole answer, or what the answer states; None if no or several options match."
+    stated = stated_answer(answer) or ""
+    said = {clean_answer(a) for a in (answer, stated if len(stated) > 1 else "") if a.strip()}
     hits = [LETTERS[i] for i, text in enumerate(options or ()) if clean_answer(text) and clean_answer(text) in said]
     return hits[0] if len(hits) == 1 else None
 
 
+def _at_line_starts(text, allowed):
+    "The letters that begin a line; small ones without a bracket only where no other letter does (else they number the steps of a reasoning)."
+    found = [m for m in _LINE_START.finditer(text) if m[1].upper() in allowed]
+    sure = [m for m in found if m[1].isupper() or m[2][:1] in (")", "]")]
+    small = [m for m in found if m[2][:1] in (".", ":")]
+    if not sure and len({m[1] for m in small}) == 1:
+        sure = small
+    return [m[1].upper() for m in sure]
+
+# %% ../../nbs/4_judging/choices.ipynb #aeeb2c2b
 def parse_choice(answer, n_choices, *, options=None):
-    """The letter that `answer` gives (upper case, one of the first `n_choices`), or None when it gives none.
+    """The letter that `answer` gives (upper case, one of the first `n_choices`), or None when it gives none, or two.
 
     In this order: a single letter; an option's full text, with or without its letter (if `options`, a list of texts, is given); the last letter
-    that the answer states; a letter that begins a line. An answer that only lists all the letters gives none.
+    that the answer states; a letter that begins a line. An answer that only lists all the letters gives none. Read are the last `texts.LONGEST`
+    signs, in time that grows with their number.
     """
-    allowed, alone = LETTERS[:n_choices], answer.strip(" \t\n().*\"'`").upper()
-    if len(alone) == 1 and alone in allowed: return alone
-    named = re.match(rf"\s*\(?([{allowed}])[.):]\s+(.+)", answer)
-    if named and options and clean_answer(named[2]) == clean_answer(options[LETTERS.index(named[1])]): return named[1]
-    if letter := _by_text(answer, options): return letter
-    if stated := sorted(_statements(answer, allowed)): return stated[-1][1]
-    found = [m[1].upper() for m in _LINE_START.finditer(answer) if m[1].upper() in allowed and (m[1].isupper() or m[2][:1] == ")")]
-    first = re.match(rf"\s*([{allowed}])(?=\s)", answer)
-    if not found: found = re.findall(rf"\(([{allowed}])\)", answer) or [m[1] for m in [first] if m and not (m[1] in "AI" and _ARTICLE.match(answer[m.end():]))]
+    answer = answer_text(answer)
+    if answer is None:
+        return None
+    text, allowed = _SET.sub(r"\1", unwrapped(answer)), LETTERS[:n_choices]
+    if (alone := _ALONE.fullmatch(text)) and alone[1].upper() in allowed:
+        return alone[1].upper()
+    named = re.match(rf"[*_(\[]{{0,4}}([{allowed}])[.):\]]\s+(.+)", text)
+    if named and options and clean_answer(named[2]) == clean_answer(options[LETTERS.index(named[1])]):
+        return named[1]
+    if letter := _by_text(text, options):
+        return letter
+    if stated := sorted(_statements(text, allowed), key=lambda found: found[0]):
+        return stated[-1][1]
+    return _unstated(text, allowed)
+
+
+def _unstated(text, allowed):
+    "The letter that begins a line, stands in brackets, or is the first word; None where all letters are listed, or none is."
+    found = _at_line_starts(text, allowed)
+    if not found:
+        found = [m[1] for m in re.finditer(rf"\(([{allowed}])\)", text) if not _denied(text, m)]
+    first = re.match(rf"([{allowed}])(?=\s)", text)
+    if not found and first and not (first[1] in "AI" and _ARTICLE.match(text, first.end())):
+        found = [first[1]]
     return None if not found or (len(found) > 1 and set(found) == set(allowed)) else found[-1]
 
 # %% ../../nbs/4_judging/choices.ipynb #fa16c3f3
 def choice_scores(answers, choices, references, *, on_error="raise"):
-    """Scores (n,) float32 of multiple-choice answers: 1 right, 0 wrong or no letter given, NaN where a question has no options.
+    """Scores (n,) float32 of multiple-choice answers: 1 right, 0 wrong or no letter given, NaN where a question has no options or the answer is missing.
 
-    `choices`: per query the option texts, or a prompt to read them from. `references`: per query the right letter.
-    `on_error`: "raise" (`NoOptionsError` with the row) or "mask". A reference beyond the options is an error of the same kind.
+    `answers`: texts, None or NaN where a model gave none (masked). `choices`: per query the option texts, or a prompt to read them from. `references`:
+    per query the right letter. `on_error`: "raise" (`NoOptionsError` with the row) or "mask". A reference beyond the options is an error of the same kind.
     """
     lookup({"raise": 0, "mask": 0}, on_error, "on_error")
+    answers, references = answer_texts(answers), [references] if isinstance(references, str) else list(references)
     out = np.full(len(answers), np.nan, np.float32)
     for row, (answer, options, reference) in enumerate(zip(answers, choices, references, strict=True)):
         try:
-            if options is None or isinstance(options, str): options = parse_options(options or "")
-            if reference not in LETTERS[:len(options)] or len(reference) != 1:
-                raise NoOptionsError(f"The reference {reference!r} is none of {len(options)} options.")
-            out[row] = parse_choice(answer, len(options), options=options) == reference
+            letter = _right_letter(options := _option_texts(options, row), reference)
         except NoOptionsError as e:
-            if on_error == "raise": raise NoOptionsError(f"Row {row}: {e} Or pass on_error='mask'.") from e
+            if on_error == "raise":
+                raise NoOptionsError(f"Row {row}: {e} Or pass on_error='mask'.") from e
+            continue
+        out[row] = np.nan if answer is None else parse_choice(answer, len(options), options=options) == letter
     return out
+
+
+def _option_texts(options, row):
+    "The texts of one query's options: as given, or read from the prompt that is given in their place."
+    if options is None or isinstance(options, (str, float)):
+        return parse_options(options if isinstance(options, str) else "")
+    return as_texts(options, "choices", row=row, error=NoOptionsError)
+
+
+def _right_letter(options, reference):
+    if not isinstance(reference, str) or len(reference) != 1 or reference not in LETTERS[:len(options)]:
+        raise NoOptionsError(f"The reference {reference!r} is none of {len(options)} options.")
+    return reference

@@ -9,26 +9,58 @@ __all__ = ['answer_bank', 'outcomes_of', 'record_models', 'recheck']
 import numpy as np
 import pandas as pd
 
-from ..core import cache_dir, content_hash, make_rng, read_jsonl, write_jsonl
+from routercompanion.core import (
+    CompanionError, cache_dir, content_hash, make_rng, only_one, read_jsonl, write_jsonl,
+)
 from ..data.evidence import label_flip_rate
 from ..data.outcomes import OutcomeTable
 from .exact import judge
-from ..models.causal_lm import MAX_NEW_TOKENS, MODELS, load_causal_lm
+from ..models.causal_lm import MAX_NEW_TOKENS, MODELS, load_causal_lm, named_by_prompts
 from ..parallel import progress
 
 # %% ../../nbs/4_judging/recording.ipynb #d040231a
+def _kept_answers(path, part, tokens_in):
+    "The rows in `path` when they are answers to the queries of `part` (`tokens_in` (n,): tokens read for each), else None; a damaged file is named."
+    if not path.is_file():
+        return None
+    rows = list(read_jsonl(path))
+    kinds = {"query_id": str, "text": str, "tokens_in": int, "tokens_out": int, "seconds": (int, float)}
+    for number, row in enumerate(rows, 1):
+        if not (isinstance(row, dict) and all(isinstance(row.get(k), kind) for k, kind in kinds.items())):
+            raise CompanionError(f"{path}, row {number}: not a kept answer (it needs {', '.join(kinds)}). Delete this file: the task is answered again.")
+    same = [r["query_id"] for r in rows] == list(part.query_ids)
+    return rows if same and [r["tokens_in"] for r in rows] == tokens_in else None
+
+
+def _answer_rows(lm, part, max_new_tokens):
+    found = lm.generate(part, max_new_tokens=max_new_tokens)
+    each = zip(part.query_ids, found.text, found.tokens_in, found.tokens_out, found.seconds)
+    return [dict(query_id=str(q), text=t, tokens_in=int(i), tokens_out=int(o), seconds=round(float(s), 5)) for q, t, i, o, s in each]
+
+
+def _task_answers(lm, part, max_new_tokens):
+    "The rows of one task from the cache, or made and kept there; of several processes that ask, one answers."
+    shots = part.shots[part.table.task[0]]
+    before, ids = lm.prefix_ids(shots), lm.tokens(part.table.prompt)
+    tokens_in = [len(before) + len(x) for x in ids]
+    about = [lm.hash, str(lm.dtype), max_new_tokens]
+    place = lambda key: cache_dir("answers", lm.name) / f"{content_hash(key)[:24]}.jsonl"
+    path = place([*about, before, ids, list(part.query_ids)])
+    with only_one(path):
+        rows = _kept_answers(path, part, tokens_in)
+        if rows is None and named_by_prompts(part):   # kept by an older version, under an address without the prompts
+            rows = _kept_answers(place([*about, shots, list(part.query_ids)]), part, tokens_in)
+        if rows is None:
+            write_jsonl(path, rows := _answer_rows(lm, part, max_new_tokens))
+    return rows
+
+
 def answer_bank(lm, bank, *, max_new_tokens=MAX_NEW_TOKENS, cache=True):
     "Answers of a model to a bank: DataFrame (one row per query, in bank order) with `text`, `tokens_in`, `tokens_out`, `seconds`, `score`."
     parts = {}
     for task in progress(sorted(bank.table.task.unique()), f"{lm.name} answers"):
         part = bank.select(task=task)
-        key = content_hash([lm.hash, str(lm.dtype), max_new_tokens, part.shots[task], list(part.query_ids)])
-        path = cache_dir("answers", lm.name) / f"{key[:24]}.jsonl"
-        if not (cache and path.is_file()):
-            found = lm.generate(part, max_new_tokens=max_new_tokens)
-            write_jsonl(path, [dict(query_id=q, text=t, tokens_in=int(i), tokens_out=int(o), seconds=round(float(s), 5)) for q, t, i, o, s in
-                               zip(part.query_ids, found.text, found.tokens_in, found.tokens_out, found.seconds)])
-        parts[task] = pd.DataFrame(read_jsonl(path))
+        parts[task] = pd.DataFrame((_task_answers if cache else _answer_rows)(lm, part, max_new_tokens))
         parts[task]["score"] = judge(part, list(parts[task].text))
     return pd.concat(parts.values()).set_index("query_id").loc[bank.query_ids].reset_index()
 

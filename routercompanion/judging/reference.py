@@ -9,18 +9,20 @@ __all__ = ['CLOSED', 'words', 'lcs_length', 'rouge_l', 'token_f1', 'ReferenceSco
 # %% ../../nbs/4_judging/reference.ipynb #ccefcb98
 import re
 import string
+import unicodedata
 from collections import Counter
 
 import numpy as np
 
 from ..core import lookup
 from ..data.banks.hotpotqa import QuestionError
-from ..data.texts import JudgeError
+from ..data.texts import JudgeError, answer_text, answer_texts, reference_texts
+from ..reading import as_texts
 
 # %% ../../nbs/4_judging/reference.ipynb #ab6516c6
 def words(text):
-    "Lower-case words and numbers of a text."
-    return re.findall(r"\w+", text.lower())
+    "Lower-case words and numbers of a text; composed and decomposed accents are the same."
+    return re.findall(r"\w+", unicodedata.normalize("NFC", text).lower())
 
 
 def lcs_length(a, b):
@@ -63,10 +65,18 @@ class ReferenceScore:
     def name(self): return f"{self.METRICS[self.metric]} with the reference (x 10; likeness, not quality)"
 
     def scores(self, answers, references):
-        "Scores (n,) float32 in [0, 10]; NaN (masked) for a query without a reference. `references`: per query a list of texts."
-        if self.metric == "cosine": return self._cosines(list(answers), list(references))
-        measure = {"rouge_l": rouge_l, "token_f1": token_f1}[self.metric]
-        return np.array([10 * max((measure(a, r) for r in rs), default=np.nan) for a, rs in zip(answers, references, strict=True)], np.float32)
+        """Scores (n,) float32 in [0, 10]; NaN (masked) for a query without a reference and for a missing answer (None, NaN).
+
+        `references`: per query a list of texts (one text is a list of one)."""
+        answers, references = answer_texts(answers), reference_texts(references)
+        if self.metric == "cosine":
+            out = self._cosines([a or "" for a in answers], references)
+        else:
+            measure = {"rouge_l": rouge_l, "token_f1": token_f1}[self.metric]
+            best = [max((measure(a or "", r) for r in rs), default=np.nan) for a, rs in zip(answers, references, strict=True)]
+            out = np.array([10 * x for x in best], np.float32)
+        out[[a is None for a in answers]] = np.nan
+        return out
 
     def _cosines(self, answers, references):
         texts = [*answers, *(r for rs in references for r in rs)]
@@ -79,14 +89,16 @@ class ReferenceScore:
 
 # %% ../../nbs/4_judging/reference.ipynb #0183d56f
 def normalise_answer(text):
-    "HotpotQA's form of an answer: lower case, without punctuation, without the words a, an, the, spaces single."
+    "HotpotQA's form of an answer: lower case, without punctuation, without the words a, an, the, spaces single; Unicode in form NFKC."
+    text = unicodedata.normalize("NFKC", text)
     text = "".join(c for c in text.lower() if c not in string.punctuation)
     return " ".join(w for w in re.split(r"\s+", text) if w not in ("", "a", "an", "the"))
 
 
 def exact_match(answer, references):
-    "1. if the normalised answer equals one of the normalised `references`, else 0."
-    return float(normalise_answer(answer) in map(normalise_answer, references))
+    "1. if the normalised answer equals one of the normalised `references` (a list of texts, or one text), else 0.; NaN for a missing answer (None, NaN)."
+    answer, references = answer_text(answer), as_texts(references, "references", error=JudgeError)
+    return np.nan if answer is None else float(normalise_answer(answer) in map(normalise_answer, references))
 
 
 CLOSED = {"yes", "no", "noanswer"}   # such an answer counts whole or not at all
@@ -94,8 +106,11 @@ CLOSED = {"yes", "no", "noanswer"}   # such an answer counts whole or not at all
 
 def answer_f1(answer, references):
     """F1 of the words (as multisets) of the normalised answer and reference, in [0, 1], the best over `references`; with a yes, no or noanswer on either side
-    1. if
-    both are equal, else 0. (HotpotQA's official rule, Yang et al. 2018)."""
+    1. if both are equal, else 0. (HotpotQA's official rule, Yang et al. 2018). NaN for a missing answer (None, NaN)."""
+    answer, references = answer_text(answer), as_texts(references, "references", error=JudgeError)
+    if answer is None:
+        return np.nan
+
     def f1(a, r):
         common = sum((Counter(a.split()) & Counter(r.split())).values())
         if (a in CLOSED or r in CLOSED) and a != r or not common: return 0.
@@ -117,6 +132,7 @@ def support_scores(found, gold):
 
 
 def answer_scores(answers, questions):
-    "(exact match (n,), F1 (n,)) float32 of `answers` (n texts) to `questions` (n `Question`)."
+    "(exact match (n,), F1 (n,)) float32 of `answers` (n texts, None where there is none: NaN) to `questions` (n `Question`)."
+    answers = answer_texts(answers)
     if len(answers) != len(questions): raise QuestionError(f"{len(answers)} answers for {len(questions)} questions; give one for each ('' for none).")
     return tuple(np.array([f(a, q.answers) for a, q in zip(answers, questions)], np.float32) for f in (exact_match, answer_f1))

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Generations', 'SMALL', 'LARGE', 'MODELS', 'ENCODER', 'MAX_NEW_TOKENS', 'Samples', 'Scored', 'PromptTooLongError',
-           'TokenError', 'best_dtype', 'CausalLM', 'load_causal_lm', 'plan_batches', 'pick', 'own_uniforms']
+           'TokenError', 'best_dtype', 'CausalLM', 'load_causal_lm', 'plan_batches', 'pick', 'own_uniforms',
+           'named_by_prompts']
 
 # %% ../../nbs/3_models/causal_lm.ipynb #cce56c38
 import time
@@ -19,10 +20,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from ..assets.store import resolve_model
 from routercompanion.core import (
-    CompanionError, content_hash, file_hash, lookup, make_rng, write_json,
+    CompanionError, content_hash, file_hash, lookup, make_rng, only_one, write_json,
 )
+from ..data.bank import query_id
 from routercompanion.models.features import (
-    FeatureStore, POOLINGS, PooledStates, open_partial, publish_store, write_batch,
+    FeatureStore, ModelError, POOLINGS, PooledStates, check_place, open_partial, publish_store,
+    write_batch,
 )
 from ..parallel import progress
 
@@ -61,16 +64,47 @@ Generations = namedtuple("Generations", "text tokens_in tokens_out seconds")
 Generations.__doc__ = "Answers: `text` list of str; `tokens_in`, `tokens_out` (n,) int32; `seconds` (n,) float32, the batch's wall time shared equally."
 
 
+def _load(folder, dtype):
+    "(model, tokenizer) of a folder; `ModelError` with what is wrong there. No code of the folder is run, no pickle is read."
+    safe = dict(trust_remote_code=False, local_files_only=True)
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **safe)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
+    except Exception as e:   # whatever a foreign folder makes the library raise
+        said = (str(e).strip().splitlines() or [""])[0][:200]
+        raise ModelError(f"{folder}: no causal language model that can be loaded from here ({type(e).__name__}: {said}). "
+                         "It needs config.json, safetensors weights and a tokenizer of a decoder-only model.") from e
+    absent = sorted({*found.get("missing_keys", ()), *(k[0] for k in found.get("mismatched_keys", ()))})
+    if absent:
+        raise ModelError(f"{folder}: the weights lack {absent[0]} (and {len(absent) - 1} more), which would be random numbers. "
+                         "Fetch the model again, or take the config.json that belongs to it.")
+    return model, tokenizer
+
+
 class CausalLM:
     "A causal language model with batched scoring and generation over a `QueryBank`; see `features` and `generate`."
     def __init__(self, folder, *, dtype=None, device=None, name=None):
         self.folder, self.name = Path(folder), name or Path(folder).name
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype = dtype or best_dtype()
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=self.dtype).to(self.device).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.width, self.window = self.model.config.hidden_size, self.model.config.max_position_embeddings
+        model, self.tokenizer = _load(folder, self.dtype)
+        self.model = model.to(self.device).eval()
+        config = self.model.config.get_text_config()
+        self.width = getattr(config, "hidden_size", None)
+        self.window = getattr(config, "max_position_embeddings", None) or min(self.tokenizer.model_max_length, 2**31)
         self.bos = [self.tokenizer.bos_token_id] if self.model.config.model_type.startswith("gemma") else []
+
+    @cached_property
+    def base(self):
+        "The layers without the head. `ModelError`: this architecture keeps them elsewhere."
+        base = getattr(self.model, "model", None)
+        places = {"model.layers": getattr(base, "layers", None), "model.norm": getattr(base, "norm", None), "lm_head": getattr(self.model, "lm_head", None)}
+        absent = [place for place, there in places.items() if there is None]
+        if absent:
+            raise ModelError(f"{self.name} is a {type(self.model).__name__} (model type {self.model.config.model_type!r}): it has no {', '.join(absent)}, "
+                             "where states and logits are read. Take a model built like Llama, Qwen, Gemma or SmolLM2; "
+                             "any model can be asked through `LocalChat` or a server.")
+        return base
 
     @cached_property
     def hash(self): return content_hash([file_hash(p) for p in sorted(self.folder.glob("*.safetensors"))])
@@ -140,8 +174,13 @@ def frame(self: CausalLM, shots, chat=False):
     if not self.tokenizer.chat_template: raise TokenError(f"{self.name} has no chat template (a base model?): use chat=False.")
     mark = "<<the query>>"
     turn = [dict(role="user", content=shots + mark)]
-    before, after = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True).split(mark)
-    return before, self.tokens([after])[0]
+    try:
+        parts = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True).split(mark)
+    except Exception as e:   # a template is a program of its own
+        raise TokenError(f"{self.name}: its chat template does not take a single user's turn ({e}). Use chat=False.") from e
+    if len(parts) != 2:
+        raise TokenError(f"{self.name}: its chat template writes the user's turn {len(parts) - 1} times instead of once. Use chat=False.")
+    return parts[0], self.tokens([parts[1]])[0]
 
 # %% ../../nbs/3_models/causal_lm.ipynb #bf340842
 @patch
@@ -150,7 +189,7 @@ def encode_shots(self: CausalLM, text, bos=None):
     "Keys and values of the shared shots as a cache of batch size one, and their number of tokens (the start token included, see `prefix_ids`)."
     ids = self.prefix_ids(text, bos)
     cache = DynamicCache(config=self.model.config)
-    if ids: self.model.model(input_ids=torch.tensor([ids], device=self.device), past_key_values=cache, use_cache=True)
+    if ids: self.base(input_ids=torch.tensor([ids], device=self.device), past_key_values=cache, use_cache=True)
     return cache, len(ids)
 
 
@@ -177,7 +216,7 @@ def forward_states(self: CausalLM, ids, shots, pool=None, tail=()):
     positions = (n_shot + torch.arange(longest)).expand(rows, -1).to(self.device)
     cache = self.repeat_cache(cache, rows)
     if pool is not None: pool.start(own.to(self.device), self.width)
-    states = self.model.model(input_ids=tokens.to(self.device), attention_mask=mask, position_ids=positions, past_key_values=cache,
+    states = self.base(input_ids=tokens.to(self.device), attention_mask=mask, position_ids=positions, past_key_values=cache,
                               use_cache=True).last_hidden_state
     return states, lengths, (cache, mask, n_shot + lengths.to(self.device))
 
@@ -233,7 +272,7 @@ def continue_batch(self: CausalLM, logits, state, max_new_tokens, choose=None, l
             cache.batch_select_indices(keep)
             rows, token, mask, positions = rows[keep.cpu()], token[keep], mask[keep], positions[keep]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        states = self.model.model(input_ids=token[:, None], attention_mask=mask, position_ids=(positions + step)[:, None], past_key_values=cache,
+        states = self.base(input_ids=token[:, None], attention_mask=mask, position_ids=(positions + step)[:, None], past_key_values=cache,
                                   use_cache=True).last_hidden_state
         logits = self.model.lm_head(states[:, -1])
     return answers
@@ -371,26 +410,63 @@ def next_token_probability(self: CausalLM, bank, words, *, batch_tokens=4096):
     return out
 
 # %% ../../nbs/3_models/causal_lm.ipynb #2ef52db6
+_TEMPLATE = "{}, pooled over the prompt's own tokens"
+
+
+@patch
+def read_hash(self: CausalLM, ids, tasks, frames, bos=None):
+    "64 hex digits: everything that the model reads for the token lists `ids` (n,) of `tasks` (n,) within `frames` (dict task -> `frame`)."
+    around = {task: [self.prefix_ids(before, bos), list(after)] for task, (before, after) in sorted(frames.items())}
+    return content_hash([around, list(map(str, tasks)), ids])
+
+
+def _is_of(folder, about, bank, ids):
+    "Whether the store in `folder` holds what `about` says. One of an older version, which does not name its tokens, must have ids that are hashes of the prompts."
+    if not (folder / "manifest.json").is_file():
+        return False
+    store = FeatureStore(folder)
+    if store.manifest == about:
+        return True
+    older = about | {"shots": content_hash(bank.shots), "template": _TEMPLATE.format("shots + prompt")}
+    return store.manifest == older and named_by_prompts(bank) and store.lengths.tolist() == [len(x) for x in ids]
+
+
+def named_by_prompts(bank):
+    "Whether every query id of a bank is the hash of its task and prompt (`data.query_id`), so that another prompt would have another id."
+    return all(q == query_id(t, p) for q, t, p in zip(bank.query_ids, bank.table.task, bank.table.prompt))
+
+
 @patch
 def features(self: CausalLM, bank, folder, *, poolings=("mean", "last"), batch_tokens=4096, chat=False, bos=None, dtype="F16"):
     """Compute (or resume, or just open) the `FeatureStore` of `bank` in `folder`. Memory: one batch; disk: 2 n L D bytes a pooling.
 
     poolings: out of mean, last and max over the query's own tokens. chat: shots + prompt as a user's turn of the tokenizer's chat template; bos: force a
     start token (None: the model's habit); dtype: "F16", or "BF16" for models whose states leave float16's range, as those of Gemma 3 may.
+    A store is taken again only when the same tokens were read by the same weights in the same way. Several processes may ask for it: one computes.
     """
     for p in poolings: lookup(dict.fromkeys(POOLINGS), p, "pooling")
     frames, folder = {t: self.frame(bank.shots.get(t, ""), chat) for t in bank.table.task.unique()}, Path(folder)
     ids = self.check_window(bank, frames=frames, bos=bos)
     about = dict(model=self.name, model_hash=self.hash, dtype=str(self.dtype), threads=torch.get_num_threads(), batch_tokens=batch_tokens,
-                 poolings=list(poolings), shots=content_hash(bank.shots), query_ids=list(bank.query_ids), layers=len(self.model.model.layers) + 1,
-                 template="shots + prompt, pooled over the prompt's own tokens")
+                 poolings=list(poolings), shots=content_hash([bank.shots, self.read_hash(ids, bank.table.task, frames, bos)]), query_ids=list(bank.query_ids),
+                 layers=len(self.base.layers) + 1, template=_TEMPLATE.format("shots + prompt" if any(bank.shots.get(t) for t in frames) else "prompt"))
     about |= (dict(chat=True) if chat else {}) | ({} if bos is None else dict(bos=bos)) | ({} if dtype == "F16" else dict(storage=dtype))
-    if (folder / "manifest.json").is_file() and FeatureStore(folder).manifest == about: return FeatureStore(folder)
-    plan = plan_batches([len(x) for x in ids], list(bank.table.task), list(bank.query_ids), batch_tokens=batch_tokens)
+    if _is_of(folder, about, bank, ids): return FeatureStore(folder)
+    with only_one(folder):
+        if not _is_of(folder, about, bank, ids):   # nobody has made it while we waited
+            self._compute_features(bank, ids, frames, about, folder, bos, dtype)
+    return FeatureStore(folder)
+
+
+@patch
+def _compute_features(self: CausalLM, bank, ids, frames, about, folder, bos, dtype):
+    "Compute the store that `about` describes, batch by batch, and publish it as `folder`."
+    check_place(folder)
+    plan = plan_batches([len(x) for x in ids], list(bank.table.task), list(bank.query_ids), batch_tokens=about["batch_tokens"])
     partial = folder.with_name(folder.name + f".{content_hash(about)[:12]}.partial")
-    arrays, done = open_partial(partial, poolings, (len(bank), about["layers"], self.width), dtype)
+    arrays, done = open_partial(partial, about["poolings"], (len(bank), about["layers"], self.width), dtype)
     shots = (None, None)
-    with PooledStates(self.model, poolings) as pool:
+    with PooledStates(self.model, about["poolings"]) as pool:
         for number in progress([i for i in range(len(plan)) if i not in done], f"features of {self.name}"):
             batch = plan[number]
             task = bank.table.task[batch[0]]
@@ -401,4 +477,4 @@ def features(self: CausalLM, bank, folder, *, poolings=("mean", "last"), batch_t
             write_batch(arrays, batch, pool, logits, [len(ids[i]) for i in batch])
             done.add(number)
             write_json(partial / "done.json", sorted(done))
-    return publish_store(partial, folder, arrays, about)
+    publish_store(partial, folder, arrays, about)

@@ -27,7 +27,9 @@ from jupyter_client.kernelspec import KernelSpec
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from ..core import CompanionError, file_hash, write_text
+from routercompanion.core import (
+    CompanionError, cache_root, file_hash, whole_number, write_text,
+)
 
 # %% ../../nbs/9_reproduce/notebooks.ipynb #4c537dae
 class StepError(CompanionError):
@@ -76,7 +78,7 @@ def kernel_variables(root, state, *, threads=None, workers=None):
     `state` holds the kernel's own folders. `threads` of one computation (default:
     `ROUTERCOMPANION_THREADS`, else 2); `workers`: processes of `fan_out` (default: as outside).
     """
-    threads = str(threads or os.environ.get("ROUTERCOMPANION_THREADS", "2"))
+    threads = str(threads or whole_number("ROUTERCOMPANION_THREADS", 2))
     jupyter = Path(state) / "jupyter"
     counts = ("ROUTERCOMPANION_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     fixed = {
@@ -86,7 +88,7 @@ def kernel_variables(root, state, *, threads=None, workers=None):
         "PYTHONWARNINGS": "ignore:IProgress not found", "TOKENIZERS_PARALLELISM": "false",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     places = {
-        "ROUTERCOMPANION_ROOT": root, "JUPYTER_PATH": jupyter, "IPYTHONDIR": jupyter / "ipython",
+        "ROUTERCOMPANION_ROOT": root, "ROUTERCOMPANION_CACHE": cache_root(), "JUPYTER_PATH": jupyter, "IPYTHONDIR": jupyter / "ipython",
         "MPLCONFIGDIR": jupyter / "matplotlib", "JUPYTER_CONFIG_DIR": jupyter / "config",
         "JUPYTER_RUNTIME_DIR": jupyter / "runtime"}
     shares = dict.fromkeys(counts, threads)

@@ -16,7 +16,8 @@ from sklearn.base import BaseEstimator
 
 from ..core import RoutingInputError, lookup
 from routercompanion.features.kinds import (
-    FEATURE_NDIM, NotFiniteError, WidthError, check_features, check_pair, n_rows, score_matrix,
+    FEATURE_NDIM, NotFiniteError, WidthError, check_features, check_origin, check_pair, n_rows,
+    origin_of, score_matrix,
 )
 from ..metrics import ability, checks
 
@@ -72,7 +73,8 @@ class Router(BaseEstimator):
     runs_small: the score needs the small model's forward pass. needs: names in a logits dict. training_free: `_score` works without `fit`.
     knob: name of the published decision rule's own parameter, where that rule is not argmax of quality - lambda * cost; `route` then takes its
     values, `knob_grid(X)` lists those worth trying. calibrated: False where `predict_quality` is a score and no probability or expectation.
-    Fitted: `feature_shape_` (shape of a row), `model_names_`, `model_costs_` (normalised).
+    Fitted: `feature_shape_` (shape of a row), `model_names_`, `model_costs_` (normalised), and `origin_` where the features say what they
+    were computed with (`models.features.with_origin`): features of another origin are then refused.
 
     What a router is, in the words of the survey's Table 1, stands on its class and is read by `list_routers`:
     when it decides (before, after, in stages, online), which signals it reads (query, model, response, feedback,
@@ -85,6 +87,7 @@ class Router(BaseEstimator):
 
     def fit(self, X, outcomes, *, validation=None, query_ids=None):
         "Fit on features X and outcomes (table or (n, n_models) scores); `validation` = (X, outcomes) for early stopping. Returns self."
+        self._keep_origin(X)
         X, scores = check_pair(X, outcomes, self.feature_kind, n_models=self.n_models, query_ids=query_ids, needs=self.needs)
         self.feature_shape_ = list(getattr(X, "shape", [0])[1:]) if FEATURE_NDIM[self.feature_kind] else []
         self.model_names_, self.model_costs_ = describe_models(outcomes, scores.shape[1])
@@ -94,6 +97,11 @@ class Router(BaseEstimator):
         self._fit(X, self._targets(scores), validation)
         self._finish(X, scores)
         return self
+
+    def _keep_origin(self, X):
+        origin = origin_of(X, self.feature_kind)
+        if origin is not None: self.origin_ = dict(origin)
+        elif hasattr(self, "origin_"): del self.origin_   # of an earlier fit
 
     def _targets(self, scores): return scores
     def _fit(self, X, target, validation): pass
@@ -105,6 +113,7 @@ class Router(BaseEstimator):
 def predict_quality(self: Router, X):
     "Predicted score (n, n_models), in the outcome's own unit [0, 1]."
     self._need("model_costs_")
+    check_origin(getattr(self, "origin_", None), X, self.feature_kind, type(self).__name__)
     X = check_features(X, self.feature_kind, shape=self._shape(), needs=self.needs)
     return np.asarray(self._predict(X), dtype=np.float64)
 
@@ -191,6 +200,7 @@ class BinaryRouter(Router):
     def decision_function(self, X):
         "Score (n,) float64: high = send to the large model."
         if not self.training_free: self._need("feature_shape_")
+        check_origin(getattr(self, "origin_", None), X, self.feature_kind, type(self).__name__)
         return self._scores(check_features(X, self.feature_kind, shape=self._shape(), needs=self.needs))
 
     def predict_proba(self, X):
@@ -227,7 +237,9 @@ def threshold_for(score, scores, *, call_rate=None, target=None):
 def choose_threshold(self: BinaryRouter, X_val, outcomes_val, *, call_rate=None, target=None, query_ids=None):
     "Choose `threshold_` on VALIDATION data for a `call_rate` or a `target` share of the large model's gain (`threshold_for`). Returns self."
     _, scores = check_pair(X_val, outcomes_val, self.feature_kind, n_models=2, query_ids=query_ids, needs=self.needs, shape=self._shape())
-    threshold, rate, performance = threshold_for(self.decision_function(X_val), scores, call_rate=call_rate, target=target)
+    found = self.decision_function(X_val)
+    threshold, rate, performance = threshold_for(found, scores, call_rate=call_rate, target=target)
+    self.validation_scores_ = np.sort(found)   # for another call rate later, and to see when new scores leave their range
     self.threshold_ = np.float64(threshold)
     self.threshold_report_ = {"call_rate_asked": call_rate, "target_asked": target, "validation_call_rate": rate, "validation_performance": performance}
     return self
@@ -279,6 +291,7 @@ class PoolRouter(Router):
 
     def fit(self, X, outcomes, *, validation=None, query_ids=None):
         "Fit on features X and outcomes (table or (n, m) scores, NaN = missing); `validation` = (X, outcomes) for early stopping. Returns self."
+        self._keep_origin(X)
         X, scores = self._pair(X, outcomes, query_ids)
         self.model_names_, self.model_costs_ = describe_models(outcomes, scores.shape[1])
         none = np.isnan(scores).all(0)

@@ -113,6 +113,7 @@ def fit(self: OnlineRouter, X, outcomes, *, validation=None, query_ids=None):
     outcomes: a table, or (n, m) scores in [0, 1], NaN = missing. validation: not used.
     Returns self. Raises `PullError`, `MissingOutcomesError` and the errors of features.kinds.
     """
+    self._keep_origin(X)
     X, scores = self._begin(X, outcomes, query_ids)
     self._serve(X, scores, make_rng(self.random_state))
     return self

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from routercompanion.core import (
-    CompanionError, PROFILES, Profile, content_hash, get_profile, lookup,
+    CompanionError, PROFILES, Profile, content_hash, get_profile, lookup, variable,
 )
 from ..data.bank import BankError, fair_quotas, first_by_hash, make_bank
 from ..data.banks.embedded import TASKS
@@ -183,7 +183,8 @@ def paper_setup(changes=None):
     if isinstance(changes, (str, Path)): changes = json.loads(Path(changes).read_text(encoding="utf-8"))
     changes = dict(changes or {})
     for name in changes: lookup({f.name: 0 for f in fields(PaperSetup)}, name, "setting of the paper profile")
-    if os.environ.get("ROUTERCOMPANION_ENDPOINT"): changes.setdefault("endpoint", os.environ["ROUTERCOMPANION_ENDPOINT"])
+    if endpoint := variable("ROUTERCOMPANION_ENDPOINT"):
+        changes.setdefault("endpoint", endpoint)
     return PaperSetup(**{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
 
 
