@@ -42,10 +42,9 @@ def bank_embeddings(bank, encoder=ENCODER):
     name = origin["encoder"] if "weights_sha256" not in origin else [origin["encoder"], origin["weights_sha256"]]
     key = content_hash([name, list(bank.query_ids), list(bank.table.prompt)])
     path = cache_dir("embeddings", encoder) / f"{key[:24]}.safetensors"
-    with only_one(path):
-        if not path.is_file():
-            vectors = load_encoder(encoder).encode(bank.table.prompt.str.strip())
-            with atomic_path(path) as tmp: save_file({"embeddings": np.asarray(vectors)}, tmp)
+    if not path.is_file():
+        with only_one(path):
+            _keep_embeddings(path, bank, encoder)
     return with_origin(np.array(open_tensor(path, "embeddings")), origin)
 
 
@@ -54,6 +53,14 @@ def _encoder_origin(encoder):
     if encoder in Lock.load().assets:
         return {"encoder": encoder}
     return {"encoder": str(encoder), "weights_sha256": weights_hash(resolve_model(encoder))}
+
+
+def _keep_embeddings(path, bank, encoder):
+    "Compute the vectors of a bank and keep them, unless another process has done so while we waited."
+    if path.is_file():
+        return
+    vectors = load_encoder(encoder).encode(bank.table.prompt.str.strip())
+    with atomic_path(path) as tmp: save_file({"embeddings": np.asarray(vectors)}, tmp)
 
 # %% ../../nbs/5_features/of_bank.ipynb #2e0701e8
 def logit_summaries(logits, rows=256):
