@@ -13,7 +13,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from ..assets.lock import Lock
-from ..assets.store import resolve_model
+from ..assets.store import asset_folder, resolve_model
 from routercompanion.core import (
     CompanionError, MisalignedError, atomic_path, cache_dir, content_hash, lookup, only_one,
 )
@@ -39,7 +39,7 @@ def bank_features(bank, model=SMALL, **options):
 def bank_embeddings(bank, encoder=ENCODER):
     "Unit vectors (n, D) float32 of the bank's prompts (without shots) from a sentence encoder, kept in the user's cache. They know their `origin`."
     origin = _encoder_origin(encoder)
-    name = origin["encoder"] if "weights_sha256" not in origin else [origin["encoder"], origin["weights_sha256"]]
+    name = encoder if encoder in Lock.load().assets else [origin["encoder"], origin["weights_sha256"]]   # an asset's name stands for its weights
     key = content_hash([name, list(bank.query_ids), list(bank.table.prompt)])
     path = cache_dir("embeddings", encoder) / f"{key[:24]}.safetensors"
     if not path.is_file():
@@ -49,8 +49,8 @@ def bank_embeddings(bank, encoder=ENCODER):
 
 
 def _encoder_origin(encoder):
-    "What is known of an encoder without loading it: an asset's name stands for its weights, a folder's does not."
-    if encoder in Lock.load().assets:
+    "What is known of an encoder without loading it, or fetching it."
+    if encoder in Lock.load().assets and not asset_folder(encoder).is_dir():
         return {"encoder": encoder}
     return {"encoder": str(encoder), "weights_sha256": weights_hash(resolve_model(encoder))}
 
