@@ -12,6 +12,7 @@ __all__ = ['app', 'PROFILE', 'GOOD', 'SHIPPED', 'SHIPPED_STEP', 'about', 'main',
 import csv
 import errno
 import io
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -329,6 +330,7 @@ def route_command(prompts: str = typer.Argument(..., help="A CSV with a column '
     Two models: score (high = large model) and decision. A pool: the chosen model, its name and its predicted quality.
     """
     import warnings
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")   # what loads in a second needs no bar
     from routercompanion.routers.registry import load_router
     chosen = load_router(router_folder(router, profile))
     table = read_prompts(prompts)
