@@ -18,19 +18,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fastcore.basics import patch
 
-from ..core import CompanionError, atomic_path, content_hash, lookup
+from ..core import atomic_path, content_hash, lookup
 from ..metrics.tests import wilson_interval
+from ..reading import LocatedError
 
 # %% ../../nbs/2_data/outcomes.ipynb #20c9a508
-class OutcomeError(CompanionError):
-    """Something is wrong with a table of outcomes: `problem`, `remedy` and where (`source`, `row`, `column`; `other`: a second row).
+class OutcomeError(LocatedError):
+    """Something is wrong with a table of outcomes: `problem`, `remedy` and its place.
 
     Rows count from 0 in a table in memory and from 1, header included, in a file.
     """
-    def __init__(self, problem, remedy, *, source="outcomes", row=None, column=None, other=None):
-        self.problem, self.remedy, self.source, self.row, self.column, self.other = problem, remedy, source, row, column, other
-        place = f"{source}" + ("" if row is None else f", row {row}") + ("" if column is None else f", column {column!r}")
-        super().__init__(f"{place}: {problem}" + ("" if other is None else f" (see row {other})") + f". {remedy}")
+    def __init__(self, problem, remedy, *, source="outcomes", **place):
+        super().__init__(problem, remedy, source=source, **place)
 
 
 class ShapeError(OutcomeError): "Arrays that belong together differ in shape."

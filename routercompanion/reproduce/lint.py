@@ -30,7 +30,7 @@ from ..core import CompanionError, lookup, project_root, write_text
 def read_floors(root):
     """The floor of each package, {name: number}, from the contract `floors` in pyproject.toml.
 
-    Its layers are listed from the highest down; the lowest three share floor 0.
+    Its layers are listed from the highest down; the lowest four share floor 0.
     A file without that contract raises `CompanionError`.
     """
     path = Path(root) / "pyproject.toml"
@@ -42,7 +42,7 @@ def read_floors(root):
     floors = {}
     for height, layer in enumerate(reversed(layers[0])):
         for name in re.findall(r"\w+", layer):
-            floors[name] = max(0, height - 2)
+            floors[name] = max(0, height - 3)
     return floors
 
 # %% ../../nbs/9_reproduce/lint.ipynb #09ce19af
