@@ -141,7 +141,7 @@ def stop_kernels():
                 os.killpg(manager.provisioner.pgid, signal.SIGKILL)
 
 # %% ../../nbs/9_reproduce/notebooks.ipynb #cab69758
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.I)
+_SECRET = re.compile(r"(^|_)(API)?(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_|$)", re.I)
 
 
 def hide_secrets(text):
