@@ -6,7 +6,8 @@
 __all__ = ['PROFILES', 'CompanionError', 'UnknownNameError', 'RoutingInputError', 'MisalignedError', 'lookup', 'variable',
            'switched_on', 'whole_number', 'path_variable', 'Profile', 'get_profile', 'project_root', 'cache_root',
            'cache_dir', 'results_folder', 'file_hash', 'content_hash', 'hash_fraction', 'atomic_path', 'write_text',
-           'write_json', 'only_one', 'read_jsonl', 'write_jsonl', 'make_rng', 'exported_names', 'face']
+           'write_json', 'ended_by_signals', 'only_one', 'read_jsonl', 'write_jsonl', 'make_rng', 'exported_names',
+           'face']
 
 # %% ../nbs/0_core.ipynb #65179cb4
 import ast
@@ -196,17 +197,21 @@ def hash_fraction(*keys):
 # %% ../nbs/0_core.ipynb #e43c3ed3
 @contextlib.contextmanager
 def atomic_path(path):
-    "Yield a temporary path beside `path`; move it onto `path` when the block succeeds, remove it when the block raises."
-    path = Path(path)
+    """Yield a temporary path beside `path`; move it onto `path` when the block succeeds, remove it when the block raises.
+
+    A link is followed: the file to which it leads is replaced, on its own disk. Who may read the
+    new file is left to the process's umask.
+    """
+    path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix or ".tmp")
-    os.close(handle)
+    name = path.with_name(f".{path.name}.{secrets.token_hex(4)}{path.suffix or '.tmp'}")
+    os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
-        yield Path(name)
-        os.chmod(name, 0o644)
+        yield name
         os.replace(name, path)
     finally:
-        with contextlib.suppress(FileNotFoundError): os.unlink(name)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
 
 
 def write_text(path, text):
@@ -217,6 +222,32 @@ def write_text(path, text):
 def write_json(path, value):
     "Write `value` to `path` atomically as indented JSON with sorted keys."
     write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+# %% ../nbs/0_core.ipynb #fau10001
+@contextlib.contextmanager
+def ended_by_signals():
+    """Inside the block SIGTERM and SIGHUP end the program as Ctrl-C does, through every `finally`.
+
+    The status is 128 plus the signal's number. A signal that is ignored already (nohup) stays so.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    taken = [number for number in wanted if signal.getsignal(number) is signal.SIG_DFL]
+    try:
+        for number in taken:
+            signal.signal(number, _end)
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _end(number, frame):
+    "The handler: a second signal must not cut off the cleaning up."
+    signal.signal(number, signal.SIG_IGN)
+    raise SystemExit(128 + number)
 
 # %% ../nbs/0_core.ipynb #e4710007
 @contextlib.contextmanager

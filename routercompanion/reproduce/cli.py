@@ -122,15 +122,24 @@ def verify_command(profile: str = PROFILE,
     from routercompanion.reproduce.checks import committed_figures, compare_figures, flip_rate
     from routercompanion.reproduce.store import Workspace
     ws = Workspace(profile=profile)
-    if not ws.figures.is_dir(): raise CompanionError(f"{ws.figures} does not exist. Run `routercompanion reproduce --profile {ws.profile}` first.")
-    if against and not against.is_dir(): raise CompanionError(f"--against {against}: there is no such folder.")
+    if not ws.figures.is_dir():
+        again = f"Run `routercompanion reproduce --profile {ws.profile}` first."
+        raise CompanionError(f"{ws.figures} does not exist. {again}")
+    if against and not against.is_dir():
+        raise CompanionError(f"--against {against}: there is no such folder.")
     with tempfile.TemporaryDirectory() as folder:
-        table = compare_figures(against or committed_figures(ws.root, ws.profile, folder), ws.figures)
-    if not len(table): raise CompanionError("There is no table on either side. Run `routercompanion reproduce` first.")
-    print_table(table.assign(largest=table["largest"].map("{:.3g}".format)))
-    typer.echo(flip_rate(ws.figures))
+        old = against or committed_figures(ws.root, ws.profile, folder)
+        table = compare_figures(old, ws.figures)
+    if not len(table):
+        raise CompanionError("There is no table on either side. Run `routercompanion reproduce` first.")
+    shown = table.assign(largest=table["largest"].map("{:.3g}".format))
+    print_table(shown.drop(columns="finding"))
     bad = table[~table.verdict.isin(("identical",) if strict else GOOD)]
-    typer.echo("All tables agree." if not len(bad) else f"{len(bad)} of {len(table)} tables differ: {', '.join(bad.table)}.")
+    for row in bad[bad.finding != ""].itertuples():
+        typer.echo(f"{row.table}: {row.finding}")
+    typer.echo(flip_rate(ws.figures))
+    differ = f"{len(bad)} of {len(table)} tables differ: {', '.join(bad.table)}."
+    typer.echo(differ if len(bad) else "All tables agree.")
     raise typer.Exit(int(len(bad) > 0))
 
 # %% ../../nbs/9_reproduce/cli.ipynb #c3fb2696

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['StepError', 'read_notebook', 'tagged', 'code_sources', 'preflight', 'kernel_variables', 'OwnKernelManager',
-           'stop_kernels', 'tidy_output', 'tidy', 'save_notebook', 'carry_outputs', 'execute', 'failure_message', 'say',
-           'check_default_profile', 'drop_injected']
+           'stop_kernels', 'hide_secrets', 'tidy_output', 'tidy', 'save_notebook', 'carry_outputs', 'execute',
+           'failure_message', 'say', 'check_default_profile', 'drop_injected']
 
 # %% ../../nbs/9_reproduce/notebooks.ipynb #84c0ac25
 import contextlib
@@ -37,13 +37,33 @@ class StepError(CompanionError):
 
 # %% ../../nbs/9_reproduce/notebooks.ipynb #53e325db
 def read_notebook(path):
-    "Read a notebook (format 4). A missing or broken file raises `StepError` with its name."
-    try: return nbformat.read(path, as_version=4)
-    except FileNotFoundError: raise StepError(f"{path}: there is no such notebook. Restore it, or take its step out of the table.") from None
-    except Exception as e: raise StepError(f"{path}: not a readable notebook ({e}). Restore it from version control.") from e
+    "Read a notebook (format 4). A missing or broken file raises `StepError` with its name and the place in it."
+    path, remedy = Path(path), "Restore it from version control."
+    if not path.exists():
+        raise StepError(f"{path}: there is no such notebook. Restore it, or take its step out of the table.")
+    try:
+        plain = checked(read_json(path, what="notebook"), "object", path=path)
+        if plain.get("nbformat") != 4:
+            raise FileError(f"its format is {plain.get('nbformat')!r} and not 4", remedy, source=path)
+        checked(plain.get("nbformat_minor"), "whole", path=path, column="nbformat_minor")
+        nbformat.validate(plain)
+        return nbformat.v4.to_notebook_json(plain)
+    except FileError as e:
+        raise StepError(f"{path}: not a readable notebook ({e.problem}{_row(e)}). {remedy}") from None
+    except nbformat.ValidationError as e:
+        place = re.search(r"^On instance(.*):$", str(e), re.M)
+        where = f" at {place[1]}" if place and place[1] else ""
+        what = str(e).partition("\n")[0][:120]
+        raise StepError(f"{path}: not a readable notebook ({what}{where}). {remedy}") from None
 
 
-def tagged(nb, tag): return next((i for i, c in enumerate(nb.cells) if tag in c.metadata.get("tags", [])), -1)
+def _row(error):
+    return f", row {error.row}" if error.row else ""
+
+# %% ../../nbs/9_reproduce/notebooks.ipynb #e5dd68a0
+def tagged(nb, tag):
+    "The number of the first cell that has the tag, counted from 0; -1 if none has."
+    return next((i for i, c in enumerate(nb.cells) if tag in c.metadata.get("tags", [])), -1)
 
 
 @functools.lru_cache(maxsize=None)
@@ -122,26 +142,45 @@ def stop_kernels():
                 os.killpg(manager.provisioner.pgid, signal.SIGKILL)
 
 # %% ../../nbs/9_reproduce/notebooks.ipynb #cab69758
+_SECRET = re.compile(r"(^|_)(API)?(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_|$)", re.I)
+
+
+def hide_secrets(text):
+    "`text` without the values of environment variables that hold keys: a variable's name stands in place of its value."
+    for name, value in os.environ.items():
+        value = value.strip()
+        if _SECRET.search(name) and len(value) >= 8:
+            for form in {value, json.dumps(value)[1:-1], repr(value)[1:-1]}:
+                text = text.replace(form, f"({name})")
+    return text
+
+
 def tidy_output(output):
-    "One cell output without memory addresses and without the names of temporary folders; its text and data stay."
-    text = re.sub(r" at 0x[0-9a-f]{6,}", "", json.dumps(output))
-    return nbformat.from_dict(json.loads(re.sub(re.escape(tempfile.gettempdir()) + r"/tmp\w{8}", "(a temporary folder)", text)))
+    "One cell output without memory addresses, names of temporary folders and keys; its text and data stay."
+    text = re.sub(r" at 0x[0-9a-f]{6,}", "", hide_secrets(json.dumps(output)))
+    temporary = re.escape(tempfile.gettempdir()) + r"/tmp\w{8}"
+    return nbformat.from_dict(json.loads(re.sub(temporary, "(a temporary folder)", text)))
 
 
 def tidy(nb, parameters=None):
     """Strip what varies between runs from an executed notebook, in place, and return it.
 
-    Cells keep source, id, tags, execution number and outputs. The cell that papermill injected is rewritten with `parameters`
-    ({name: value}); without parameters it goes.
+    Cells keep source, id, tags, execution number and outputs. The cell that papermill injected is
+    rewritten with `parameters` ({name: value}); without parameters it goes.
     """
     injected = tagged(nb, "injected-parameters")
     if injected >= 0:
-        nb.cells[injected].source = "# Given to this run\n" + "\n".join(f"{k} = {v!r}" for k, v in (parameters or {}).items())
-        if not parameters: del nb.cells[injected]
+        given = [f"{k} = {v!r}" for k, v in (parameters or {}).items()]
+        nb.cells[injected].source = "\n".join(["# Given to this run", *given])
+        if not parameters:
+            del nb.cells[injected]
     for cell in nb.cells:
-        cell.metadata = nbformat.from_dict({"tags": list(cell.metadata.tags)} if cell.metadata.get("tags") else {})
-        if cell.cell_type == "code": cell.outputs = [tidy_output(o) for o in cell.outputs]
-    nb.metadata = nbformat.from_dict({"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}})
+        tags = {"tags": list(cell.metadata.tags)} if cell.metadata.get("tags") else {}
+        cell.metadata = nbformat.from_dict(tags)
+        if cell.cell_type == "code":
+            cell.outputs = [tidy_output(o) for o in cell.outputs]
+    kernel = {"display_name": "python3", "language": "python", "name": "python3"}
+    nb.metadata = nbformat.from_dict({"kernelspec": kernel})
     return nb
 
 # %% ../../nbs/9_reproduce/notebooks.ipynb #1df85f4d
@@ -172,7 +211,7 @@ def execute(notebook, output, parameters, *, root, state, keep=None, quiet=True,
     """Run `notebook` in a fresh kernel, write the tidy result to `output` and return it.
 
     `threads`, `workers`: see `kernel_variables`. A failing cell, or a kernel that dies, raises
-    `StepError`; the half-executed notebook is then moved to `keep`. Several threads may call this
+    `StepError`; the half-executed notebook is then kept as `keep`. Several threads may call this
     at once: neither the environment nor the working directory of this process changes.
     """
     partial = Path(output).with_suffix(".partial.ipynb")
@@ -188,9 +227,9 @@ def execute(notebook, output, parameters, *, root, state, keep=None, quiet=True,
             progress_bar=not quiet and sys.stderr.isatty())
     except Exception as e:
         if keep and partial.exists():
-            Path(keep).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(partial, keep)
-        raise StepError(failure_message(notebook, e, keep)) from e
+            write_text(keep, hide_secrets(partial.read_text(encoding="utf-8")))
+            partial.unlink()
+        raise StepError(failure_message(notebook, e, keep)) from None
     said = {k: v for k, v in parameters.items() if k not in ("out", "inputs")}
     save_notebook(tidy(nb, said), output)
     partial.unlink()
@@ -201,10 +240,14 @@ def failure_message(notebook, error, keep):
     "What to tell a reader about an `error` that stopped `notebook`: the cell, the exception and where to look."
     where = "the kernel stopped (out of memory?)"
     if isinstance(error, PapermillExecutionError):
-        line = next((l.strip() for l in error.source.splitlines() if l.strip() and not l.startswith("#|")), "")
-        where = f"cell In [{error.exec_count}], which begins `{line[:80]}`, raised {error.ename}: {error.evalue}"
-    else: where += f": {type(error).__name__}: {error}"
-    return f"{notebook}: {where}\n" + (f"The notebook as far as it ran: {keep}" if keep else "")
+        said = (line.strip() for line in error.source.splitlines())
+        line = next((s for s in said if s and not s.startswith("#|")), "")
+        place = f"cell In [{error.exec_count}], which begins `{line[:80]}`"
+        where = f"{place}, raised {error.ename}: {error.evalue}"
+    else:
+        where += f": {type(error).__name__}: {error}"
+    kept = f"The notebook as far as it ran: {keep}" if keep else ""
+    return hide_secrets(f"{notebook}: {where}\n{kept}")
 
 # %% ../../nbs/9_reproduce/notebooks.ipynb #b461a206
 def say(line, quiet, end="\n"):

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['StepResult', 'Run', 'run_step', 'compute_step', 'begin', 'default_jobs', 'run_graph', 'may_start', 'run_pipeline',
-           'log_result', 'reproduce', 'commit_notebooks']
+           'run_in', 'log_result', 'append_line', 'reproduce', 'commit_notebooks']
 
 # %% ../../nbs/9_reproduce/run.ipynb #4aab3082
 import datetime
+import fcntl
 import json
 import os
 import shutil
@@ -19,7 +20,9 @@ from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-from ..core import CompanionError, content_hash, write_json, write_text
+from routercompanion.core import (
+    CompanionError, content_hash, ended_by_signals, write_json, write_text,
+)
 from .book import build_book
 from routercompanion.reproduce.graph import (
     KeyReader, fill_parameters, project_steps, sort_steps, step_key,
@@ -29,8 +32,8 @@ from routercompanion.reproduce.notebooks import (
     read_notebook, save_notebook, say, stop_kernels, tidy,
 )
 from routercompanion.reproduce.store import (
-    Workspace, is_published, list_items, load_record, make_record, output_hashes, publish, slug,
-    steps_for,
+    Workspace, clear_remains, is_published, list_items, load_record, make_record, move_folder,
+    output_hashes, publish, slug, steps_for,
 )
 
 # %% ../../nbs/9_reproduce/run.ipynb #b5d27548
@@ -88,28 +91,27 @@ def compute_step(run, step, key):
             keep=ws.failed(step), quiet=run.quiet or not step.alone, **shares)
     record = make_record(step, work, key)
     write_json(work / "record.json", record)
-    final = ws.folder(step)
-    final.parent.mkdir(exist_ok=True)
-    if final.exists():
-        os.replace(final, work.with_name(work.name + "-old"))
-    os.replace(work, final)
+    move_folder(work, ws.folder(step))
     ws.failed(step).unlink(missing_ok=True)
     return record
 
 # %% ../../nbs/9_reproduce/run.ipynb #d2915f5e
-def begin(ws, steps, again):
+def begin(ws, steps, again, quiet=True):
     """Empty work/ and remove the temporary files of a killed publication. For a run that starts anew, forget the records of `steps`
     unless a marker says that this was already done."""
     shutil.rmtree(ws.state / "work", ignore_errors=True)
-    for left in ws.figures.rglob(".*"): left.unlink()
     (ws.state / "work").mkdir(parents=True, exist_ok=True)
+    if problem := clear_remains(ws, steps):
+        say(problem, quiet)
     marker, text = ws.state / "again", content_hash([again, [s.name for s in steps]])
-    if again and not (marker.exists() and marker.read_text() == text):
+    if again and not (marker.exists() and marker.read_bytes() == text.encode()):
         marker.unlink(missing_ok=True)
         for step in steps:
-            if ws.folder(step).exists(): os.replace(ws.folder(step), ws.state / "work" / f"{slug(step.name)}-forgotten")
+            if ws.folder(step).exists():
+                move_folder(ws.folder(step), ws.state / "work" / f"{slug(step.name)}-forgotten")
         write_text(marker, text)
-    elif not again: marker.unlink(missing_ok=True)
+    elif not again:
+        marker.unlink(missing_ok=True)
 
 # %% ../../nbs/9_reproduce/run.ipynb #dc2e160a
 def default_jobs():
@@ -168,7 +170,13 @@ def run_pipeline(steps, root=None, *, profile=None, only=None, from_scratch=Fals
     steps run at a time (None: `default_jobs`). The first step that fails stops the run with `StepError`; finished steps stay
     finished. Killed at any moment, the next call resumes.
     """
-    ws, chosen = Workspace(root, profile), sort_steps(steps, only)
+    return run_in(Workspace(root, profile), steps, only=only, from_scratch=from_scratch,
+                  again=again, quiet=quiet, jobs=jobs)
+
+
+def run_in(ws, steps, *, only=None, from_scratch=False, again=False, quiet=False, jobs=None):
+    "`run_pipeline` in the workspace `ws`, which may be locked already."
+    chosen = sort_steps(steps, only)
     jobs = default_jobs() if jobs is None else max(1, jobs)
     run = Run(ws, {s.name: s for s in steps}, from_scratch, jobs, quiet)
     for step in chosen:
@@ -186,8 +194,8 @@ def run_pipeline(steps, root=None, *, profile=None, only=None, from_scratch=Fals
         say(f"[{len(results):>3}/{len(chosen)}] {line}", quiet)
         log_result(ws, result)
 
-    with ws.lock():
-        begin(ws, chosen, "from scratch" if from_scratch else again)
+    with ws.lock(), ended_by_signals():
+        begin(ws, chosen, "from scratch" if from_scratch else again, quiet)
         run_graph(chosen, work, done, jobs)
         (ws.state / "again").unlink(missing_ok=True)
         shutil.rmtree(ws.state / "work", ignore_errors=True)
@@ -197,23 +205,36 @@ def run_pipeline(steps, root=None, *, profile=None, only=None, from_scratch=Fals
 def log_result(ws, result):
     "Append one line to the private run log: this is where dates and timings go."
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    with open(ws.state / "run.jsonl", "a") as f:
-        f.write(json.dumps({"at": now, "step": result.name, "status": result.status, "seconds": round(result.seconds, 2)}) + "\n")
+    line = {"at": now, "step": result.name, "status": result.status, "seconds": round(result.seconds, 2)}
+    append_line(ws.state / "run.jsonl", json.dumps(line))
+
+
+def append_line(path, line):
+    "Append a `line` to a log that several processes may write; what a killed one left of its line is closed first."
+    with open(path, "ab+") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        end = f.seek(0, os.SEEK_END)
+        if end:
+            f.seek(end - 1)
+            line = line if f.read(1) == b"\n" else f"\n{line}"
+        f.write(f"{line}\n".encode())
 
 # %% ../../nbs/9_reproduce/run.ipynb #a84a7038
 def reproduce(root=None, *, profile=None, only=None, from_scratch=False, book=True, quiet=False, jobs=None):
     "Run the project's graph in `profile` (with `only`: an item, a paper or a step and what it needs), then build the book. Return the `StepResult`s."
     ws = Workspace(root, profile)
     steps = project_steps(ws.root, ws.profile)
-    items = list_items(ws.root, ws.profile)
-    chosen = steps_for(only, steps, items, ws.root) if only else None
-    results = run_pipeline(steps, ws.root, profile=ws.profile, only=chosen, quiet=quiet, jobs=jobs,
-                           from_scratch=from_scratch)
-    if book and not only:
-        done = [s for s in steps if ws.executed(s).exists()]
-        with ws.lock():
-            page = build_book(ws, done, items=items, quiet=quiet)
-        say(f"book: {page}", quiet)
+    with ws.lock():
+        if problem := clear_remains(ws, steps):
+            say(problem, quiet)
+        items = list_items(ws.root, ws.profile)
+        chosen = steps_for(only, steps, items, ws.root) if only else None
+        results = run_in(ws, steps, only=chosen, quiet=quiet, jobs=jobs, from_scratch=from_scratch)
+        if book and not only:
+            done = [s for s in steps if ws.executed(s).exists()]
+            with ended_by_signals():
+                page = build_book(ws, done, items=items, quiet=quiet)
+            say(f"book: {page}", quiet)
     return results
 
 # %% ../../nbs/9_reproduce/run.ipynb #12c62645
