@@ -18,8 +18,10 @@ import importlib.util
 import json
 import os
 import re
+import secrets
+import signal
 import sys
-import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -8,6 +8,7 @@ __all__ = ['interval_columns', 'compare_tables', 'interval_gaps', 'moved_away', 
            'check_writable', 'check_assets', 'check_index', 'examine']
 
 # %% ../../nbs/9_reproduce/checks.ipynb #dd78ea04
+import csv
 import importlib.metadata
 import io
 import os
@@ -17,14 +18,16 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import Version
 
 from ..core import CompanionError, cache_root, project_root
+from ..reading import FileError, read_text
 
 # %% ../../nbs/9_reproduce/checks.ipynb #7da18c77
 def interval_columns(frame):

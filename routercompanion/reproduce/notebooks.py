@@ -30,6 +30,7 @@ from traitlets.config import Config
 from routercompanion.core import (
     CompanionError, cache_root, file_hash, whole_number, write_text,
 )
+from ..reading import FileError, checked, read_json
 
 # %% ../../nbs/9_reproduce/notebooks.ipynb #4c537dae
 class StepError(CompanionError):
@@ -111,7 +112,8 @@ def kernel_variables(root, state, *, threads=None, workers=None):
         "ROUTERCOMPANION_ROOT": root, "ROUTERCOMPANION_CACHE": cache_root(), "JUPYTER_PATH": jupyter, "IPYTHONDIR": jupyter / "ipython",
         "MPLCONFIGDIR": jupyter / "matplotlib", "JUPYTER_CONFIG_DIR": jupyter / "config",
         "JUPYTER_RUNTIME_DIR": jupyter / "runtime"}
-    shares = dict.fromkeys(counts, threads)
+    # a thread that waits must not spin where other steps need the processor
+    shares = dict.fromkeys(counts, threads) | {"OMP_WAIT_POLICY": "PASSIVE"}
     if workers:
         shares["ROUTERCOMPANION_JOBS"] = str(workers)
     return fixed | {name: str(place) for name, place in places.items()} | shares
