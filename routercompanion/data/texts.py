@@ -8,12 +8,18 @@ __all__ = ['LETTERS', 'normalise', 'normalise_space', 'clean_answer', 'is_number
 
 # %% ../../nbs/2_data/texts.ipynb #ce6677d8
 import re
+import unicodedata
 
 from ..core import CompanionError
 
 # %% ../../nbs/2_data/texts.ipynb #d310fc36
 def normalise(text):
-    "Lower case, runs of white space as one space, stripped: the form in which prompts are hashed and compared."
+    """Lower case, composed (Unicode's form NFC), runs of white space as one space, stripped.
+
+    The form in which prompts are hashed and compared: "é" in one or in two characters is one text.
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
     return " ".join(text.split()).lower()
 
 # %% ../../nbs/2_data/texts.ipynb #25eafecb
