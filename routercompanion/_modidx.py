@@ -743,6 +743,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'routercompanion/data/own_csv.py'),
                                               'routercompanion.data.own_csv._looks_like_scores': ( '2_data/own_csv.html#_looks_like_scores',
                                                                                                    'routercompanion/data/own_csv.py'),
+                                              'routercompanion.data.own_csv._model_names': ( '2_data/own_csv.html#_model_names',
+                                                                                             'routercompanion/data/own_csv.py'),
                                               'routercompanion.data.own_csv._refuse_long': ( '2_data/own_csv.html#_refuse_long',
                                                                                              'routercompanion/data/own_csv.py'),
                                               'routercompanion.data.own_csv._spread': ( '2_data/own_csv.html#_spread',

@@ -351,8 +351,8 @@ def test_an_empty_prompt_is_refused_unless_the_query_has_an_id(read):
 
 
 def test_errors_come_without_the_tracebacks_of_libraries(read):
-    broken = [GOOD.replace("0,1,6", "0,x,6"), GOOD.encode("utf-16"), 'prompt,a\n"x', "prompt,a\nx,2\n"]
-    for text in broken:
+    bad = [GOOD.replace("0,1,6", "0,x,6"), GOOD.encode("utf-16"), 'prompt,a\n"x', "prompt,a\nx,2\n"]
+    for text in bad:
         with pytest.raises(OutcomeError) as caught:
             read(text)
         assert caught.value.__cause__ is None and caught.value.__suppress_context__ \

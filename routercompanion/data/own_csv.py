@@ -24,7 +24,9 @@ from .bank import query_id
 from routercompanion.data.outcomes import (
     COSTS, DuplicateIdError, OutcomeError, OutcomeTable,
 )
-from ..reading import checked, csv_records, describe, read_table, read_text
+from routercompanion.reading import (
+    as_texts, checked, csv_records, describe, read_table, read_text,
+)
 
 # %% ../../nbs/2_data/own_csv.ipynb #891dc75c
 class CsvError(OutcomeError): "A CSV of outcomes does not have the documented layout."
@@ -181,7 +183,7 @@ def _csv_fault(text, kind):
     for name, pattern in _SPELLINGS:
         if "commas" in name and kind == "score":
             continue
-        if match := re.fullmatch(pattern, word):
+        if re.fullmatch(pattern, word):
             remedy = "Write the plain number, such as 1234.5"
             remedy += " (a score as a fraction: 0.85)." if "percent" in name else "."
             if "infinite" in name:
@@ -369,7 +371,7 @@ def load_csv(path, *, models=None, delimiter=",", correct_rule="score == 1",
     nothing else); `metadata` is per model. Raises `CsvError`, `ScoreRangeError`, `CostError` or
     `DuplicateIdError` with file, row (as a spreadsheet counts), column and remedy.
     """
-    text, models = _csv_text(path), None if models is None else list(models)
+    text, models = _csv_text(path), _model_names(models)
     try:
         if read := _csv_bulk(text, path, delimiter, models):
             table = _csv_table(path, *read[:2], metadata, correct_rule)
@@ -379,6 +381,10 @@ def load_csv(path, *, models=None, delimiter=",", correct_rule="score == 1",
         pass   # what is wrong, and in which row, is found below
     read = _csv_by_cell(text, path, delimiter, models)
     return _finished(path, read, models, metadata, correct_rule)
+
+
+def _model_names(models):
+    return None if models is None else as_texts(models, "models", error=CsvError)
 
 
 def _finished(path, read, models, metadata, correct_rule):
@@ -399,7 +405,7 @@ def load_outcomes(path, *, models=None, kind=None, correct_rule="score == 1",
     `kind` (csv, json, parquet, arrow) where neither content nor suffix say it. A file of
     `OutcomeTable.to_parquet` keeps its own rule and metadata. Errors: those of `load_csv`.
     """
-    models = None if models is None else list(models)
+    models = _model_names(models)
     if _written_here(path):
         table = OutcomeTable.from_parquet(path)
         return table if models is None else table.select(models)
