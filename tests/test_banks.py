@@ -101,7 +101,7 @@ def test_a_line_cut_in_half_is_named_by_file_and_row(tmp_path):
     save_bank(toy(), path)
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:4]) + lines[4][:len(lines[4]) // 2])
-    with pytest.raises(CompanionError, match=r"half\.jsonl, row 5: not valid JSON"): load_bank(path)
+    with pytest.raises(CompanionError, match=r"half\.jsonl, row 5: it ends in the middle"): load_bank(path)
     lines[2] = lines[2].replace('"prompt"', '"promt"')
     path.write_text("".join(lines))
     with pytest.raises(BankError, match=r"half\.jsonl, row 3: prompt missing"): load_bank(path)
