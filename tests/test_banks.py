@@ -105,7 +105,7 @@ def test_a_line_cut_in_half_is_named_by_file_and_row(tmp_path):
     lines[2] = lines[2].replace('"prompt"', '"promt"')
     path.write_text("".join(lines))
     with pytest.raises(BankError, match=r"half\.jsonl, row 3: prompt missing"): load_bank(path)
-    for foreign in ("", "[1]\n", '{"a": 1}\n', "".join(lines[1:])):
+    for foreign in ("", '{"a": 1}\n', "".join(lines[1:])):
         path.write_text(foreign)
         with pytest.raises(BankError, match=r"half\.jsonl, row 1: not a bank file"): load_bank(path)
 

@@ -34,6 +34,7 @@ class Reader:
     "object"; with "?" also nothing (null, or an empty cell). A change to anything else
     must be refused. `whole`: a file that lacks its end must be refused. `unique`: so must one
     in which a row stands twice. `empty`: a table without rows is right.
+    `open_end`: so is a file whose last line was cut off.
     """
     name: str
     make: object
@@ -42,6 +43,7 @@ class Reader:
     whole: bool = False
     unique: bool = False
     empty: bool = False
+    open_end: bool = False
 
 
 # ------------------------------------------------------------------ what a value may be
@@ -102,13 +104,13 @@ def damaged_bytes(data, rng, reader):
     "Mutations of any file."
     where = rng.randrange(max(len(data), 1))
     yield "cut", data[:where], reader.whole and where < len(data.rstrip()) - 1
-    yield "empty", b"", True
+    yield "empty", b"", not reader.open_end
     flipped = bytearray(data)
     flipped[where] ^= 1 << rng.randrange(8)
     yield "flipped bit", bytes(flipped), False
     yield "bytes lost", data[:where] + data[where + rng.randrange(1, 40):], False
     yield "zeros", data[:where] + bytes(8) + data[where + 8:], False
-    yield "noise", rng.randbytes(rng.randrange(1, 200)), True
+    yield "noise", rng.randbytes(rng.randrange(1, 200)), not reader.open_end
 
 
 def damaged_text(data, rng, reader):
@@ -623,7 +625,7 @@ READERS = [
            lazy("data.sets.routellm", "load_routellm", folder=True, benchmark="mt_bench"), {"question_id": "whole", "model": "text", "turn": "whole"}, unique=True),
     Reader("mt-bench questions", beside(as_lines("question.jsonl", QUESTIONS), as_lines("judgements.jsonl", JUDGED)),
            lazy("data.sets.routellm", "load_routellm", folder=True, benchmark="mt_bench"), {"category": "text", "turns": "list"}, unique=True),
-    Reader("bigbench task", as_json("t/task.json", BIGBENCH), task_of, {"examples": "list", "input": "text", "task_prefix": "string", "example_input_prefix": "string?",
+    Reader("bigbench task", as_json("t/task.json", BIGBENCH), task_of, {"examples": "list", "input": "string", "task_prefix": "string?", "example_input_prefix": "string?",
                                                                        "example_output_prefix": "string?"}, whole=True),
     Reader("hotpotqa json", as_json("hotpot.json", HOTPOT), lazy("data.banks.hotpotqa", "load_hotpotqa"), {"question": "text", "answer": "text"}, whole=True),
     Reader("hotpotqa lines", as_lines("hotpot.jsonl", HOTPOT), lazy("data.banks.hotpotqa", "load_hotpotqa"), {"question": "text", "answer": "text"}, unique=True),
@@ -642,7 +644,7 @@ READERS = [
     Reader("flip rate", outcomes_file, flips, whole=True),
     Reader("signals", signals_file, read_signals, {"query_id": "text", "entropy": "number?", "certainty": "number?"}, whole=True, unique=True),
     Reader("traces", traces_file, read_traces, {"query_id": "text", "steps": "text", "answer": "string", "stop": "string", "direct": "string"}, whole=True, unique=True),
-    Reader("run log", run_log, read_run_log, {"key": "text", "steps": "list", "answer": "string", "stop": "string"}, unique=True),
+    Reader("run log", run_log, read_run_log, {"key": "text", "steps": "list", "answer": "string", "stop": "string"}, unique=True, open_end=True),
     Reader("fingerprints", fingerprints_file, lazy("features.fingerprints", "recorded_fingerprints"), whole=True),
     Reader("published", as_csv("data/paper/xbench_table1.csv", PUBLISHED_HEAD, PUBLISHED), read_published,
            {"row": "text", "column": "text", "metric": "text", "value": "number?", "unit": "text"}, unique=True),

@@ -648,6 +648,151 @@ def test_llmrouterbench_newest_demo_and_conflicts(tmp_path):
     with pytest.raises(SourceError, match="no result file"): from_llmrouterbench(tmp_path / "empty")
 
 
+# ------------------------------------------------------------------ foreign values, one id with two texts, places, names, the newest file
+
+def arena(path, *entries):
+    base = {"global index": "Star_1", "prompt": "Name a star.", "prediction": "tiny-1"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([{k: v for k, v in (base | e).items() if v is not ...} for e in entries]))
+    return path
+
+
+usage = lambda success=True, **counts: {"generated_result": {"generated_answer": "A", "success": success, "token_usage": counts}}
+
+
+@pytest.mark.parametrize("counts,tokens", [
+    (dict(input_tokens=70, output_tokens=100, total_tokens=700), 700), (dict(input_tokens=70, output_tokens=100), 170), (dict(total_tokens=700), 700),
+    (dict(prompt_tokens=70, completion_tokens=100), 170), (dict(input_tokens=None, output_tokens=None, total_tokens=None), None), (dict(input_tokens=3), None)])
+def test_routerarena_counts_hidden_tokens_and_takes_nulls(counts, tokens, tmp_path):
+    t = from_routerarena(arena(tmp_path / "r.json", usage(**counts))).outcomes
+    assert (t.cost["tokens"].tolist() if "tokens" in t.cost else None) == (None if tokens is None else [[tokens]])
+    assert ("1 answers with hidden tokens" in t.provenance) == (tokens == 700 and "input_tokens" in counts)
+
+
+@pytest.mark.parametrize("entry,kind,place", [
+    (usage(input_tokens="70", output_tokens=1), SchemaError, "column 'token_usage.input_tokens': the text '70' where a number"),
+    (usage(input_tokens=70, output_tokens=1, total_tokens=7), SchemaError, "token_usage.total_tokens.*7 tokens in all"),
+    (usage(input_tokens=-1, output_tokens=5), CostError, "column 'token_usage.input_tokens': -1 tokens"),
+    ({"accuracy": 72.05}, ScoreRangeError, "column 'accuracy': score 72.05.*divide percentages by 100"), ({"cost": -1}, CostError, "column 'cost': usd -1"),
+    ({"cost": float("inf")}, SchemaError, "column 'cost': the number inf"), ({"cost": True}, SchemaError, "column 'cost': true where a number"),
+    ({"prediction": None}, SchemaError, "column 'prediction': null"), ({"prompt": 3}, SchemaError, "column 'prompt': the number 3"),
+    ({"prompt": ...}, SchemaError, "column 'prompt': the text of the query is missing"), ({"global index": 1.5}, SchemaError, "column 'global index'"),
+    ({"for_optimality": "no"}, SchemaError, "column 'for_optimality'"), ({"generated_result": "A"}, SchemaError, "column 'generated_result'")])
+def test_routerarena_errors_name_file_row_and_field(entry, kind, place, tmp_path):
+    path = arena(tmp_path / "r.json", {"global index": "Star_0"}, entry)
+    with pytest.raises(kind, match=rf"r\.json, row 2, {place}" if place.startswith("column") else place) as caught: from_routerarena(path)
+    assert caught.value.row == 2 and Path(caught.value.source) == path
+
+
+def test_routerarena_takes_formatted_prompts_and_leaves_failed_generations_out(tmp_path):
+    t = from_routerarena(arena(tmp_path / "r.json", {"prompt": "", "prompt_formatted": "Star?"}, {"global index": 7, "accuracy": 0., "cost": 0., **usage(False, total_tokens=0)})).outcomes
+    assert t.prompts.tolist() == ["Star?", "Name a star."] and t.query_ids.tolist() == ["Star_1", "7"]
+    assert np.isnan(t.score[1, 0]) and not t.cost and "1 failed generations left out" in t.provenance
+
+
+def test_one_id_with_two_texts_is_refused(tmp_path):
+    mine, robust = arena(tmp_path / "mine.json", {}), arena(tmp_path / "mine-robustness.json", {"prompt": "Say a star's name."})
+    with pytest.raises(AlignmentError, match=r"mine-robustness.json, row 1, column 'prompt': another text for 'Star_1' than in row 1 of .*mine.json"): from_routerarena([mine, robust])
+    with pytest.raises(AlignmentError, match="row 2, column 'prompt'"): from_routerarena(arena(tmp_path / "two.json", {}, {"prompt": "Else?", "for_optimality": True}))
+    head = "prompt_id,model_name,category,label,prompt\n"
+    (tmp_path / "train.csv").write_text(head + "0,a-7b,x,1,One?\n0,b-8b,x,1,One?\n")
+    for row, column in (("0,c-9b,x,1,Two?", "prompt"), ("0,c-9b,y,1,One?", "category")):
+        (tmp_path / "val.csv").write_text(head + row + "\n")
+        with pytest.raises(AlignmentError, match=f"val.csv, row 2, column '{column}': prompt_id 0 has another {column}"): load_embedllm(tmp_path)
+
+
+def test_routerarena_files_of_one_name_are_two_routers(tmp_path):
+    paths = [arena(tmp_path / v / "router.json", {"prediction": m}) for v, m in (("v1", "tiny-1"), ("v2", "big-9"))]
+    run = from_routerarena(paths)
+    assert {r: run.outcomes.models[c[0]] for r, c in run.routes.items()} == {"v1/router": "tiny-1", "v2/router": "big-9"}
+    with pytest.raises(DuplicateIdError, match="given twice"): from_routerarena([paths[0], paths[0]])
+    with pytest.raises(SchemaError, match="nothing.json: there is no such file"): from_routerarena(tmp_path / "nothing.json")
+
+
+@pytest.mark.parametrize("older", ["result.json", "rerun-aime-test-m-20240101_000000.json", "20241231_235959.json"])
+def test_llmrouterbench_newest_by_the_stamp_in_the_name(older, tmp_path):
+    folder = tmp_path / "aime" / "test" / "m"
+    folder.mkdir(parents=True)
+    for name, score in (("aime-test-m-20250301_101500.json", 1), (older, 0)):
+        (folder / name).write_text(json.dumps({"records": [{"index": 0, "origin_query": "Q", "score": score}]}))
+    t = from_llmrouterbench(tmp_path)
+    assert t.score.tolist() == [[1]] and "1 older result files left out" in t.provenance
+    (folder / "copy-20250301_101500.json").write_text((folder / older).read_text())
+    with pytest.raises(DuplicateIdError, match="as old as"): from_llmrouterbench(tmp_path)
+
+
+def test_llmrouterbench_names_never_share_a_file(tmp_path):
+    names = ["lab/one", "lab__one", "lab%2Fone", "..", "a b"]
+    t = OutcomeTable(np.eye(5), {}, IDS := [f"q{i}" for i in range(5)], names[:3] + ["x..", "a b"], task=["t/../u"] * 5, prompts=list("abcde"))
+    files = to_llmrouterbench(t, tmp_path)
+    assert len(set(files)) == 5 and all(p.resolve().is_relative_to(tmp_path) for p in files)
+    back = from_llmrouterbench(tmp_path)
+    assert back.select(t.models).score.tolist() == np.eye(5).tolist() and set(back.task) == {"t/../u"} and len(IDS) == 5
+    with pytest.raises(DuplicateIdError, match="differ in case only"):
+        to_llmrouterbench(OutcomeTable([[1, 0]], {}, ["q"], ["Lab", "lab"], task=["t"], prompts=["p"]), tmp_path / "case")
+    with pytest.raises(OutcomeError, match="cannot be the name of a file"):
+        to_llmrouterbench(OutcomeTable([[1]], {}, ["q"], [".."], task=["t"], prompts=["p"]), tmp_path / "dots")
+
+
+@pytest.mark.parametrize("index", ["1", 1.0])
+def test_llmrouterbench_indices_are_compared_as_text(index, tmp_path):
+    for m, i in (("a", 1), ("b", index)):
+        (tmp_path / "d" / "test" / m).mkdir(parents=True)
+        (tmp_path / "d" / "test" / m / "20250101_000000.json").write_text(json.dumps({"records": [{"index": i, "prompt": "P", "score": 1}]}))
+    assert from_llmrouterbench(tmp_path).score.tolist() == [[1, 1]]
+
+
+def test_routerbench_saved_again_by_the_pandas_of_today(tmp_path):
+    frame = pd.DataFrame({"prompt": ["hens?", "foxes?", "['a', 'b']"], "eval_name": ["farm"] * 3, "tiny": [1., 0., 1.], "tiny|total_cost": [.1] * 3,
+                          "big": [1., 1., 0.], "big|total_cost": [2.] * 3})
+    frame[frame.tiny >= 0].to_pickle(tmp_path / "a.pkl")
+    frame.to_csv(tmp_path / "a.csv", index=False), frame.to_parquet(tmp_path / "a.parquet")
+    flags = frame.assign(tiny=frame.tiny.astype(bool))
+    flags.to_csv(tmp_path / "b.csv", index=False), flags.to_parquet(tmp_path / "b.parquet"), flags.to_pickle(tmp_path / "b.pkl")
+    for name in ("a.pkl", "a.csv", "a.parquet", "b.csv", "b.parquet", "b.pkl"):
+        t = load_routerbench(tmp_path / name)
+        assert t.prompts.tolist() == ["hens?", "foxes?", "a\n\nb"] and t.select(["tiny", "big"]).score.tolist() == [[1, 1], [0, 1], [1, 0]], name
+    frame.astype({"eval_name": "category"}).to_pickle(tmp_path / "c.pkl")
+    with pytest.raises(RefusedPickleError, match=r"If you saved it yourself, save it as CSV"): load_routerbench(tmp_path / "c.pkl")
+    with pytest.raises(SourceError, match="CSV and Parquet files"):
+        (tmp_path / "both").mkdir()
+        frame.to_csv(tmp_path / "both" / "a.csv", index=False), frame.to_parquet(tmp_path / "both" / "a.parquet")
+        load_routerbench(tmp_path / "both")
+
+
+@pytest.mark.parametrize("text", [None, 3, ["a"], "", " ", {"a": 1}, "\ud800"])
+def test_a_prompt_that_is_no_text_names_file_row_and_column(text, tmp_path):
+    (tmp_path / "mmlu_test.json").write_text(json.dumps([{"question": "Q", "scores": {"m": 1}}, {"question": text, "scores": {"m": 1}}]))
+    with pytest.raises(SchemaError, match="mmlu_test.json, row 2, column 'question'"): load_routerdc(tmp_path)
+    row = {"id": "s/1", "instruction": "Do.", "candidates": [{"model": "m", "scores": {"bartscore": -1}}]}
+    (tmp_path / "test.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row | {"instruction": text}) + "\n")
+    with pytest.raises(SchemaError, match="test.jsonl, row 2, column 'instruction'"): load_mixinstruct(tmp_path / "test.jsonl")
+
+
+@pytest.mark.parametrize("change,column", [({"candidates": None}, "candidates"), ({"candidates": [None]}, "candidates"), ({"id": 3}, "id"), ({"input": ["x"]}, "input"),
+                                           ({"candidates": [{"model": None, "scores": {}}]}, "model"), ({"candidates": [{"model": "m", "scores": None}]}, "scores")])
+def test_mixinstruct_values_of_other_types(change, column, tmp_path):
+    (tmp_path / "t.jsonl").write_text(json.dumps({"id": "s/1", "instruction": "Do.", "candidates": []} | change) + "\n")
+    with pytest.raises(SchemaError, match=f"t.jsonl, row 1, column '{column}'"): load_mixinstruct(tmp_path / "t.jsonl")
+
+
+def test_sprout_null_prompt(tmp_path):
+    cell = {"score": 1., "num_input_tokens": 3, "num_output_tokens": 2}
+    pq.write_table(pa.Table.from_pylist([{"prompt": "p", "dataset": "d", "a": cell}, {"prompt": None, "dataset": "d", "a": cell}]), tmp_path / "train.parquet")
+    with pytest.raises(SchemaError, match="train.parquet, row 1, column 'prompt': null"): load_sprout(tmp_path / "train.parquet")
+
+
+def test_a_small_pickle_that_asks_for_everything_is_refused_at_once(tmp_path):
+    text = "(lp0\n"
+    for k in range(1, 12): text += f"0(lp{k}\n" + f"g{k - 1}\na" * 10
+    tuples = b"\x80\x04)\x940" + b"".join(b"(" + b"h" + bytes([k]) + (b"h" + bytes([k])) * 9 + b"t\x940" for k in range(12)) + b"}h\x0cK\x01s."
+    late = b"(lp0\n0(lp1\n0g0\n" + b"g1\na" * 10 + b"0g1\nI1\na0g0\n."
+    size = b"\x80\x04cnumpy._core.numeric\n_frombuffer\n(J\xff\xff\xff\x7fcnumpy\ndtype\n\x8c\x02f8\x85RJ\xff\xff\xff\x7f\x85\x8c\x01CtR."
+    for data in (text.encode() + b".", tuples, late, size, b"(l" * 80 + b"a" * 79 + b"."):
+        (tmp_path / "small.pkl").write_bytes(data)
+        with pytest.raises(SchemaError, match="small.pkl: not a whole pickle"): read_pickled_frame(tmp_path / "small.pkl")
+
+
 def test_loaders_are_where_the_design_says():
     for name in ("load_routerbench", "load_embedllm", "load_mixinstruct", "load_sprout", "load_open_llm_leaderboard", "load_routellm", "load_routerdc", "load_csv"):
         assert name in data.__all__ and getattr(data, name).__module__.startswith("routercompanion.data.")

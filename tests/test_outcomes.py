@@ -4,9 +4,12 @@ import hashlib
 import itertools
 import json
 import re
+import unicodedata
+import warnings
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -25,7 +28,7 @@ from routercompanion.data.outcomes import (
     AlignmentError, COSTS, CostError, DuplicateIdError, MissingOutcomeError, OutcomeError,
     OutcomeFileError, OutcomeTable, ScoreRangeError, ShapeError, correct_by_rule,
 )
-from routercompanion.data.own_csv import CsvError, load_csv
+from routercompanion.data.own_csv import CsvError, load_csv, load_outcomes
 from routercompanion.metrics.tests import PairedCounts, newcombe_interval, wilson_interval
 
 quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -275,6 +278,132 @@ def test_csv_bad(read, text, kind, message):
     assert type(caught.value) is kind and str(caught.value.source).endswith("mine.csv")
 
 
+@pytest.mark.parametrize("header, column, message", [
+    ("prompt,small,large,small_usd", "small_usd", "Rename it to 'usd:small'"),
+    ("prompt,small,large,cost_small", "cost_small", "Rename it to 'usd:small'"),
+    ("prompt,small,large,Large Price", "Large Price", "Rename it to 'usd:large'"),
+    ("prompt,small,large,small.tokens", "small.tokens", "Rename it to 'tokens:small'"),
+    ("prompt,small,large,latency_s_large", "latency_s_large", "Rename it to 'latency_s:large'"),
+    ("prompt,score:small,score:large,small_usd", "small_usd", "Rename it to 'usd:small'"),
+    ("prompt,gpt-4,gpt-4-v,gpt-4-v_usd", "gpt-4-v_usd", "Rename it to 'usd:gpt-4-v'"),
+    ("prompt,small,large,is_math", "is_math", "Mark the models with score:, or name them"),
+    ("prompt,small,large,difficulty", "difficulty", "no model, by its name"),
+    ("Unnamed: 0,prompt,small,large", "Unnamed: 0", "no model, by its name"),
+    ("prompt,small,large,total_cost", "total_cost", "no model, by its name"),
+    ("prompt,small,score", "score", "no model, by its name"),
+    ("prompt,model,score,cost", "model", "a long .* Pivot .*columns='model', values='score'"),
+    ("query_id,LLM,correct", "LLM", "values='correct'"),
+])
+def test_a_column_that_is_no_model_is_named_with_its_right_name(read, header, column, message):
+    text = header + "\n" + ",".join(["0"] * (header.count(",") + 1)) + "\n"
+    with pytest.raises(CsvError, match=message) as caught:
+        read(text)
+    assert caught.value.column == column and caught.value.row == 1
+
+
+def test_who_names_the_models_has_the_say(read):
+    text = "prompt,is_math,difficulty,small,large\nx,1,3,0,1\n"
+    assert read(text, models=["small", "large"]).models == ["small", "large"]
+    assert read(text, models=["is_math"]).models == ["is_math"]
+    assert read("prompt,score:is_math\nx,1\n").models == ["is_math"]
+    with pytest.raises(CsvError, match="a long table"):
+        read("prompt,model,score\nx,tiny,1\n", models=["tiny", "big"])
+
+
+def test_a_model_beside_marked_ones_is_not_dropped_in_silence(read):
+    with pytest.warns(UserWarning, match="'large' is not read.*score:large"):
+        assert read("prompt,score:small,large\nx,1,0\ny,0,1\n").models == ["small"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read("prompt,score:small,large\nx,1,0\n", models=["small"])
+        read("prompt,score:small,notes,is_math,size\nx,1,fine,1,70\n")
+
+
+@pytest.mark.parametrize("cell, column, message", [
+    ("$0.10", "usd:a", "it has a dollar or other"), ("2 USD", "usd:a", "currency sign"),
+    ("95%", "a", "it is a percentage.*fraction: 0.85"), ('"0,5"', "a", "it has a decimal comma"),
+    ('"1,000"', "usd:a", "it has commas between thousands"), ("1 000", "usd:a", "blanks or marks"),
+    ('"1.000,5"', "usd:a", "it has a decimal comma"), ("-inf", "usd:a", "it is infinite"),
+    ("yes", "a", "shifted column"), ("true", "usd:a", "is not a number"),
+])
+def test_a_number_written_otherwise_is_named_for_what_it_is(read, cell, column, message):
+    other = "1" if column == "usd:a" else ".1"
+    cells = f"{other},{cell}" if column == "usd:a" else f"{cell},{other}"
+    with pytest.raises(CsvError, match=message) as caught:
+        read(f"prompt,a,usd:a\nx,1,2\ny,{cells}\n")
+    assert (caught.value.row, caught.value.column) == (3, column)
+
+
+@pytest.mark.parametrize("a, b", [
+    ("print(X)", "print(x)"), ('"if a:\n  b"', '"if a:\n    b"'), ("S\u00e3o", "Sa\u0303o")])
+def test_prompts_that_differ_in_form_only_are_told_so(read, a, b):
+    text = f"prompt,a\n{a},1\n{b},0\n"
+    with pytest.raises(DuplicateIdError, match=r"row 3.*only in letter case.*see row 2.*query_id"):
+        read(text)
+    ids = text.replace("prompt", "query_id,prompt").replace(f"\n{a}", f"\n1,{a}")
+    assert len(read(ids.replace(f"\n{b}", f"\n2,{b}"))) == 2
+
+
+def test_an_empty_prompt_is_refused_unless_the_query_has_an_id(read):
+    with pytest.raises(CsvError, match="row 3, column 'prompt': the prompt is empty"):
+        read("prompt,a\nx,1\n ,1\n")
+    assert len(read("query_id,prompt,a\n1,x,1\n2,,1\n")) == 2
+
+
+def test_errors_come_without_the_tracebacks_of_libraries(read):
+    bad = [GOOD.replace("0,1,6", "0,x,6"), GOOD.encode("utf-16"), 'prompt,a\n"x', "prompt,a\nx,2\n"]
+    for text in bad:
+        with pytest.raises(OutcomeError) as caught:
+            read(text)
+        assert caught.value.__cause__ is None and caught.value.__suppress_context__ \
+            or caught.value.__context__ is None
+
+
+FORMS = {"csv": lambda d, p: d.to_csv(p, index=False),
+         "json": lambda d, p: d.to_json(p, orient="records"),
+         "jsonl": lambda d, p: d.to_json(p, orient="records", lines=True),
+         "parquet": lambda d, p: d.to_parquet(p), "feather": lambda d, p: d.to_feather(p)}
+
+
+@pytest.mark.parametrize("suffix", FORMS)
+def test_outcomes_are_read_alike_from_every_format(tmp_path, suffix):
+    d = pd.DataFrame({"prompt": ["One?", "Two?"], "task": ["t", "u"], "small": [True, False],
+                      "large": [.5, np.nan], "usd:small": [.1, 1.]})
+    FORMS[suffix](d, tmp_path / f"mine.{suffix}")
+    found, wanted = load_outcomes(tmp_path / f"mine.{suffix}"), table_of(tmp_path, d)
+    assert replace(found, provenance="computed").equals(replace(wanted, provenance="computed"))
+    for change, message in ((d.assign(large="x"), "row [12], column 'large': 'x' is not a number"),
+                            (d.assign(small_usd=1), "column 'small_usd': a cost"),
+                            (d.assign(large=[.5, 7.]), "column 'large': score 7"),
+                            (d.assign(prompt="same", task="t"), "stands in the file twice"),
+                            (d.assign(prompt=["", "b"]), "the prompt is empty"),
+                            (d.drop(columns="prompt"), "no column 'prompt'")):
+        FORMS[suffix](change, tmp_path / f"mine.{suffix}")
+        with pytest.raises(OutcomeError, match=message) as caught:
+            load_outcomes(tmp_path / f"mine.{suffix}")
+        assert str(caught.value).startswith(str(tmp_path))
+
+
+def table_of(folder, d):
+    d.to_csv(folder / "wanted.csv", index=False)
+    return load_csv(folder / "wanted.csv")
+
+
+def test_outcomes_in_objects_and_our_own_parquet(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"query_id": 7, "score": {"a": 1, "b": null}, "usd": {"a": 0.5}}\n'
+                    '{"query_id": 8, "score": {"b": 0}}')
+    t = load_outcomes(path, correct_rule="score >= 0.5")
+    np.testing.assert_array_equal(t.score, [[1, np.nan], [np.nan, 0]])
+    assert t.query_ids.tolist() == ["7", "8"] and t.cost["usd"][0, 0] == .5
+    t.to_parquet(tmp_path / "t.parquet")
+    assert load_outcomes(tmp_path / "t.parquet").equals(t)
+    assert load_outcomes(tmp_path / "t.parquet", models=["b"]).models == ["b"]
+    (tmp_path / "t.txt").write_text("What?")
+    with pytest.raises(CsvError, match="holds no outcomes"):
+        load_outcomes(tmp_path / "t.txt")
+
+
 def test_csv_layouts(read):
     with pytest.raises(CsvError, match="no such file"): load_csv("/nowhere/mine.csv")
     t = read("query_id,notes,a,b\n1,fine,1,0\n2,odd,0,1\n", models=["b", "a"])
@@ -349,7 +478,7 @@ def test_common_spellings_are_read_by_columns(value, prompt):
 
 @given(st.text())
 def test_hashes_are_those_of_canonical_json(text):
-    plain = re.sub(r"\s+", " ", text).strip().lower()
+    plain = re.sub(r"\s+", " ", unicodedata.normalize("NFC", text)).strip().lower()
     canonical = json.dumps(["t", plain], sort_keys=True, separators=(",", ":"), default=str)
     assert query_id("t", text) == hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

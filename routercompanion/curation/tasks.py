@@ -16,6 +16,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from ..core import CompanionError, lookup
+from ..reading import as_texts
 
 # %% ../../nbs/5_curation/tasks.ipynb #00da8b9c
 class CurationError(CompanionError): "An argument is empty, misaligned or outside its range; the message names the array, the row (from 0) and the remedy."
@@ -102,7 +103,7 @@ def redundant_categories(similarity, threshold, *, sizes=None):
 def shared_prefix(prompts, categories):
     """The text with which all prompts of a category begin, in whole lines: dict name -> str. Compare its length with the encoder's window.
     "" where prompts share less than a line, where a category has one prompt, or where nothing would be left of one. prompts, categories: (n,) str."""
-    prompts = list(map(str, prompts))
+    prompts = as_texts(prompts, "prompts", error=CurationError)
     categories, out = _labels(categories, len(prompts), "categories"), {}
     for name in np.unique(categories).tolist():
         part = [prompts[i] for i in np.flatnonzero(categories == name)]

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..core import CompanionError, content_hash, hash_fraction, write_jsonl
 from .texts import normalise
-from ..reading import checked, read_json_lines
+from ..reading import as_texts, checked, describe, read_json_lines
 
 # %% ../../nbs/2_data/bank.ipynb #20cd600d
 COLUMNS = ["query_id", "prompt", "references", "choices", "task", "domain", "source", "split"]
@@ -26,16 +26,42 @@ class BankError(CompanionError):
 
 def query_id(task, prompt):
     "16 hex digits that identify a query: the hash of its task and of its normalised prompt."
+    if not isinstance(prompt, str):
+        raise BankError(f"{describe(prompt)} where a prompt is expected; give its text.")
     return content_hash([task, normalise(prompt)])[:16]
 
 # %% ../../nbs/2_data/bank.ipynb #52f91c3b
+def _check_texts(table, name):
+    "`BankError` with the row for what is no text; one reference becomes a list of one."
+    for row, prompt in enumerate(table.prompt):
+        _check_prompt(prompt, f"{name}, row {row}")
+    for column in ("references", "choices"):
+        given = table[column].tolist()
+        place = dict(name=f"{name}, {column}", error=BankError)
+        texts = [v if column == "choices" and _is_missing(v) else as_texts(v, row=row, **place)
+                 for row, v in enumerate(given)]
+        if texts != given:
+            table[column] = texts
+
+
+def _check_prompt(prompt, place):
+    if not isinstance(prompt, str):
+        problem = f"{describe(prompt)} where a prompt is expected"
+        raise BankError(f"{place}: {problem}; give its text.")
+
+
+def _is_missing(value):
+    return value is None or isinstance(value, float) and value != value
+
+
 @dataclass
 class QueryBank:
     """Queries with their reference answers.
 
     `table` has the columns `query_id`, `prompt`, `references` (list of accepted answers), `choices` (list or None), `task`,
     `domain` (the table column that the query belongs to), `source` and `split` ("train", "test" or "ood"). `shots[task]` is the
-    text of the solved examples that precede every prompt of that task.
+    text of the solved examples that precede every prompt of that task. A single reference may be
+    given as a text.
     """
     table: pd.DataFrame
     shots: dict = field(default_factory=dict)
@@ -45,6 +71,7 @@ class QueryBank:
         missing = [c for c in COLUMNS if c not in self.table.columns]
         if missing: raise BankError(f"{self.name}: the column(s) {', '.join(missing)} are missing; a bank needs {', '.join(COLUMNS)}.")
         self.table = self.table[COLUMNS].reset_index(drop=True)
+        _check_texts(self.table, self.name)
         twice = self.table.query_id.duplicated()
         if twice.any():
             row = int(np.flatnonzero(twice)[0])
@@ -69,8 +96,14 @@ class QueryBank:
 # %% ../../nbs/2_data/bank.ipynb #e5afdd67
 def make_bank(rows, shots=None, name="bank"):
     "Build a `QueryBank` from dictionaries with `prompt`, `references`, `task`, `domain`, `source` and `split`; ids are added."
-    table = pd.DataFrame([{"choices": None, **r, "query_id": query_id(r["task"], r["prompt"])} for r in rows], columns=COLUMNS)
-    return QueryBank(table, shots or {}, name)
+    found = []
+    for number, row in enumerate(rows):
+        if lacking := [c for c in ("prompt", "references", "task") if c not in row]:
+            problem = f"{', '.join(lacking)} missing"
+            raise BankError(f"{name}, row {number}: {problem}; fill in, or drop this row.")
+        _check_prompt(row["prompt"], f"{name}, row {number}")
+        found.append({"choices": None, **row, "query_id": query_id(row["task"], row["prompt"])})
+    return QueryBank(pd.DataFrame(found, columns=COLUMNS), shots or {}, name)
 
 
 def save_bank(bank, path):

@@ -49,7 +49,7 @@ PER_QUERY = ("task", "domain", "split", "prompts")
 
 def _names(values, column, remedy):
     "`values` as an array of str (n,), each non-empty and unique; else `OutcomeError` or `DuplicateIdError` with the row."
-    values = list(values)
+    values = [values] if isinstance(values, str) else list(values)
     names, seen = np.array([str(v) for v in values], dtype=str), {}
     for row, name in enumerate(names.tolist()):
         if not name or values[row] is None or values[row] != values[row]: raise OutcomeError("the name is empty", remedy, row=row, column=column)
@@ -142,6 +142,7 @@ def _check(t):
 def _per_query(values, n, name):
     "An optional column as an array of str (n,) (prompts: of Python strings), or None; else `ShapeError`."
     if values is None: return None
+    values = [values] if isinstance(values, str) else values
     values = np.array([str(v) for v in values], dtype=object if name == "prompts" else str)
     if len(values) != n: raise ShapeError(f"{len(values)} values for {n} queries", "Give one value per query.", column=name)
     return values

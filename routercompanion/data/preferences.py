@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import CompanionError, MisalignedError, write_jsonl
-from ..reading import checked, parse_json, read_json_lines
+from ..reading import as_texts, checked, parse_json, read_json_lines
 
 # %% ../../nbs/2_data/preferences.ipynb #4571a3fe
 class PreferenceError(CompanionError):
@@ -36,6 +36,8 @@ def preference_records(ids, prompts, preferred, responses, models):
     preferred (n,): 1, .5 or 0, see `semantic_preferences`; models = (weak, strong) names; responses = (weak, strong), n texts each.
     """
     p = np.asarray(preferred, dtype=np.float64)
+    prompts = as_texts(prompts, "prompts", error=PreferenceError)
+    responses = [as_texts(r, "responses", error=PreferenceError) for r in responses]
     lengths = [len(ids), len(prompts), len(p), *map(len, responses)]
     if len(set(lengths)) > 1: raise MisalignedError(f"ids, prompts, preferences and the two lists of responses have {lengths} rows: give one of each per query.")
     bad = ~np.isin(p, (0, .5, 1))

@@ -101,7 +101,7 @@ def recorded_signals(name, bank, *, with_about=False):
 def read_rows(path, kinds: dict[str, str], *, ids=None) -> list[dict]:
     """The rows of a file of JSON lines that the library keeps for itself (answers of a model, say), each value of its kind.
 
-    `kinds`: key -> kind of value, see `reading.checked`. With `ids` the rows are those of these queries, each once, in that order.
+    `kinds`: key -> kind of value, see `reading.checked`; numbers are counts and seconds, none below 0. With `ids` the rows are those of these queries, each once, in that order.
     `FileError` names file, row and key, and says to delete the file: what is in it is computed again.
     """
     again = "Delete this file: what it holds is computed again."
@@ -110,7 +110,8 @@ def read_rows(path, kinds: dict[str, str], *, ids=None) -> list[dict]:
         for key, kind in kinds.items():
             if key not in value: raise FileError(f"{key!r} is missing", again, source=path, row=row, column=key)
             checked(value[key], kind, path=path, row=row, column=key)
-            if kind == "whole" and value[key] < 0: raise FileError(f"{value[key]} is below 0", again, source=path, row=row, column=key)
+            if kind in ("whole", "number") and not 0 <= value[key] <= 1e30:   # counts and seconds
+                raise FileError(f"{value[key]} is out of range", again, source=path, row=row, column=key)
     if ids is not None:
         _same_ids([(row, value["query_id"]) for row, value in rows], list(map(str, ids)), path, again)
     return [value for _, value in rows]

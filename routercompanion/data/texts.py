@@ -18,7 +18,12 @@ from ..reading import as_texts
 
 # %% ../../nbs/2_data/texts.ipynb #d310fc36
 def normalise(text):
-    "Lower case, runs of white space as one space, stripped: the form in which prompts are hashed and compared."
+    """Lower case, composed (Unicode's form NFC), runs of white space as one space, stripped.
+
+    The form in which prompts are hashed and compared: "é" in one or in two characters is one text.
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
     return " ".join(text.split()).lower()
 
 # %% ../../nbs/2_data/texts.ipynb #25eafecb

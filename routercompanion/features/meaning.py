@@ -19,6 +19,7 @@ from ..core import CompanionError, lookup
 from ..data.texts import clean_answer
 from .kinds import EmptyInputError, NotFiniteError, WidthError
 from ..judging.exact import judge_one
+from ..reading import as_texts
 
 # %% ../../nbs/5_features/meaning.ipynb #31946d65
 class JudgeError(CompanionError):
@@ -100,9 +101,16 @@ class EntailmentJudge(EquivalenceJudge):
         return out
 
 # %% ../../nbs/5_features/meaning.ipynb #0750986e
+def _answer_rows(answers):
+    "Answers as n lists of texts; `JudgeError` names the query of what is none."
+    if isinstance(answers, str):
+        raise JudgeError("One text where the answers to n queries stand: give n lists of texts.")
+    return [as_texts(row, "answers", row=i, error=JudgeError) for i, row in enumerate(answers)]
+
+
 def judged_pairs(answers, judge):
     "Verdicts of `judge` on all distinct ordered pairs within the lists of texts: set of the (text, text) with entailment; one call of the judge."
-    wanted = dict.fromkeys((a, b) for texts in answers for i, a in enumerate(dict.fromkeys(texts)) for b in list(dict.fromkeys(texts))[i + 1:])
+    wanted = dict.fromkeys((a, b) for texts in _answer_rows(answers) for i, a in enumerate(dict.fromkeys(texts)) for b in list(dict.fromkeys(texts))[i + 1:])
     pairs = list(wanted if judge.symmetric else dict.fromkeys(p for a, b in wanted for p in ((a, b), (b, a))))
     verdicts = np.asarray(judge.entails(pairs)) if pairs else np.zeros(0, bool)
     if verdicts.shape != (len(pairs),): raise JudgeError(f"Judge {judge.name!r} gave shape {verdicts.shape} for {len(pairs)} pairs; give one verdict per pair.")
@@ -116,7 +124,7 @@ def semantic_clusters(answers, judge, questions=None):
     answers: n lists of k str; label 0 is the first answer's cluster, new labels count up. An answer joins the first cluster whose first member it is equivalent
     to (entailment both ways by `judge`; equal strings are equivalent). questions (n,) are put in front for judges that want them. Memory: the distinct pairs.
     """
-    texts = [[str(a).strip() for a in row] for row in answers]
+    texts = [[a.strip() for a in row] for row in _answer_rows(answers)]
     if len({len(row) for row in texts}) != 1 or not texts[0]: raise EmptyInputError("Give every query the same number (>= 1) of answers, and at least one query.")
     if judge.with_question:
         if questions is None or len(questions) != len(texts): raise JudgeError(f"Judge {judge.name!r} reads the question before each answer: give `questions`, one per query.")
@@ -137,7 +145,8 @@ ESTIMATORS = ("rao", "plugin", "discrete")
 
 def first_occurrence(answers):
     "Boolean (n, k): True where an answer is not a repetition of an earlier one to the same query, so that eq. 1 counts each sequence once."
-    return np.array([[text not in row[:j] for j, text in enumerate(row)] for row in answers], bool)
+    rows = _answer_rows(answers)
+    return np.array([[text not in row[:j] for j, text in enumerate(row)] for row in rows], bool)
 
 # %% ../../nbs/5_features/meaning.ipynb #47af0f64
 def semantic_entropy(log_likelihood, labels, *, lengths=None, estimator="rao", counted=None):

@@ -108,8 +108,8 @@ def bank_row(row, file, path, line, style="text"):
         references = [answer]
         stem = text.split("Question:", 1)[-1] if file.kind == "short" else text
         prompt = instruction_prompt(text) if file.kind == "open" else question_prompt(stem)
-        for key in ("source", "domain"):
-            if not _is_text(row.get(key, "")): raise _bad(path, line, f"the key {key!r} is no text")
+        named = {"Big-Math": "source", "MATH": "domain"}.get(file.column)
+        if named and not _is_text(row.get(named, "")): raise _bad(path, line, f"the key {named!r} is no text")
         if file.column == "Big-Math": task += f":{row.get('source', 'unknown')}"
         if file.column == "MATH": task += ":" + re.sub(r"\W+", "_", str(row.get("domain", "unknown")).lower())
     return dict(prompt=text if style == "raw" else prompt, references=references, choices=choices, task=task, domain=file.column,

@@ -191,8 +191,9 @@ def _routed(seen, task):
     for (q, m, kind), (value, *_) in seen.cells.items(): grid[kind][row[q], column[m]] = value
     cost = {name: grid[kind] for kind, name in _KINDS.items() if kind != "accuracy" and not np.isnan(grid[kind]).all()}
     notes = [f"{n} {what}" for n, what in ((seen.failed, "failed generations left out"), (seen.hidden, "answers with hidden tokens")) if n]
+    prompts = _arena_prompts(seen)
     try:
-        table = OutcomeTable(grid["accuracy"], cost, ids, models, correct_rule="score == 1", task=[task(q) for q in ids], prompts=_arena_prompts(seen),
+        table = OutcomeTable(grid["accuracy"], cost, ids, models, correct_rule="score == 1", task=[task(q) for q in ids], prompts=prompts,
                              provenance=", ".join([f"recorded: RouterArena predictions of {', '.join(seen.routes)}", *notes]))
     except OutcomeError as e:
         kind, _, m = (e.column or "").partition(":")
@@ -310,7 +311,7 @@ def from_llmrouterbench(folder):
     model's file lacks. Errors: `SourceError`, `SchemaError`, `AlignmentError` (two texts for one index), `DuplicateIdError`.
     """
     folder = Path(folder)
-    if not folder.is_dir(): raise SourceError("there is no such folder", "Give a folder like results/bench.", source=folder)
+    if not folder.is_dir(): raise SourceError("no result file, as there is no such folder", "Give a folder like results/bench.", source=folder)
     newest, older, demos = _newest_results(folder)
     texts, cells, places = {}, {}, {}
     for (task, split, model), (path, found) in sorted(newest.items()):
