@@ -9,25 +9,27 @@ __all__ = ['answer_bank', 'outcomes_of', 'record_models', 'recheck']
 import numpy as np
 import pandas as pd
 
-from routercompanion.core import (
-    CompanionError, cache_dir, content_hash, make_rng, only_one, read_jsonl, write_jsonl,
-)
+from ..core import cache_dir, content_hash, make_rng, only_one, write_jsonl
 from ..data.evidence import label_flip_rate
 from ..data.outcomes import OutcomeTable
+from ..data.records import read_rows
 from .exact import judge
 from ..models.causal_lm import MAX_NEW_TOKENS, MODELS, load_causal_lm, named_by_prompts
 from ..parallel import progress
 
 # %% ../../nbs/4_judging/recording.ipynb #d040231a
+_ANSWER = {"query_id": "text", "text": "text", "tokens_in": "whole", "tokens_out": "whole",
+           "seconds": "number"}
+
+
 def _kept_answers(path, part, tokens_in):
-    "The rows in `path` when they are answers to the queries of `part` (`tokens_in` (n,): tokens read for each), else None; a damaged file is named."
+    """The rows in `path` when they are answers to the queries of `part`, else None.
+
+    `tokens_in` (n,): the tokens read for each. A damaged file is named.
+    """
     if not path.is_file():
         return None
-    rows = list(read_jsonl(path))
-    kinds = {"query_id": str, "text": str, "tokens_in": int, "tokens_out": int, "seconds": (int, float)}
-    for number, row in enumerate(rows, 1):
-        if not (isinstance(row, dict) and all(isinstance(row.get(k), kind) for k, kind in kinds.items())):
-            raise CompanionError(f"{path}, row {number}: not a kept answer (it needs {', '.join(kinds)}). Delete this file: the task is answered again.")
+    rows = read_rows(path, _ANSWER)
     same = [r["query_id"] for r in rows] == list(part.query_ids)
     return rows if same and [r["tokens_in"] for r in rows] == tokens_in else None
 
