@@ -435,13 +435,13 @@ def test_the_shipped_router_meets_the_notebook_s_call_rate_end_to_end(tmp_path):
     from routercompanion.data.banks.embedded import embedded_bank
     stated = pd.read_csv(project_root() / "figures/embedded/xbench_router.csv").set_index("queries").loc["test"]
     bank = embedded_bank("embedded").select(split="test")
-    chosen = np.sort(np.random.default_rng(0).choice(len(bank), 1000, replace=False))
+    chosen = np.sort(np.random.default_rng(0).choice(len(bank), 400, replace=False))
     bank.table.loc[chosen, ["prompt"]].to_csv(tmp_path / "test.csv", index=False)
     status, out, err = program("route", str(tmp_path / "test.csv"))
     assert status == 0, err
     rate = (pd.read_csv(io.StringIO(out)).decision == "large").mean()
-    error = np.sqrt(stated.call_rate * (1 - stated.call_rate) / 1000 * (1 - 1000 / stated.n))
-    assert abs(rate - stated.call_rate) <= 3 * error and f"here {rate:.3f} ({round(1000 * rate)} of 1000 prompts)" in err
+    error = np.sqrt(stated.call_rate * (1 - stated.call_rate) / 400 * (1 - 400 / stated.n))
+    assert abs(rate - stated.call_rate) <= 3 * error and f"here {rate:.3f} ({round(400 * rate)} of 400 prompts)" in err
     assert "call rate expected 0.300 (720 validation queries)" in err and "go to the" not in err
 
 
