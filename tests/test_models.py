@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,8 +27,8 @@ from routercompanion.models.causal_lm import (
     PromptTooLongError, TokenError, load_causal_lm, own_uniforms, pick, plan_batches,
 )
 from routercompanion.models.features import (
-    FeatureFileError, FeatureStore, create_tensor, load_encoder, open_tensor, token_statistics,
-    write_batch,
+    FeatureFileError, FeatureStore, ModelError, TruncatedTextWarning, create_tensor, load_encoder,
+    open_tensor, token_statistics, write_batch,
 )
 from tiny_models import tiny_llama
 
@@ -613,3 +615,202 @@ def test_the_recorded_sizes_are_those_of_the_models_cards():
     sizes = table.cost["params_b"]
     assert np.round(sizes[0], 3).tolist() == np.float32([.135, .268, .494]).tolist()
     assert (sizes == sizes[0]).all()
+
+
+# ---------- what a store and a cache know of what was computed ----------
+
+def named(prompts, ids=None, shots="", task="t"):
+    "A bank whose query ids say nothing of the prompts."
+    from routercompanion.data.bank import QueryBank
+    import pandas as pd
+    table = pd.DataFrame({"query_id": ids or [f"row-{i}" for i in range(len(prompts))], "prompt": prompts, "references": [["1"]] * len(prompts), "choices": None,
+                          "task": task, "domain": "d", "source": "mine", "split": "test"})
+    return QueryBank(table, {task: shots}, "mine")
+
+
+def test_another_prompt_under_the_same_id_is_computed_again(tiny, tmp_path, monkeypatch):
+    from routercompanion.features.of_bank import bank_features
+    from routercompanion.judging.recording import answer_bank
+    monkeypatch.setenv("ROUTERCOMPANION_CACHE", str(tmp_path / "cache"))
+    a, b = named(["How many hens?", "And foxes?"]), named(["Name a quasar, please.", "And foxes?"])
+    fresh = tiny.features(b, tmp_path / "fresh").mean[0]
+    for compute in (lambda bank: tiny.features(bank, tmp_path / "f"), lambda bank: bank_features(bank, tiny)):
+        one, two = compute(a).mean[0].copy(), compute(b).mean[0].copy()
+        assert not np.array_equal(one, two) and np.array_equal(two, fresh)
+    x, y = answer_bank(tiny, a, max_new_tokens=4), answer_bank(tiny, b, max_new_tokens=4)
+    assert y.equals(answer_bank(tiny, b, max_new_tokens=4, cache=False).assign(seconds=y.seconds)) and y.tokens_in[0] == x.tokens_in[0] + 8
+    assert answer_bank(tiny, a, max_new_tokens=4).equals(x)   # kept, seconds and all
+
+
+def test_another_template_or_tokenizer_is_another_store(tiny, tmp_path, monkeypatch):
+    bank = named(["How many hens?", "And foxes?"])
+    first = tiny.features(bank, tmp_path / "f", chat=True).mean[0].copy()
+    monkeypatch.setattr(tiny.tokenizer, "chat_template", "{% for m in messages %}Q: {{ m.content }} A:{% endfor %}")
+    assert not np.array_equal(tiny.features(bank, tmp_path / "f", chat=True).mean[0], first)
+
+
+def test_stores_and_answers_of_an_older_version_are_taken_when_ids_are_hashes_of_the_prompts(tiny, tmp_path, monkeypatch):
+    from routercompanion.core import cache_dir, content_hash, write_json, write_jsonl
+    from routercompanion.judging.recording import answer_bank
+    monkeypatch.setenv("ROUTERCOMPANION_CACHE", str(tmp_path / "cache"))
+    rows, calls = mixed_bank().table.drop(columns="query_id").assign(source="made here").to_dict("records"), []
+    bank, forward = make_bank(rows, mixed_bank().shots, "mixed"), causal_lm.CausalLM.forward_batch
+    monkeypatch.setattr(causal_lm.CausalLM, "forward_batch", lambda self, *a, **k: calls.append(1) or forward(self, *a, **k))
+    for asked, taken in ((bank, True), (named(list(bank.table.prompt)), False)):
+        folder = tmp_path / str(taken)
+        store = tiny.features(asked, folder)
+        write_json(folder / "manifest.json", store.manifest | {"shots": content_hash(asked.shots), "template": "shots + prompt, pooled over the prompt's own tokens"})
+        calls.clear()
+        tiny.features(asked, folder)
+        assert bool(calls) != taken
+        part = asked.select(task=asked.table.task[0])
+        answers = answer_bank(tiny, part, max_new_tokens=3, cache=False)
+        key = content_hash([tiny.hash, str(tiny.dtype), 3, part.shots[part.table.task[0]], list(part.query_ids)])
+        write_jsonl(cache_dir("answers", tiny.name) / f"{key[:24]}.jsonl", answers.drop(columns="score").to_dict("records"))
+        calls.clear()
+        assert answer_bank(tiny, part, max_new_tokens=3).text.tolist() == answers.text.tolist() and bool(calls) != taken
+
+
+@pytest.mark.parametrize("damage", ['{"query_id": 3}', "[]", '{"text": null}', "not json", '{"query_id": "q", "text": "x", "tokens_in": "9", "tokens_out": 1, "seconds": 1}'])
+def test_damaged_kept_answers_are_named(tiny, tmp_path, monkeypatch, damage):
+    from routercompanion.judging.recording import answer_bank
+    monkeypatch.setenv("ROUTERCOMPANION_CACHE", str(tmp_path / "cache"))
+    bank = named(["How many hens?", "And foxes?"])
+    answer_bank(tiny, bank, max_new_tokens=2)
+    path, = (tmp_path / "cache").rglob("*.jsonl")
+    path.write_text(path.read_text().splitlines()[0] + "\n" + damage + "\n")
+    with pytest.raises(CompanionError, match=f"{path.name}, row 2"): answer_bank(tiny, bank, max_new_tokens=2)
+
+
+TWO = """
+import sys, time, pandas as pd, torch
+torch.set_num_threads(1)
+from routercompanion.models.causal_lm import load_causal_lm
+from routercompanion.data.bank import QueryBank
+n = 400
+bank = QueryBank(pd.DataFrame({"query_id": [f"q{i}" for i in range(n)], "prompt": [f"How many hens make {i} eggs a week?" for i in range(n)], "references": [["1"]] * n,
+                               "choices": None, "task": "t", "domain": "d", "source": "m", "split": "test"}), {"t": ""}, "mine")
+lm = load_causal_lm(sys.argv[1], dtype=torch.float32)
+calls, forward = [], type(lm).forward_batch
+type(lm).forward_batch = lambda self, *a, **k: calls.append(1) or forward(self, *a, **k)
+while time.time() < float(sys.argv[3]): time.sleep(.01)
+store = lm.features(bank, sys.argv[2], batch_tokens=512)
+print(len(calls), float(abs(store.mean[:].astype("f4")).sum()))
+"""
+
+
+def test_two_processes_compute_one_feature_store_once(tmp_path):
+    model = tiny_llama(tmp_path / "model")
+    start = str(time.time() + 8)
+    env = os.environ | {"ROUTERCOMPANION_CACHE": str(tmp_path / "cache"), "ROUTERCOMPANION_QUIET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    running = [subprocess.Popen([sys.executable, "-c", TWO, model, str(tmp_path / "store"), start], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, cwd=project_root()) for _ in range(2)]
+    said = [p.communicate(timeout=300) for p in running]
+    assert [p.returncode for p in running] == [0, 0], said
+    (a, x), (b, y) = (out.split() for out, _ in said)
+    assert x == y and min(int(a), int(b)) == 0 < max(int(a), int(b))   # one has computed, the other has waited
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_folder_with_other_files_is_never_replaced(tiny, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    with pytest.raises(FeatureFileError, match="chapter.txt, which is no part of a feature store"): tiny.features(named(["hens?"]), tmp_path / "thesis")
+    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
+
+
+def test_a_full_disk_is_named_before_the_map_is_written(tiny, tmp_path, monkeypatch):
+    def full(*_): raise OSError(28, "No space left on device")
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(FeatureFileError, match="MB are needed and .* MB of this disk are free.*ROUTERCOMPANION_CACHE"): tiny.features(named(["hens?"]), tmp_path / "f")
+    assert not list(tmp_path.glob("f*"))   # nothing half-made is left
+    def cannot(*_): raise OSError(95, "Operation not supported")
+    monkeypatch.setattr(os, "posix_fallocate", cannot)
+    assert tiny.features(named(["hens?"]), tmp_path / "f").mean.shape[0] == 1
+
+
+def test_a_store_s_space_is_reserved(tmp_path):
+    create_tensor(tmp_path / "x.safetensors", "x", (1000, 100))
+    assert (tmp_path / "x.safetensors").stat().st_blocks * 512 >= 200_000   # not a sparse file
+
+
+@pytest.mark.parametrize("text", [b"[1]", b"{", b'{"query_ids": 3}', b"\xff\xfe", b'{"a": 1}'])
+def test_a_damaged_manifest_of_a_store_is_named(tmp_path, text):
+    (tmp_path / "manifest.json").write_bytes(text)
+    with pytest.raises(FeatureFileError, match="manifest.json: not a feature store's manifest"): FeatureStore(tmp_path)
+
+
+@pytest.mark.parametrize("done", ["", "{", "[", '"x"', "[[1]]"])
+def test_a_damaged_beginning_is_begun_again(tiny, tmp_path, monkeypatch, done):
+    bank = mixed_bank()
+    whole = files(tiny.features(bank, tmp_path / "whole", batch_tokens=64).folder)
+    def stop(*_): raise Interrupted
+    with monkeypatch.context() as patch:
+        patch.setattr(causal_lm, "publish_store", stop)
+        with pytest.raises(Interrupted): tiny.features(bank, tmp_path / "f", batch_tokens=64)
+    partial, = tmp_path.glob("f.*.partial")
+    (partial / "done.json").write_text(done)
+    assert files(tiny.features(bank, tmp_path / "f", batch_tokens=64).folder) == whole
+
+
+# ---------- other architectures, templates and encoders ----------
+
+def other_model(folder, kind):
+    import transformers as t
+    tiny_llama(folder)
+    (Path(folder) / "model.safetensors").unlink()
+    configs = {"gpt2": lambda: t.GPT2LMHeadModel(t.GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=4, n_positions=128, bos_token_id=0, eos_token_id=0)),
+               "neox": lambda: t.GPTNeoXForCausalLM(t.GPTNeoXConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)),
+               "opt": lambda: t.OPTForCausalLM(t.OPTConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=48, word_embed_proj_dim=32)),
+               "bloom": lambda: t.BloomForCausalLM(t.BloomConfig(vocab_size=300, hidden_size=32, n_layer=2, n_head=4)),
+               "bert": lambda: t.BertModel(t.BertConfig(vocab_size=300, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48)),
+               "t5": lambda: t.T5ForConditionalGeneration(t.T5Config(vocab_size=300, d_model=32, num_layers=1, num_heads=4, d_ff=48, d_kv=8, decoder_start_token_id=0))}
+    configs[kind]().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "neox", "opt", "bloom", "t5"])
+def test_another_architecture_is_named_with_what_is_needed(tmp_path, kind):
+    bank = named(["hens?"])
+    with pytest.raises(ModelError, match="model.layers|decoder-only"):
+        load_causal_lm(other_model(tmp_path / kind, kind), dtype=torch.float32).features(bank, tmp_path / "f")
+    if kind == "t5": return
+    with pytest.raises(ModelError, match="model type .*has no .*Take a model built like Llama"):
+        load_causal_lm(tmp_path / kind, dtype=torch.float32).generate(bank, max_new_tokens=2)
+
+
+BROKEN = {"an empty folder": lambda f: [p.unlink() for p in f.iterdir()], "no weights": lambda f: (f / "model.safetensors").unlink(), "cut weights": lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:500]),
+          "no config": lambda f: (f / "config.json").unlink(), "config is no JSON": lambda f: (f / "config.json").write_text("{"), "unknown type": lambda f: (f / "config.json").write_text('{"model_type": "zork"}'),
+          "another size": lambda f: (f / "config.json").write_text((f / "config.json").read_text().replace('"hidden_size": 32', '"hidden_size": 64')),
+          "more layers": lambda f: (f / "config.json").write_text((f / "config.json").read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 3'))}
+
+
+@pytest.mark.parametrize("damage", BROKEN)
+def test_a_folder_that_is_no_whole_model_is_named(tmp_path, damage):
+    BROKEN[damage](Path(tiny_llama(tmp_path / "m")))
+    with pytest.raises(ModelError, match=f"{tmp_path / 'm'}: (no causal language model|the weights lack)"): load_causal_lm(tmp_path / "m")
+
+
+@pytest.mark.parametrize("template", ["{{ raise_exception('roles must alternate') }}", "{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}", "{% for m in messages %}{{ m.content | upper }}{% endfor %}", "{{ nothing.here.at.all }}"])
+def test_a_chat_template_that_frames_no_single_turn_is_named(tiny, tmp_path, monkeypatch, template):
+    monkeypatch.setattr(tiny.tokenizer, "chat_template", template)
+    with pytest.raises(TokenError, match="chat template.*Use chat=False"): tiny.features(named(["hens?"]), tmp_path / "f", chat=True)
+
+
+def test_a_folder_that_is_no_encoder_is_named(tmp_path):
+    (tmp_path / "e").mkdir()
+    with pytest.raises(ModelError, match="not a sentence encoder"): load_encoder(tmp_path / "e")
+
+
+@pytest.mark.model
+def test_the_encoder_says_which_texts_it_cuts():
+    import warnings
+    encoder = load_encoder("minilm-l6-v2")
+    head = "Here is the whole protocol of the meeting. " * 60
+    with pytest.warns(TruncatedTextWarning, match=r"2 of 3 texts are longer than the 256 tokens that minilm-l6-v2 reads.*Rows .from 0.: 0, 2"):
+        encoder.encode([head + "What is 2 + 2?", "short", head])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoder.encode(["short", "a" * 300])   # many letters, few tokens or none to spare
+    for bad, words in (("one text", "not one text"), (["a", None], "Row 1: a text is wanted"), ([3], "Row 0")):
+        with pytest.raises(CompanionError, match=words): encoder.encode(bad)
+    assert encoder.encode([]).shape == (0, 384) and encoder.encode(["a"]).origin == {"encoder": "minilm-l6-v2", "weights_sha256": encoder.hash}

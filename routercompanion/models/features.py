@@ -11,6 +11,7 @@ __all__ = ['POOLINGS', 'STATISTICS', 'STORE_FILES', 'FeatureFileError', 'ModelEr
 # %% ../../nbs/3_models/features.ipynb #84acc290
 import errno
 import json
+import operator
 import os
 import shutil
 import warnings
@@ -181,7 +182,7 @@ class FeatureStore:
             raise FeatureFileError(f"{self.folder}: no complete feature store here (manifest.json is missing); compute the features again.")
         try:
             self.manifest = json.loads(path.read_bytes())
-            self.query_ids = np.array(self.manifest["query_ids"], str)
+            self.query_ids = np.array([*map(str, self.manifest["query_ids"])])
         except (ValueError, LookupError, TypeError) as e:
             raise FeatureFileError(f"{path}: not a feature store's manifest ({e}); delete its folder and compute the features again.") from e
 
@@ -237,8 +238,8 @@ def open_partial(folder, poolings, shape, dtype="F16"):
     A damaged one is begun again; when the disk has no room for it, nothing of it is left.
     """
     try:
-        done = set(json.loads((folder / "done.json").read_bytes()))
-        return _partial_arrays(folder, poolings), done
+        done = json.loads((folder / "done.json").read_bytes())
+        return _partial_arrays(folder, poolings), {operator.index(number) for number in done}
     except (OSError, ValueError, TypeError, FeatureFileError):
         _clear(folder)
     try:
@@ -341,7 +342,7 @@ class Encoder:
             shown = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
             warnings.warn(f"{len(rows)} of {len(texts)} texts are longer than the {self.model.max_seq_length} tokens that {self.name} reads; "
                           f"what follows is not seen. Rows (from 0): {shown}.", TruncatedTextWarning, stacklevel=2)
-        if not texts: return with_origin(np.zeros((0, self.model.get_sentence_embedding_dimension()), np.float32), self.origin)
+        if not texts: return with_origin(np.zeros((0, self.model.encode([""]).shape[1]), np.float32), self.origin)
         found = self.model.encode(texts, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True)
         return with_origin(found, self.origin)
 

@@ -37,6 +37,8 @@ def main(args=None):
     except CompanionError as e:
         fail(e, 1 if _is_step_error(e) else 2)
     except OSError as e:
+        if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            fail(f"{e.filename or 'a file'}: {e.strerror}. Give a place that you may read and write; the cache is where ROUTERCOMPANION_CACHE points.", 1)
         if e.errno not in (errno.ENOSPC, errno.EDQUOT): raise
         fail(f"The disk is full ({e.filename or e.strerror}). Free some space and run the command again: it resumes.", 1)
 
