@@ -25,26 +25,28 @@ _ANSWER = {"query_id": "text", "text": "text", "tokens_in": "whole", "tokens_out
 def _kept_answers(path, part, tokens_in):
     """The rows in `path` when they are answers to the queries of `part`, else None.
 
-    `tokens_in` (n,): the tokens read for each. A damaged file is named.
+    `tokens_in` (n,): the tokens read for each, or None. A damaged file is named.
     """
     if not path.is_file():
         return None
     rows = read_rows(path, _ANSWER)
     same = [r["query_id"] for r in rows] == list(part.query_ids)
-    return rows if same and [r["tokens_in"] for r in rows] == tokens_in else None
+    return rows if same and tokens_in in (None, [r["tokens_in"] for r in rows]) else None
 
 
 def _answer_rows(lm, part, max_new_tokens):
     found = lm.generate(part, max_new_tokens=max_new_tokens)
     each = zip(part.query_ids, found.text, found.tokens_in, found.tokens_out, found.seconds)
-    return [dict(query_id=str(q), text=t, tokens_in=int(i), tokens_out=int(o), seconds=round(float(s), 5)) for q, t, i, o, s in each]
+    return [dict(query_id=str(q), seconds=round(float(s), 5), text=t, tokens_in=int(i), tokens_out=int(o)) for q, t, i, o, s in each]
 
 
 def _task_answers(lm, part, max_new_tokens):
     "The rows of one task from the cache, or made and kept there; of several processes that ask, one answers."
     shots = part.shots[part.table.task[0]]
-    before, ids = lm.prefix_ids(shots), lm.tokens(part.table.prompt)
-    tokens_in = [len(before) + len(x) for x in ids]
+    before, ids, tokens_in = shots, list(part.table.prompt), None   # a model without a tokenizer reads texts
+    if hasattr(lm, "prefix_ids"):
+        before, ids = lm.prefix_ids(shots), lm.tokens(part.table.prompt)
+        tokens_in = [len(before) + len(x) for x in ids]
     about = [lm.hash, str(lm.dtype), max_new_tokens]
     place = lambda key: cache_dir("answers", lm.name) / f"{content_hash(key)[:24]}.jsonl"
     path = place([*about, before, ids, list(part.query_ids)])
