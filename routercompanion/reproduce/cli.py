@@ -336,7 +336,7 @@ def route_command(prompts: str = typer.Argument(..., help="A CSV with a column '
         warnings.simplefilter("always", UserWarning)
         done = route_prompts(chosen, table, trade_off, call_rate=call_rate, encoder=encoder)
     for w in said:
-        if type(w.message).__name__ == "TruncatedTextWarning": typer.echo(f"Warning: {w.message}", err=True)
+        if issubclass(w.category, UserWarning): typer.echo(f"Warning: {w.message}", err=True)
     sys.stdout.reconfigure(errors="backslashreplace")   # a terminal may not have every sign
     typer.echo(done.to_csv(index=False), nl=False)
     for note in done.attrs["notes"]: typer.echo(note, err=True)
