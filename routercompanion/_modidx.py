@@ -1013,6 +1013,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'routercompanion/evaluate/pool.py'),
                                                'routercompanion.evaluate.pool._changes': ( '7_evaluate/pool.html#_changes',
                                                                                            'routercompanion/evaluate/pool.py'),
+                                               'routercompanion.evaluate.pool._check_outcomes': ( '7_evaluate/pool.html#_check_outcomes',
+                                                                                                  'routercompanion/evaluate/pool.py'),
                                                'routercompanion.evaluate.pool._feature_rows': ( '7_evaluate/pool.html#_feature_rows',
                                                                                                 'routercompanion/evaluate/pool.py'),
                                                'routercompanion.evaluate.pool._fit_one': ( '7_evaluate/pool.html#_fit_one',
