@@ -13,7 +13,7 @@ export PYTHONHASHSEED = 0
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce test notebooks readme export lint fix check hooks new-router new-paper new-dataset map clean
+.PHONY: help env lab reproduce test notebooks readme export lint fix check hooks new-router new-paper new-dataset map clean
 
 # what `make check` tests: metrics, contracts, registry and the repository itself; no model is loaded, no notebook executed
 QUICK := $(wildcard $(addprefix tests/test_, $(addsuffix .py, metrics significance lint packaging contracts registry)))
@@ -21,6 +21,7 @@ QUICK := $(wildcard $(addprefix tests/test_, $(addsuffix .py, metrics significan
 help:
 	@echo "make reproduce   environment, models and data, every notebook, figures/embedded/ and the book _book/index.html"
 	@echo "make test        environment, tests"
+	@echo "make lab         environment, then JupyterLab on the notebooks in nbs/ (what you run there changes no committed figure)"
 	@echo "make notebooks   run the notebooks again and store their outputs in nbs/; writes README.md"
 	@echo "make export      regenerate routercompanion/ from nbs/"
 	@echo "make lint        places, imports, style and links; ARGS=--update lowers the counts of data/lint.json to what is left"
@@ -48,6 +49,9 @@ env:
 	$(PY) -m pip install --no-deps --progress-bar on $(PIP_ARGS) -r $(LOCK); \
 	$(PY) -m pip install --quiet --no-deps --no-build-isolation -e .; \
 	echo "$$want" > $(VENV)/.stamp.tmp; mv $(VENV)/.stamp.tmp $(VENV)/.stamp
+
+lab: env
+	$(VENV)/bin/jupyter lab nbs $(ARGS)
 
 reproduce: env
 	$(VENV)/bin/routercompanion reproduce $(ARGS)

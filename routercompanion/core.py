@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PROFILES', 'CompanionError', 'UnknownNameError', 'RoutingInputError', 'MisalignedError', 'lookup', 'variable',
            'switched_on', 'whole_number', 'path_variable', 'Profile', 'get_profile', 'project_root', 'cache_root',
-           'cache_dir', 'file_hash', 'content_hash', 'hash_fraction', 'atomic_path', 'write_text', 'write_json',
-           'only_one', 'read_jsonl', 'write_jsonl', 'make_rng', 'exported_names', 'face']
+           'cache_dir', 'results_folder', 'file_hash', 'content_hash', 'hash_fraction', 'atomic_path', 'write_text',
+           'write_json', 'only_one', 'read_jsonl', 'write_jsonl', 'make_rng', 'exported_names', 'face']
 
 # %% ../nbs/0_core.ipynb #65179cb4
 import ast
@@ -157,6 +157,18 @@ def cache_dir(*parts):
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise CompanionError(f"The cache folder {folder} cannot be made ({e.strerror}). Set ROUTERCOMPANION_CACHE to a folder that you may write.") from e
+    return folder
+
+# %% ../nbs/0_core.ipynb #e4710009
+def results_folder(out, profile):
+    """Where a notebook of papers/ writes its tables and figures: `out`, which the pipeline gives it.
+
+    Started by hand it has none and gets a scratch folder of the checkout, so that an experiment never replaces what is committed or shipped.
+    """
+    if out:
+        return Path(out)
+    folder = project_root() / ".routercompanion" / "scratch" / profile
+    print(f"Started by hand: tables and figures go to {folder}, and figures/{profile} stays as it is.")
     return folder
 
 # %% ../nbs/0_core.ipynb #861a746a

@@ -1,6 +1,7 @@
 "The command line: help, errors without tracebacks, exit status, comparison of tables, routing of one's own prompts."
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -304,3 +305,152 @@ def test_full_disk_is_said_in_one_line(monkeypatch, capsys):
     monkeypatch.setattr(run, "reproduce", full)
     with pytest.raises(SystemExit) as e: cli.main(["reproduce"])
     assert e.value.code == 1 and "disk is full (/x/y)" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- route decides by what its router was fitted on
+
+def fitted_on(X, outcomes, **how):
+    "A quick embedding router of vectors X (n, D), thresholded on the same rows."
+    from routercompanion.routers.difficulty.embeddings import EmbeddingMLP
+    return EmbeddingMLP(epochs=1, hidden=(8, 4)).fit(X, outcomes).choose_threshold(X, outcomes, **(how or {"call_rate": .3}))
+
+
+def toy_vectors(n=60, width=384, origin=None):
+    from routercompanion.models.features import with_origin
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n, width)).astype(np.float32)
+    return with_origin(X, origin) if origin else X, np.column_stack([X[:, 0] > 0, np.ones(n)]).astype(float)
+
+
+def test_a_router_that_does_not_name_its_encoder_is_refused():
+    X, outcomes = toy_vectors()
+    with pytest.raises(CompanionError, match="does not say which encoder.*--encoder"):
+        cli.route_prompts(fitted_on(X, outcomes), pd.DataFrame({"prompt": ["x"]}))
+
+
+class FakeEncoder:
+    name = "made-up"
+    def __init__(self, weights): self.weights = weights
+    def encode(self, texts):
+        from routercompanion.models.features import with_origin
+        made = np.random.default_rng(len(list(texts))).normal(size=(len(texts), 384)).astype(np.float32)
+        return with_origin(made, {"encoder": self.name, "weights_sha256": self.weights})
+
+
+def test_route_takes_the_encoder_that_the_router_names_and_refuses_other_weights(monkeypatch):
+    from routercompanion.models import features
+    asked = []
+    X, outcomes = toy_vectors(origin={"encoder": "made-up", "weights_sha256": "a" * 64})
+    router, prompts = fitted_on(X, outcomes), pd.DataFrame({"prompt": ["one", "two"]})
+    monkeypatch.setattr(features, "load_encoder", lambda name: asked.append(name) or FakeEncoder("a" * 64))
+    assert len(cli.route_prompts(router, prompts)) == 2 and asked == ["made-up"]
+    monkeypatch.setattr(features, "load_encoder", lambda name: FakeEncoder("b" * 64))
+    with pytest.raises(CompanionError, match="was fitted on: encoder made-up, weights aaaa.*these features are: encoder made-up, weights bbbb"):
+        cli.route_prompts(router, prompts)
+
+
+@pytest.mark.parametrize("origin, words", [
+    (None, "does not say which one"),
+    ({"model": "m", "template": "none", "shots": "worked examples", "pooling": "mean"}, "states read behind worked examples, and `route` reads bare prompts")])
+def test_a_router_of_states_behind_worked_examples_is_refused(origin, words):
+    router = SimpleNamespace(feature_kind="hidden_mean", decision_function=len_all, **({"origin_": origin} if origin else {}))
+    with pytest.raises(CompanionError, match=words): cli.route_prompts(router, pd.DataFrame({"prompt": ["x"]}))
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_router_of_bare_states_decides_as_on_its_own_bank(tmp_path, monkeypatch, chat):
+    "Fitted on a feature store of bare prompts (or of the chat template), saved, loaded: route gives the scores of the store."
+    import torch
+    from tiny_models import tiny_llama
+    from routercompanion.data.bank import make_bank
+    from routercompanion.models.causal_lm import load_causal_lm
+    from routercompanion.routers.difficulty.probes import MeanProbe
+    from routercompanion.routers.registry import load_router, save_router
+    monkeypatch.setenv("ROUTERCOMPANION_CACHE", str(tmp_path / "cache"))
+    lm = load_causal_lm(tiny_llama(tmp_path / "model"), dtype=torch.float32)
+    if chat: lm.tokenizer.chat_template = "{% for m in messages %}<{{ m.content }}>{% endfor %}"
+    lm.tokenizer.save_pretrained(tmp_path / "model")
+    bank = make_bank([dict(prompt=f"How many hens make {i} eggs?", references=["1"], task="t", domain="d", source="s", split="train") for i in range(40)])
+    outcomes = np.column_stack([np.arange(40) % 3 > 0, np.ones(40)]).astype(float)
+    store = lm.features(bank, tmp_path / "store", chat=chat)
+    router = MeanProbe(epochs=2).fit(store, outcomes).choose_threshold(store, outcomes, call_rate=.3)
+    again = load_router(save_router(router, tmp_path / "router"))
+    assert again.origin_["shots"] == "none" and again.origin_["template"] == ("chat" if chat else "none")
+    monkeypatch.setattr("routercompanion.models.causal_lm.best_dtype", lambda: torch.float32)
+    routed = cli.route_prompts(again, bank.table[["prompt"]])
+    assert np.allclose(routed.score, router.decision_function(store), atol=2e-3)
+    behind = make_bank(bank.table.drop(columns="query_id").to_dict("records"), {"t": "Q: How many?\nA: 7\n"})
+    with pytest.raises(CompanionError, match="shots none.*shots worked examples"): again.decision_function(lm.features(behind, tmp_path / "behind", chat=chat))
+
+
+def test_the_notes_say_threshold_and_call_rates_and_warn():
+    seen = np.linspace(0, 1, 100)
+    quiet = cli.pair_notes(np.array([.2, .9]), .7, .3, seen)
+    assert len(quiet) == 1 and "threshold 0.7" in quiet[0] and "expected 0.300 (100 validation queries), here 0.500 (1 of 2 prompts)" in quiet[0]
+    loud = cli.pair_notes(np.array([1.98, 5., .9]), .7, .3, seen)
+    assert "all 3 prompts go to the large model" in loud[1] and "2 of 3 scores lie outside those of the validation queries, 0 to 1" in loud[2]
+    assert "all 2 prompts go to the small model" in cli.pair_notes(np.array([.1, .2]), .7)[1]
+
+
+@pytest.mark.parametrize("asked", [0., .05, .3, .5, 1.])
+def test_another_call_rate_is_met_on_the_validation_scores(asked):
+    from routercompanion.routers.baselines import PromptLength
+    texts, outcomes = np.array(["x" * n for n in range(1, 201)]), np.column_stack([np.arange(200) % 7 > 0, np.ones(200)]).astype(float)
+    router = PromptLength().fit(texts, outcomes).choose_threshold(texts, outcomes, call_rate=.3)
+    threshold, promised = cli.threshold_of(router, asked)
+    found = (router.decision_function(texts) >= threshold).mean()
+    assert found == pytest.approx(promised) and promised <= asked + 1e-9 and promised >= asked - 1 / 200
+    del router.validation_scores_
+    with pytest.raises(CompanionError, match="does not keep its validation scores"): cli.threshold_of(router, asked)
+
+
+def test_a_pool_has_no_call_rate_and_own_columns_stay():
+    texts, outcomes = pool_of_three()
+    from routercompanion.routers.baselines import HeuristicRouter
+    pool = HeuristicRouter().fit(texts, outcomes)
+    with pytest.raises(CompanionError, match="--call-rate is for two models"): cli.route_prompts(pool, pd.DataFrame({"prompt": ["x"]}), call_rate=.3)
+    before = pd.DataFrame({"prompt": ["x" * 9, "x" * 20], "score": [1, 2], "decision": ["a", "b"], "input_score": [3, 4]})
+    routed = cli.route_prompts(Length(), before)
+    assert routed.columns.tolist() == ["prompt", "input_input_score", "input_input_decision", "input_score", "score", "decision"]
+    assert routed.iloc[1].tolist() == ["x" * 20, 2, "b", 4, 20, "large"]
+
+
+def test_a_missing_shipped_router_names_a_remedy_that_is_a_step(tmp_path, monkeypatch):
+    from routercompanion.reproduce.graph import read_steps
+    (tmp_path / "nbs").mkdir()
+    (tmp_path / "pyproject.toml").write_text("")
+    step = next(s for s in read_steps(project_root()) if s.name == cli.SHIPPED_STEP)
+    assert {f"{cli.SHIPPED}/router.json", f"{cli.SHIPPED}/arrays.safetensors"} <= set(step.outputs) and "embedded" in step.profiles
+    monkeypatch.setenv("ROUTERCOMPANION_ROOT", str(tmp_path))
+    with pytest.raises(CompanionError, match=f"reproduce --profile embedded --only {cli.SHIPPED_STEP}"): cli.router_folder(profile="embedded")
+    with pytest.raises(CompanionError, match="profile bench has no router of its own"): cli.router_folder(profile="bench")
+
+
+@pytest.mark.model
+def test_the_shipped_router_meets_the_notebook_s_call_rate_end_to_end(tmp_path):
+    """The bank's test prompts through the program, as a file: the call rate is the notebook's on the same queries to within three
+    standard errors of drawing the sample of 1,000 (rounding of the encoder on another processor is far smaller), and not 1.00."""
+    from routercompanion.assets.store import asset_status
+    if not asset_status().set_index("name").cached.get("minilm-l6-v2", False): pytest.skip("MiniLM is not in the cache")
+    from routercompanion.data.banks.embedded import embedded_bank
+    stated = pd.read_csv(project_root() / "figures/embedded/xbench_router.csv").set_index("queries").loc["test"]
+    bank = embedded_bank("embedded").select(split="test")
+    chosen = np.sort(np.random.default_rng(0).choice(len(bank), 1000, replace=False))
+    bank.table.loc[chosen, ["prompt"]].to_csv(tmp_path / "test.csv", index=False)
+    status, out, err = program("route", str(tmp_path / "test.csv"))
+    assert status == 0, err
+    rate = (pd.read_csv(io.StringIO(out)).decision == "large").mean()
+    error = np.sqrt(stated.call_rate * (1 - stated.call_rate) / 1000 * (1 - 1000 / stated.n))
+    assert abs(rate - stated.call_rate) <= 3 * error and f"here {rate:.3f} ({round(1000 * rate)} of 1000 prompts)" in err
+    assert "call rate expected 0.300 (720 validation queries)" in err and "go to the" not in err
+
+
+# ---------------------------------------------------------------- the environment, and a home that cannot be written
+
+@pytest.mark.parametrize("args, status", [(["doctor"], 1), (["assets", "list"], 2), (["route", "-"], 2)])
+def test_a_home_that_cannot_be_written_is_reported(tmp_path, args, status):
+    (tmp_path / "home").write_text("a file where a home should be")
+    env = {k: v for k, v in os.environ.items() if k != "ROUTERCOMPANION_CACHE"} | {"HOME": str(tmp_path / "home")}
+    done = subprocess.run([sys.executable, "-c", "from routercompanion.reproduce.cli import main; main()", *args], capture_output=True, text=True, input="hens?\n", cwd=project_root(), env=env)
+    assert done.returncode == status and "Traceback" not in done.stderr and "ROUTERCOMPANION_CACHE" in done.stdout + done.stderr
+    assert len(done.stderr.strip().splitlines()) == (0 if args == ["doctor"] else 1)

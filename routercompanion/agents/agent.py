@@ -19,7 +19,7 @@ import numpy as np
 
 from .retrieval import BM25Index
 from .tools import CalculatorError, Toolbox, about_tools, own_passages
-from ..core import CompanionError
+from ..core import CompanionError, only_one
 from ..data.bank import make_bank
 from ..data.banks.multihop import Passage, fact_corpus, solved_questions
 from ..models.causal_lm import Generations
@@ -284,25 +284,32 @@ class RunLog:
     def read(self):
         "The traces in the log, by key."
         if not self.path.is_file(): return {}
-        data = self.path.read_bytes()
-        whole = data[:data.rfind(b"\n") + 1]
-        if len(whole) < len(data): os.truncate(self.path, len(whole))
-        head, *rows = whole.decode().split("\n")[:-1] or [None]
+        with only_one(self.path):   # else another's half-written line would be taken for a cut one
+            data = self.path.read_bytes()
+            whole = data[:data.rfind(b"\n") + 1]
+            if len(whole) < len(data): os.truncate(self.path, len(whole))
+        head, *rows = whole.split(b"\n")[:-1] or [None]
         if head is None: return {}
-        if json.loads(head) != self.about:
+        if not self._is_mine(head):
             raise RunLogError(f"{self.path} is the log of another run (other model, policy, corpus or limits). Give this run a log of its own, or delete that one.")
         out = {}
         for number, row in enumerate(rows, 2):
             try: t = Trace(**json.loads(row))
-            except (ValueError, TypeError) as e:
+            except (ValueError, TypeError, RecursionError) as e:
                 raise RunLogError(f"{self.path}, line {number}: not a trace ({e}). Delete this line; its question will be run again.") from e
             out[t.key] = t
         return out
 
+    def _is_mine(self, head):
+        try:
+            return json.loads(head) == self.about
+        except (ValueError, RecursionError) as e:
+            raise RunLogError(f"{self.path}, line 1: does not say which run this is ({e}). Delete the file; its questions will be run again.") from e
+
     def add(self, traces):
         "Append finished traces and flush them to the disk."
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8", newline="\n") as f:
+        with only_one(self.path), open(self.path, "a", encoding="utf-8", newline="\n") as f:
             if not f.tell(): f.write(json.dumps(self.about) + "\n")
             f.writelines(json.dumps(asdict(t), ensure_ascii=False) + "\n" for t in traces)
             f.flush()

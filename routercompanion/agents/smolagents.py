@@ -7,7 +7,6 @@ __all__ = ['AGENTS', 'TASK', 'BoxTool', 'SearchTool', 'LookUpTool', 'CalculatorT
            'EndpointAgentModel', 'framework_agent', 'framework_trace', 'run_framework']
 
 # %% ../../nbs/5_agents/smolagents.ipynb #433872cd
-import os
 import time
 
 import requests
@@ -22,7 +21,7 @@ from .agent import RunLog, Trace
 from .retrieval import BM25Index
 from .tools import CalculatorError, Toolbox, about_tools, own_passages
 from ..core import CompanionError, lookup
-from ..models.chat import EndpointError
+from ..models.chat import EndpointError, api_key
 from ..parallel import progress
 
 # %% ../../nbs/5_agents/smolagents.ipynb #b73b417a
@@ -116,7 +115,7 @@ class EndpointAgentModel(Model):
         body = self._prepare_completion_kwargs(messages, stop_sequences, tools_to_call_from=tools_to_call_from)
         body |= {"model": self.model_id, **({"temperature": 0, "max_tokens": 512} if self.options is None else self.options)}
         body["messages"] = [{**m, "role": getattr(m["role"], "value", m["role"])} for m in body["messages"]]
-        headers = {"Authorization": f"Bearer {key}"} if (key := os.environ.get(self.api_key_env)) else {}
+        headers = {"Authorization": f"Bearer {key}"} if (key := api_key(self.api_key_env)) else {}
         try: got = requests.post(f"{self.url.rstrip('/')}/chat/completions", json=body, headers=headers, timeout=self.timeout, allow_redirects=False)
         except requests.RequestException as e: raise EndpointError(f"{self.url}: no answer ({type(e).__name__}). Check the address and the server.") from None
         if got.status_code != 200:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..core import cache_dir, content_hash, lookup, read_jsonl, write_jsonl
+from ..core import cache_dir, content_hash, lookup, only_one, read_jsonl, write_jsonl
 from ..data.bank import QueryBank
 from ..data.records import save_signals
 from ..data.texts import LONGEST, plain_marks
@@ -144,8 +144,10 @@ def sampled_answers(lm, bank, *, samples=5, temperature=.7, max_new_tokens=MAX_N
         key = content_hash([lm.hash, str(lm.dtype), samples, temperature, max_new_tokens, seed, shots, list(part.query_ids), list(part.table.prompt)])
         path = cache_dir("answers", lm.name) / f"samples-{key[:24]}.jsonl"
         if not path.is_file():
-            found = lm.sample(part, samples=samples, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
-            write_jsonl(path, [{k: v[i].tolist() if hasattr(v[i], "tolist") else v[i] for k, v in found._asdict().items()} for i in range(len(part))])
+            with only_one(path):
+                if not path.is_file():   # nobody has drawn them while we waited
+                    found = lm.sample(part, samples=samples, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
+                    write_jsonl(path, [{k: v[i].tolist() if hasattr(v[i], "tolist") else v[i] for k, v in found._asdict().items()} for i in range(len(part))])
         drawn += read_jsonl(path)
     return Samples(text=[r["text"] for r in drawn], **{k: np.array([r[k] for r in drawn], kind) for k, kind in _SAMPLE_TYPES.items()})
 

@@ -25,7 +25,7 @@ from safetensors.numpy import save_file
 
 from ..assets.store import get_asset
 from routercompanion.core import (
-    RoutingInputError, atomic_path, cache_dir, content_hash, lookup, project_root,
+    RoutingInputError, atomic_path, cache_dir, content_hash, lookup, only_one, project_root,
 )
 from ..models.causal_lm import load_causal_lm, plan_batches
 from ..parallel import progress
@@ -250,13 +250,21 @@ def model_readings(lm, probes, texts, scorer, *, horizon=10, max_new_tokens=16, 
     the prompts, `nll_target` (N,) eq. 3; and its manifest. The answers that are scored are greedy, first line only, and are not kept."""
     about = dict(model=lm.name, model_hash=lm.hash, dtype=str(lm.dtype), threads=torch.get_num_threads(), scorer=scorer.name, scorer_hash=scorer.hash, horizon=horizon,
                  max_new_tokens=max_new_tokens, batch_tokens=batch_tokens, probes=list(probes.query_ids), shots=content_hash(probes.shots),
-                 texts=content_hash(list(texts)), source="cscr eq. 2, 3, 5")
+                 texts=content_hash(list(texts)), read=_tokens_read(lm, probes), source="cscr eq. 2, 3, 5")
     path = cache_dir("fingerprints", Path(lm.name).name) / f"{content_hash(about)[:24]}.safetensors"
-    if not path.is_file():
-        said = lm.generate(probes, max_new_tokens=max_new_tokens).text
-        nll = dict(nll=response_nll(scorer, said), nll_given=response_nll(scorer, said, prompts=list(probes.table.prompt)), nll_target=target_nll(lm, probes))
-        _write(path, token_probabilities(lm, probes, texts, horizon=horizon, batch_tokens=batch_tokens) | nll, about)
+    if path.is_file(): return _read(path)
+    with only_one(path):
+        if not path.is_file():   # nobody has made them while we waited
+            said = lm.generate(probes, max_new_tokens=max_new_tokens).text
+            nll = dict(nll=response_nll(scorer, said), nll_given=response_nll(scorer, said, prompts=list(probes.table.prompt)), nll_target=target_nll(lm, probes))
+            _write(path, token_probabilities(lm, probes, texts, horizon=horizon, batch_tokens=batch_tokens) | nll, about)
     return _read(path)
+
+
+def _tokens_read(lm, probes):
+    "The hash of every token that a model reads of its probes: another prompt under the same id is another reading."
+    frames = {t: (probes.shots.get(t, ""), []) for t in probes.table.task.unique()}
+    return lm.read_hash(lm.tokens(probes.table.prompt), probes.table.task, frames)
 
 # %% ../../nbs/5_features/fingerprints.ipynb #ef011ed2
 @dataclass(frozen=True, eq=False)

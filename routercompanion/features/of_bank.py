@@ -13,7 +13,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from ..assets.lock import Lock
-from ..assets.store import resolve_model
+from ..assets.store import asset_folder, resolve_model
 from routercompanion.core import (
     CompanionError, MisalignedError, atomic_path, cache_dir, content_hash, lookup, only_one,
 )
@@ -39,21 +39,28 @@ def bank_features(bank, model=SMALL, **options):
 def bank_embeddings(bank, encoder=ENCODER):
     "Unit vectors (n, D) float32 of the bank's prompts (without shots) from a sentence encoder, kept in the user's cache. They know their `origin`."
     origin = _encoder_origin(encoder)
-    name = origin["encoder"] if "weights_sha256" not in origin else [origin["encoder"], origin["weights_sha256"]]
+    name = encoder if encoder in Lock.load().assets else [origin["encoder"], origin["weights_sha256"]]   # an asset's name stands for its weights
     key = content_hash([name, list(bank.query_ids), list(bank.table.prompt)])
     path = cache_dir("embeddings", encoder) / f"{key[:24]}.safetensors"
-    with only_one(path):
-        if not path.is_file():
-            vectors = load_encoder(encoder).encode(bank.table.prompt.str.strip())
-            with atomic_path(path) as tmp: save_file({"embeddings": np.asarray(vectors)}, tmp)
+    if not path.is_file():
+        with only_one(path):
+            _keep_embeddings(path, bank, encoder)
     return with_origin(np.array(open_tensor(path, "embeddings")), origin)
 
 
 def _encoder_origin(encoder):
-    "What is known of an encoder without loading it: an asset's name stands for its weights, a folder's does not."
-    if encoder in Lock.load().assets:
+    "What is known of an encoder without loading it, or fetching it."
+    if encoder in Lock.load().assets and not asset_folder(encoder).is_dir():
         return {"encoder": encoder}
     return {"encoder": str(encoder), "weights_sha256": weights_hash(resolve_model(encoder))}
+
+
+def _keep_embeddings(path, bank, encoder):
+    "Compute the vectors of a bank and keep them, unless another process has done so while we waited."
+    if path.is_file():
+        return
+    vectors = load_encoder(encoder).encode(bank.table.prompt.str.strip())
+    with atomic_path(path) as tmp: save_file({"embeddings": np.asarray(vectors)}, tmp)
 
 # %% ../../nbs/5_features/of_bank.ipynb #2e0701e8
 def logit_summaries(logits, rows=256):

@@ -46,12 +46,14 @@ def _task_answers(lm, part, max_new_tokens):
     about = [lm.hash, str(lm.dtype), max_new_tokens]
     place = lambda key: cache_dir("answers", lm.name) / f"{content_hash(key)[:24]}.jsonl"
     path = place([*about, before, ids, list(part.query_ids)])
-    with only_one(path):
-        rows = _kept_answers(path, part, tokens_in)
-        if rows is None and named_by_prompts(part):   # kept by an older version, under an address without the prompts
-            rows = _kept_answers(place([*about, shots, list(part.query_ids)]), part, tokens_in)
-        if rows is None:
-            write_jsonl(path, rows := _answer_rows(lm, part, max_new_tokens))
+    rows = _kept_answers(path, part, tokens_in)
+    if rows is None and named_by_prompts(part):   # kept by an older version, under an address without the prompts
+        rows = _kept_answers(place([*about, shots, list(part.query_ids)]), part, tokens_in)
+    if rows is None:
+        with only_one(path):
+            rows = _kept_answers(path, part, tokens_in)   # made while we waited?
+            if rows is None:
+                write_jsonl(path, rows := _answer_rows(lm, part, max_new_tokens))
     return rows
 
 

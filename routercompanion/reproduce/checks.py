@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['interval_columns', 'compare_tables', 'interval_gaps', 'committed_figures', 'compare_figures', 'flip_rate',
-           'read_lock', 'check_packages', 'bf16_state', 'memory_gb', 'check_writable', 'check_assets', 'check_index',
-           'examine']
+           'read_lock', 'check_packages', 'bf16_state', 'memory_gb', 'nearest_folder', 'check_writable', 'check_assets',
+           'check_index', 'examine']
 
 # %% ../../nbs/9_reproduce/checks.ipynb #dd78ea04
 import importlib.metadata
@@ -24,7 +24,7 @@ import pandas as pd
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from ..core import CompanionError, project_root
+from ..core import CompanionError, cache_root, project_root
 
 # %% ../../nbs/9_reproduce/checks.ipynb #7da18c77
 def interval_columns(frame):
@@ -125,9 +125,20 @@ def memory_gb():
     except (ValueError, OSError, AttributeError): return float("nan")
 
 
+def nearest_folder(folder):
+    "What stands at `folder`, else at the nearest place above it that can be looked at."
+    for place in (Path(folder), *Path(folder).parents):
+        try:
+            place.lstat()
+            return place
+        except OSError:   # absent, below a file, or not to be looked at
+            continue
+    return Path(folder).anchor
+
+
 def check_writable(folder):
     "Whether files can be made in `folder` (or, while it does not exist, in the nearest folder above it)."
-    place = next(p for p in (Path(folder), *Path(folder).parents) if p.exists())
+    place = nearest_folder(folder)
     try:
         with tempfile.TemporaryFile(dir=place): return "ok", f"{folder} is writable", ""
     except OSError as e: return "problem", f"{folder} is not writable ({e.strerror})", "change its owner, or point ROUTERCOMPANION_CACHE elsewhere"
@@ -136,7 +147,12 @@ def check_writable(folder):
 def check_assets():
     from routercompanion.assets.lock import Lock
     from routercompanion.assets.store import asset_status
-    status, default = asset_status(), {n for n, e in Lock.load().assets.items() if e.get("default")}
+    try:
+        status, default = asset_status(), {n for n, e in Lock.load().assets.items() if e.get("default")}
+    except CompanionError as e:
+        return "problem", str(e), "see the finding"
+    except OSError as e:
+        return "problem", f"the assets cannot be looked at ({e.strerror or e})", "point ROUTERCOMPANION_CACHE at a folder that you may read and write"
     absent = sorted(default - set(status.name[status.cached]))
     if absent: return "note", f"not yet in the cache: {', '.join(absent)}", "`routercompanion assets fetch` (or let reproduce do it)"
     return "ok", f"the {len(default)} default assets are in the cache", ""
@@ -154,8 +170,8 @@ def check_index():
 # %% ../../nbs/9_reproduce/checks.ipynb #bcbecb9b
 def examine(root=None, network=False):
     "All checks as a table: check, state (ok, note, problem), finding, remedy."
-    root, cache = Path(root or project_root()), Path(os.environ.get("ROUTERCOMPANION_CACHE") or Path.home() / ".cache/routercompanion")
-    memory, place = memory_gb(), next(p for p in (cache, *cache.parents) if p.exists())
+    root, cache = Path(root or project_root()), cache_root()
+    memory, place = memory_gb(), nearest_folder(cache)
     free = shutil.disk_usage(place).free / 1e9
     fits = sys.version_info[:2] == (3, 11)
     rows = {"python": ("ok" if fits else "note", sys.version.split()[0], "" if fits else "the lock is made for Python 3.11"),

@@ -12,6 +12,7 @@ __all__ = ['app', 'PROFILE', 'GOOD', 'SHIPPED', 'SHIPPED_STEP', 'about', 'main',
 import csv
 import errno
 import io
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -36,6 +37,8 @@ def main(args=None):
     except CompanionError as e:
         fail(e, 1 if _is_step_error(e) else 2)
     except OSError as e:
+        if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            fail(f"{e.filename or 'a file'}: {e.strerror}. Give a place that you may read and write; the cache is where ROUTERCOMPANION_CACHE points.", 1)
         if e.errno not in (errno.ENOSPC, errno.EDQUOT): raise
         fail(f"The disk is full ({e.filename or e.strerror}). Free some space and run the command again: it resumes.", 1)
 
@@ -329,6 +332,7 @@ def route_command(prompts: str = typer.Argument(..., help="A CSV with a column '
     Two models: score (high = large model) and decision. A pool: the chosen model, its name and its predicted quality.
     """
     import warnings
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")   # what loads in a second needs no bar
     from routercompanion.routers.registry import load_router
     chosen = load_router(router_folder(router, profile))
     table = read_prompts(prompts)

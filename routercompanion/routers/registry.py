@@ -227,7 +227,7 @@ def _origin_to_save(router, origin):
         raise SavedRouterError(f"origin is a {type(origin).__name__}: give the encoder, the feature store, the features themselves, or a dict.")
     if own and given and not same_origin(own, given):
         raise SavedRouterError(f"The router was fitted on features of {own}, and origin says {dict(given)}. Leave origin out, or fit it on those.")
-    return dict(own or given) if own or given else None
+    return {**(given or {}), **(own or {})} or None
 
 
 def save_router(router, folder, *, overwrite=False, origin=None):
