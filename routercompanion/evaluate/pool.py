@@ -179,6 +179,13 @@ class PoolEvaluation:
                     significant=bool(low > 0 or high < 0), undefined=len(draws) - len(seen))
 
 # %% ../../nbs/7_evaluate/pool.ipynb #7316d333
+def _check_outcomes(part):
+    "Raise for a model without any outcome among the test queries: every row would stay silent about it, and the oracle could fall below a router."
+    none = np.isnan(part.score).all(0)
+    if none.any():
+        raise PoolInputError(f"Model {part.models[int(none.argmax())]} has no outcome in {len(part.score)} test queries. Leave it out of the pool, or record some of its outcomes.")
+
+
 def _grid(curves, axis):
     "Where a band is drawn: the budgets, or 100 mean costs over the range of all curves."
     first = next(iter(curves.values()))
@@ -210,6 +217,7 @@ def pool_evaluation(outcomes, embeddings, routers, *, train="train", test="test"
     overlap = np.intersect1d(test_rows, pool_rows(outcomes, train))
     if len(overlap): raise PoolInputError(f"{len(overlap)} queries are both in train and in test (the first is row {overlap[0]}). Split them first.")
     part = pool_subset(outcomes, test_rows)
+    _check_outcomes(part)
     paid = np.where(np.isnan(part.cost[cost]), costs, part.cost[cost])
     fitted = _fitted({**routers, **{k: v for k, v in REFERENCE_ROWS.items() if k not in routers}}, outcomes, embeddings, train, fitted)
     sweeps = sweep_pool(fitted, part, _feature_rows(embeddings, test_rows, len(outcomes.score)), costs, axis=axis, settings=settings, paid=paid)

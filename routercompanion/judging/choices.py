@@ -20,13 +20,13 @@ from ..reading import as_texts
 _WORD = r"(?:\b(?:answer|antwort|respuesta|risposta|resposta|choice|option|choose|pick|select|go(?:ing)? with)\b|réponse|ответ|答案|回答|答え|选择?|選択?)"
 _FILLER = (r"(?:\s{1,9}(?:is|are|be|would|should|must|might|seems? to be|appears? to be|has to be|option|choice|letter|answer|the|correct|right|"
            r"best|most|likely|probably|clearly|definitely|therefore|thus)\b){0,6}")
-_OPEN, _CLOSE = r"[*_\"'`]{0,4}[(\[<{]{0,3}", r"([)\]>}])?(?![A-Za-z0-9'])"
+_OPEN, _CLOSE = r"[*_\"'`]{0,4}[(\[<{]{0,3}", r"([)\]>}])?(?![A-Za-z0-9]|'[A-Za-z])"
 _STATED = re.compile(rf"(?i:{_WORD}{_FILLER})[\s:*\"'`=>_是は\-]{{0,20}}{_OPEN}([A-Za-z]){_CLOSE}")
 _BOXED = re.compile(r"\\f?box(?:ed)?\s{0,9}\{[\s{]{0,4}(?i:option|choice|answer)?[\s:]{0,4}[(\[]?([A-Za-z])([)\]])?\s{0,9}[.:}]")
 _CORRECT = re.compile(rf"(?<![A-Za-z0-9'])[(\[]?([A-Za-z]){_CLOSE}\s{{1,9}}(?:is|must be|should be|would be|seems|has to be)\s{{1,9}}"
                       r"(?:the |clearly |definitely |probably |most likely |most ){0,3}(?:correct|right|best|true|answer)\b")
 _IT_IS = re.compile(rf"(?i:\bit(?:'s| is| must be| has to be| should be| would be)\s{{1,9}}(?:option |choice |letter |answer )?){_OPEN}([A-Za-z]){_CLOSE}")
-_CONCLUDED = re.compile(rf"(?i:\bso|\bthus|\btherefore|\bhence|[:,>])\s{{0,9}}{_OPEN}([A-Z]){_CLOSE}[.!*_\"'`\s]*\Z")
+_CONCLUDED = re.compile(rf"(?i:\bso|\bthus|\btherefore|\bhence|(?<=[a-z]{{2}}),|[:>])\s{{0,9}}{_OPEN}([A-Z]){_CLOSE}[.!*_\"'`\s]*\Z")
 
 # %% ../../nbs/4_judging/choices.ipynb #e4112e04
 _DENIED = re.compile(r"[*_\"'`]{0,4}(?:\s{1,9}(?:is|was|seems|looks))?\s{1,9}(?:not\b|wrong\b|incorrect\b|false\b|(?:is|was|ca|does|wo)n't\b|cannot\b|(?:is )?ruled out\b)")
@@ -81,7 +81,7 @@ def _by_text(answer, options):
 
 def _at_line_starts(text, allowed):
     "The letters that begin a line; small ones without a bracket only where no other letter does (else they number the steps of a reasoning)."
-    found = [m for m in _LINE_START.finditer(text) if m[1].upper() in allowed]
+    found = [m for m in _LINE_START.finditer(text) if m[1].upper() in allowed and not _denied(text, m)]
     sure = [m for m in found if m[1].isupper() or m[2][:1] in (")", "]")]
     small = [m for m in found if m[2][:1] in (".", ":")]
     if not sure and len({m[1] for m in small}) == 1:

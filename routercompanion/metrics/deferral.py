@@ -213,15 +213,20 @@ def aiq(curve, *, largest_cost=None):
     """Average improvement in quality (routerbench): area under the non-decreasing convex hull, extended flat to `largest_cost`, divided by that cost.
 
     `largest_cost` is the curve's own unless given; give the largest of all compared routers. In [0, 1], high = good; costs below the curve's first
-    point count as quality 0, since nothing can be had there. One curve -> float, a batch -> (B,). A largest cost of 0 is NaN.
+    point count as quality 0, since nothing can be had there. One curve -> float, a batch -> (B,). NaN where the curve has one cost only and
+    that is `largest_cost`: equal costs, one model, a largest cost of 0.
     """
     top = float(curve.cost.max()) if largest_cost is None else float(largest_cost)
     if top < curve.cost.max() - EPS: raise MetricInputError(f"largest_cost {top:g} lies inside the curve, which ends at {curve.cost.max():g}.")
     hull = convex_hull(curve)
     X, Y = hull._xy
     area = (np.diff(X) * (Y[:, 1:] + Y[:, :-1]) / 2).sum(1) + (top - X[:, -1]) * Y[:, -1]
-    value = area / top if top > 0 else np.full(len(Y), np.nan)
-    return value if curve.quality.ndim == 2 else float(value[0]) if top > 0 else Undefined("the largest cost is 0")
+    wide = top - np.broadcast_to(X, Y.shape)[:, 0] > EPS * max(1., top)
+    value = np.where(wide, area / top, np.nan) if top > 0 else np.full(len(Y), np.nan)
+    if curve.quality.ndim == 2:
+        return value
+    reason = "the largest cost is 0" if not top > 0 else "all costs are equal: there is no range of costs"
+    return float(value[0]) if wide[0] and top > 0 else Undefined(reason)
 
 # %% ../../nbs/1_metrics/deferral.ipynb #a1a47a0d
 def arena_score(accuracy, usd_per_1k, *, beta=.1):

@@ -12,7 +12,9 @@ import random
 import re
 import time
 import warnings
+from collections import Counter
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import joblib
 import requests
@@ -20,6 +22,7 @@ import requests
 from ..core import cache_dir, content_hash, only_one
 from ..data.texts import JudgeError
 from ..parallel import progress
+from ..reading import as_texts
 
 # %% ../../nbs/3_models/chat.ipynb #07031506
 class EndpointError(JudgeError):
@@ -40,9 +43,12 @@ def api_key(variable):
 # %% ../../nbs/3_models/chat.ipynb #62556f1d
 @dataclass(frozen=True)
 class Reply:
-    "The `text` of a reply; or None and the `problem`: 'timeout', 'http' (an error status, or no connection) or 'empty' (a reply without text)."
+    """The `text` of a reply; or None and the `problem`: 'timeout', 'http' (an error status, or no connection) or 'empty' (a reply without text).
+
+    `reason`: the server's own words about a refusal."""
     text: str | None
     problem: str = ""
+    reason: str = ""
 
 
 class _Key(requests.auth.AuthBase):
@@ -114,8 +120,7 @@ class ChatEndpoint:
             raise EndpointError(f"{self.url} answers {got.status_code} for model {self.model!r}: check the address, the model's name and the key in "
                                 f"{self.api_key_env}.")
         if got.status_code != 200:
-            self.refused = f"status {got.status_code}: {_reason(got)}"
-            return Reply(None, "http"), False, 0
+            return Reply(None, "http", f"status {got.status_code}: {_reason(got, api_key(self.api_key_env))}"), False, 0
         text = _content(got)
         return (Reply(None, "empty") if text is None else Reply(text)), False, 0
 
@@ -131,10 +136,9 @@ class ChatEndpoint:
 
         `EndpointError`: the address is none, or every request is refused; `EndpointWarning`: some are, with the server's reason.
         """
-        if not re.match(r"https?://[^/]", self.url):
-            raise EndpointError(f"{self.url!r} is no address of a server: begin it with http:// or https://.")
+        _check_address(self.url)
+        prompts = as_texts(prompts, "prompts")
         api_key(self.api_key_env)   # a key that cannot be sent is named before the first request
-        self.refused = ""
         keys = [content_hash([self.url, self.model, self.options, p, repeat]) for p in prompts]
         folder = cache_dir("chat") if self.cache is True else self.cache
         store = ReplyCache(folder / f"{content_hash([self.url, self.model, self.options])[:16]}.jsonl") if folder else None
@@ -149,23 +153,36 @@ class ChatEndpoint:
         return replies
 
     def _say_refusals(self, replies):
-        "Raise when the server has refused every prompt, warn when it has refused some."
-        failed = sum(r.problem == "http" for r in replies)
-        if not self.refused or not failed: return
-        said = f"{self.url} refuses {failed} of {len(replies)} requests for model {self.model!r} ({self.refused})"
-        if failed == len(replies): raise EndpointError(f"{said}. Check the model's name and the options.")
+        "Raise when the server has refused every prompt, warn when it has refused some; with the commonest of its reasons."
+        reasons = Counter(r.reason for r in replies if r.reason)
+        if not reasons:
+            return
+        said = f"{self.url} refuses {reasons.total()} of {len(replies)} requests for model {self.model!r} ({reasons.most_common(1)[0][0]})"
+        if reasons.total() == len(replies):
+            raise EndpointError(f"{said}. Check the model's name and the options.")
         warnings.warn(f"{said}. Those replies are missing.", EndpointWarning, stacklevel=3)
 
 
-def _reason(got):
-    "The server's own words about a refusal, at most 300 signs on one line."
+def _check_address(url):
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        good = False
+    if not good:
+        raise EndpointError(f"{url!r} is no address of a server: begin it with http:// or https://.")
+
+
+def _reason(got, key):
+    "The server's own words about a refusal, at most 300 signs on one line; never the key, should the server repeat it."
     try:
         found = got.json()
         error = found.get("error", found) if isinstance(found, dict) else found
         text = error.get("message", error) if isinstance(error, dict) else error
     except ValueError:
         text = got.text
-    return " ".join(str(text).split())[:300] or "no reason given"
+    text = "".join(c if c.isprintable() else " " for c in str(text)).replace(key or "\n", "(key)")
+    return " ".join(text.split())[:300] or "no reason given"
 
 
 def _content(got):
@@ -192,6 +209,7 @@ class LocalChat:
     def ask(self, prompts, *, repeat=0):
         "A `Reply` for each prompt, in order (greedy: `repeat` changes nothing)."
         import torch
+        prompts = as_texts(prompts, "prompts")
         ids, out = self.lm.tokens([self._text(p) for p in prompts]), []
         pad = next(t for t in (self.lm.tokenizer.pad_token_id, self.lm.tokenizer.eos_token_id, 0) if t is not None)
         for start in progress(range(0, len(ids), self.batch_size), f"asking {self.name}"):
