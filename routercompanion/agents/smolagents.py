@@ -7,7 +7,6 @@ __all__ = ['AGENTS', 'TASK', 'BoxTool', 'SearchTool', 'LookUpTool', 'CalculatorT
            'EndpointAgentModel', 'framework_agent', 'framework_trace', 'run_framework']
 
 # %% ../../nbs/5_agents/smolagents.ipynb #433872cd
-import os
 import time
 
 import requests
@@ -20,9 +19,10 @@ from transformers import DynamicCache
 
 from .agent import RunLog, Trace
 from .retrieval import BM25Index
+from .sandbox import CleanExecutor
 from .tools import CalculatorError, Toolbox, about_tools, own_passages
-from ..core import CompanionError, lookup
-from ..models.chat import EndpointError
+from ..core import lookup
+from ..models.chat import EndpointError, read_key, shown_address
 from ..parallel import progress
 
 # %% ../../nbs/5_agents/smolagents.ipynb #b73b417a
@@ -114,20 +114,33 @@ class EndpointAgentModel(Model):
 
     def generate(self, messages, stop_sequences=None, tools_to_call_from=None, **options):
         body = self._prepare_completion_kwargs(messages, stop_sequences, tools_to_call_from=tools_to_call_from)
-        body |= {"model": self.model_id, **({"temperature": 0, "max_tokens": 512} if self.options is None else self.options)}
+        body |= {"model": self.model_id}
+        body |= {"temperature": 0, "max_tokens": 512} if self.options is None else self.options
         body["messages"] = [{**m, "role": getattr(m["role"], "value", m["role"])} for m in body["messages"]]
-        headers = {"Authorization": f"Bearer {key}"} if (key := os.environ.get(self.api_key_env)) else {}
-        try: got = requests.post(f"{self.url.rstrip('/')}/chat/completions", json=body, headers=headers, timeout=self.timeout, allow_redirects=False)
-        except requests.RequestException as e: raise EndpointError(f"{self.url}: no answer ({type(e).__name__}). Check the address and the server.") from None
+        got, place = self._post(body), shown_address(self.url)
         if got.status_code != 200:
-            raise EndpointError(f"{self.url}: status {got.status_code}. Check the address, the model {self.model_id!r} and the key in {self.api_key_env}.")
+            remedy = f"Check the address, the model {self.model_id!r} and the key in {self.api_key_env}."
+            raise EndpointError(f"{place}: status {got.status_code}. {remedy}")
         try:
-            data = got.json()
-            message, usage = dict(data["choices"][0]["message"]), data.get("usage") or {}
-            message["tool_calls"] = message.get("tool_calls") or None
-            spent = TokenUsage(usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0))
-            return ChatMessage.from_dict({"role": "assistant", **message}, raw=data, token_usage=spent)
-        except (ValueError, LookupError, TypeError) as e: raise EndpointError(f"{self.url}: the reply is no chat completion ({type(e).__name__}).") from None
+            return self._message(got.json())
+        except (ValueError, LookupError, TypeError, AttributeError) as e:
+            raise EndpointError(f"{place}: the reply is no chat completion ({type(e).__name__}).") from None
+
+    def _post(self, body):
+        key, address = read_key(self.api_key_env), f"{self.url.rstrip('/')}/chat/completions"
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        try:
+            return requests.post(address, json=body, headers=headers, timeout=self.timeout, allow_redirects=False)
+        except (requests.RequestException, ValueError) as e:
+            remedy = "Check the address and the server."
+            place = shown_address(self.url)
+            raise EndpointError(f"{place}: no answer ({type(e).__name__}). {remedy}") from None
+
+    def _message(self, data):
+        message, usage = dict(data["choices"][0]["message"]), data.get("usage") or {}
+        message["tool_calls"] = message.get("tool_calls") or None
+        spent = TokenUsage(usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0))
+        return ChatMessage.from_dict({"role": "assistant", **message}, raw=data, token_usage=spent)
 
 # %% ../../nbs/5_agents/smolagents.ipynb #faf5dcca
 AGENTS = {"tool": smolagents.ToolCallingAgent, "code": smolagents.CodeAgent}
@@ -135,13 +148,17 @@ TASK = "Answer the question in at most five words. Use the tools to find the fac
 
 
 def framework_agent(model, box, *, kind="tool", max_steps=6, stop_after=None):
-    """A smolagents agent with the tools of `box`. kind: "tool" (JSON tool calls) or "code" (Python, run by the framework's own sandboxed interpreter: no
-    imports beyond its harmless defaults, no files, no network). stop_after(agent): called after each step."""
+    """A smolagents agent with the tools of `box`.
+
+    kind: "tool" (JSON tool calls) or "code" (Python, run by the framework's own interpreter in a child
+    process with an empty environment: no imports beyond its harmless defaults, no files, no network,
+    no keys). stop_after(agent): called after each step. `agent.cleanup()` ends the child.
+    """
+    chosen = lookup(AGENTS, kind, "kind of agent")
+    options = {"executor": CleanExecutor()} if kind == "code" else {}
     callbacks = [lambda step, agent=None: stop_after(agent)] if stop_after else None
-    agent = lookup(AGENTS, kind, "kind of agent")(tools=as_tools(box), model=model, max_steps=max_steps, verbosity_level=LogLevel.OFF, step_callbacks=callbacks)
-    if kind == "code" and (agent.executor_type != "local" or agent.additional_authorized_imports):
-        raise CompanionError("Code runs in the framework's sandbox only.")
-    return agent
+    return chosen(tools=as_tools(box), model=model, max_steps=max_steps, step_callbacks=callbacks,
+                  verbosity_level=LogLevel.OFF, **options)
 
 # %% ../../nbs/5_agents/smolagents.ipynb #96568f59
 def framework_trace(question, model, box, *, kind="tool", max_steps=6, max_seconds=120.):
@@ -149,16 +166,24 @@ def framework_trace(question, model, box, *, kind="tool", max_steps=6, max_secon
     runnable code) is malformed.
     """
     trace, start = Trace(question.key or question.question), time.perf_counter()
+
     def stop_after(agent):
-        if time.perf_counter() - start > max_seconds: agent.interrupt()
+        if time.perf_counter() - start > max_seconds:
+            agent.interrupt()
+
     agent = framework_agent(model, box, kind=kind, max_steps=max_steps, stop_after=stop_after)
     try:
         result = agent.run(TASK.format(question.question), return_full_result=True)
         trace.answer, trace.stop = ("", "steps") if result.state == "max_steps_error" else (str(result.output).strip(), "answer")
-    except smolagents.AgentGenerationError: trace.stop = "error"
+    except smolagents.AgentGenerationError:
+        trace.stop = "error"
     except smolagents.AgentError:
-        if not agent.interrupt_switch: raise
+        if not agent.interrupt_switch:
+            raise
         trace.stop = "time"
+    finally:
+        if kind == "code":
+            agent.cleanup()
     trace.seconds = time.perf_counter() - start
     for step in agent.memory.steps:
         if isinstance(step, ActionStep): note_step(trace, step)
