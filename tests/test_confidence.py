@@ -197,7 +197,7 @@ def test_a_missing_column_is_named(tmp_path, column):
     (lambda r: r[1].update(winner_model_a=1, winner_model_b=1), "row 2: .*exactly one"), (lambda r: r[2].update(winner_tie="yes"), "row 3: .*exactly one"),
     (lambda r: r[0].update(winner_model_a=0, winner_model_b=0, winner_tie=0), "row 1"), (lambda r: r[1].update(prompt="plain"), "row 2, column 'prompt'.*JSON list"),
     (lambda r: r[1].update(response_b="[]"), "row 2, column 'response_b'"), (lambda r: r[2].update(model_a="weak"), "row 3: model_a and model_b are both"),
-    (lambda r: r[1].update(prompt=None), "row 2, column 'prompt': no value"), (lambda r: [], "no record"), (lambda r: [1, 2], "row 1 is not a JSON object")])
+    (lambda r: r[1].update(prompt=None), "row 2, column 'prompt': no value"), (lambda r: [], "no record"), (lambda r: [1, 2], "row 1: the number 1 where an object")])
 def test_bad_files_name_row_and_column(tmp_path, change, text):
     made = change(rows := broken(lambda r: None))
     write_jsonl(tmp_path / "r.jsonl", rows if made is None else made)

@@ -198,7 +198,7 @@ from routercompanion.data import load_weekend_arena
 table = load_weekend_arena("set.jsonl")
 assert table.score.tolist() == [[1, .5]] and table.models == ["tiny-1b", "large-70b"]
 load_weekend_arena("bad.jsonl")""", good=1)
-    assert "SchemaError: bad.jsonl, row 2, column 'large-70b': 'yes' is not a number" in said
+    assert "SchemaError: bad.jsonl, row 2, column 'large-70b': the text 'yes' where a number is expected" in said
 
 
 @pytest.mark.parametrize("name, message", [

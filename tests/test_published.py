@@ -125,7 +125,7 @@ def test_a_choice_row_keeps_letter_and_options():
 
 
 @pytest.mark.parametrize("bad, what", [
-    (b'{"instruction": "cut sh', r"row 2: not valid JSON"), (b'[1, 2]', "line 2: not an object"), ({"instruction": "x"}, "line 2.*'response' is missing"), ({"response": "x"}, "line 2.*'instruction'"),
+    (b'{"instruction": "cut sh', r"row 2: it ends in the middle"), (b'[1, 2]', "row 2: a list of 2 where an object"), ({"instruction": "x"}, "line 2.*'response' is missing"), ({"response": "x"}, "line 2.*'instruction'"),
     ({"instruction": "x", "response": 3}, "line 2.*'response'"), ({"instruction": " ", "response": "A. x"}, "line 2.*'instruction'"), ({**choice_row(1), "response": "option 1 1"}, "line 2.*does not begin"),
     ({**choice_row(1), "response": "Because"}, "line 2.*does not begin"), ({**choice_row(1), "response": "E. other"}, "line 2.*ABCD"), ({"instruction": "Question: no options", "response": "A. x"}, "line 2.*No options"),
     (b"\xff\xfe", "routerxbench-prompts")])

@@ -24,6 +24,7 @@ from ..data.bank import make_bank
 from ..data.banks.multihop import Passage, fact_corpus, solved_questions
 from ..models.causal_lm import Generations
 from ..parallel import progress
+from ..reading import checked, decode, parse_json
 
 # %% ../../nbs/5_agents/agent.ipynb #038dfa9a
 STOPS = {"answer": "it answered", "steps": "the step limit was reached", "time": "the time limit was reached",
@@ -287,15 +288,14 @@ class RunLog:
         data = self.path.read_bytes()
         whole = data[:data.rfind(b"\n") + 1]
         if len(whole) < len(data): os.truncate(self.path, len(whole))
-        head, *rows = whole.decode().split("\n")[:-1] or [None]
+        (_, head), *rows = _logged(whole, self.path) or [(1, None)]
         if head is None: return {}
-        if json.loads(head) != self.about:
+        if head != self.about:
             raise RunLogError(f"{self.path} is the log of another run (other model, policy, corpus or limits). Give this run a log of its own, or delete that one.")
         out = {}
-        for number, row in enumerate(rows, 2):
-            try: t = Trace(**json.loads(row))
-            except (ValueError, TypeError) as e:
-                raise RunLogError(f"{self.path}, line {number}: not a trace ({e}). Delete this line; its question will be run again.") from e
+        for number, row in rows:
+            t = _logged_trace(row, self.path, number)
+            if t.key in out: raise RunLogError(f"{self.path}, line {number}: the question {t.key[:80]!r} stands in an earlier line too. Delete one of the two lines.")
             out[t.key] = t
         return out
 
@@ -307,6 +307,32 @@ class RunLog:
             f.writelines(json.dumps(asdict(t), ensure_ascii=False) + "\n" for t in traces)
             f.flush()
             os.fsync(f.fileno())
+
+
+def _logged(whole, path):
+    "[(line, object)] of the bytes of a log; `RunLogError` with the line."
+    found = []
+    for number, line in enumerate(whole.split(b"\n")[:-1], 1):
+        value = parse_json(decode(line, path, error=RunLogError), path, error=RunLogError, row=number)
+        found.append((number, checked(value, "object", path=path, row=number, error=RunLogError)))
+    return found
+
+
+_TRACE = {**dict.fromkeys(("key", "answer", "stop"), "text"), "steps": "list", **dict.fromkeys(("tool_calls", "malformed", "missed"), "whole"),
+          **dict.fromkeys(("tokens_in", "tokens_out", "seconds"), "number")}
+
+
+def _logged_trace(row, path, number):
+    "The `Trace` of one line of a log; `RunLogError` unless it has the fields of a trace, each of its kind."
+    if set(row) != set(_TRACE):
+        odd = ", ".join(sorted(set(row) ^ set(_TRACE)))
+        raise RunLogError(f"{path}, line {number}: not a trace ({odd} missing or too much). Delete this line; its question will be run again.")
+    for name, kind in _TRACE.items():
+        value = checked(row[name], kind, path=path, row=number, column=name, error=RunLogError)
+        if (name == "key" and not value.strip()) or (kind in ("whole", "number") and value < 0):
+            raise RunLogError(f"{path}, line {number}: {name} is {value!r}. Delete this line; its question will be run again.")
+    for step in row["steps"]: checked(step, "object", path=path, row=number, column="steps", error=RunLogError)
+    return Trace(**row)
 
 # %% ../../nbs/5_agents/agent.ipynb #eef9f016
 def run_agent(questions, writer, *, toolbox=None, policy=None, max_steps=6, max_seconds=60., chunk=48, k=2, log=None):

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from routercompanion.core import (
-    CompanionError, content_hash, hash_fraction, read_jsonl, write_jsonl,
-)
+from ..core import CompanionError, content_hash, hash_fraction, write_jsonl
 from .texts import normalise
+from ..reading import checked, read_json_lines
 
 # %% ../../nbs/2_data/bank.ipynb #20cd600d
 COLUMNS = ["query_id", "prompt", "references", "choices", "task", "domain", "source", "split"]
@@ -79,15 +78,34 @@ def save_bank(bank, path):
     write_jsonl(path, [{"name": bank.name, "shots": bank.shots}, *bank.table.to_dict("records")])
 
 
+_KINDS = {"references": "texts", "choices": "texts"}
+
+
 def load_bank(path):
-    "Read a bank written by `save_bank`; a broken line raises an error that names the file and the row."
-    head, *rows = [*read_jsonl(path)] or [None]
-    if not isinstance(head, dict) or not {"shots", "name"} <= set(head):
+    "Read a bank written by `save_bank`; a line that is broken, or a value of another kind, raises `BankError` with file, row and column."
+    (_, head), *rows = read_json_lines(path, error=BankError) or [(1, {})]
+    if not {"shots", "name"} <= set(head):
         raise BankError(f"{path}, row 1: not a bank file (its first line holds the name and the shots); write one with save_bank.")
-    for number, row in enumerate(rows, 2):
-        if not isinstance(row, dict) or (missing := [c for c in COLUMNS if c not in row]):
-            raise BankError(f"{path}, row {number}: " + (f"{', '.join(missing)} missing" if isinstance(row, dict) else "not a query") + "; repair or drop this row.")
-    return QueryBank(pd.DataFrame(rows, columns=COLUMNS), head["shots"], head["name"])
+    name = checked(head["name"], "text", path=path, row=1, column="name", error=BankError)
+    for task, text in checked(head["shots"], "object", path=path, row=1, column="shots", error=BankError).items():
+        checked(text, "text", path=path, row=1, column=f"shots of {task}", error=BankError)
+    first = {}
+    for number, row in rows:
+        _check_row(row, path, number)
+        other = first.setdefault(row["query_id"], number)
+        if other != number: raise BankError(f"{path}, row {number}: query_id {row['query_id']} stands in row {other} too; drop one of the two rows.")
+    return QueryBank(pd.DataFrame([row for _, row in rows], columns=COLUMNS), head["shots"], name)
+
+
+def _check_row(row, path, number):
+    "`BankError` unless a row of a bank file has all columns, each of its kind."
+    if missing := [c for c in COLUMNS if c not in row]:
+        raise BankError(f"{path}, row {number}: {', '.join(missing)} missing; repair or drop this row.")
+    for column in COLUMNS:
+        value = checked(row[column], _KINDS.get(column, "text"), path=path, row=number, column=column, error=BankError,
+                        **({"missing": None} if column == "choices" else {}))
+        if column in ("query_id", "prompt", "task") and not value.strip():
+            raise BankError(f"{path}, row {number}, column {column!r}: the text is empty; repair or drop this row.")
 
 # %% ../../nbs/2_data/bank.ipynb #181c7c34
 def first_by_hash(items, count, *salt):

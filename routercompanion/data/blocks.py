@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from ..core import atomic_path, lookup
 from routercompanion.data.outcomes import (
-    AlignmentError, DuplicateIdError, OutcomeError, OutcomeFileError, OutcomeTable, _PARQUET,
-    _from_arrow, _parquet_about, _to_arrow,
+    AlignmentError, DuplicateIdError, OutcomeError, OutcomeTable, _PARQUET, _from_arrow,
+    _open_parquet, _parquet_about, _to_arrow,
 )
 
 # %% ../../nbs/2_data/blocks.ipynb #0d27f85f
@@ -57,19 +57,19 @@ def iter_outcomes(path, *, block=256, by="models"):
     """
     lookup({"models": 0, "queries": 0}, by, "kind of block")
     if block < 1: raise OutcomeError(f"a block of {block}", "Take at least 1.", source=path)
-    try: file = pq.ParquetFile(path, page_checksum_verification=True)
-    except FileNotFoundError as e: raise OutcomeFileError("there is no such file", "Check the path.", source=path) from e
-    except (pa.ArrowException, OSError) as e: raise OutcomeFileError(f"not a whole Parquet file ({str(e).splitlines()[0]})", "Record it again.", source=path) from e
-    with file:
-        about = _parquet_about(file.schema_arrow, path)
+    with _open_parquet(path) as file:
+        about = _parquet_about(file.metadata.metadata, path)
         names, models = file.schema_arrow.names, about["models"]
         if by == "queries":
-            for batch in file.iter_batches(block): yield _from_arrow(OutcomeTable, pa.Table.from_batches([batch]), about, path)
+            first = 0
+            for batch in file.iter_batches(block):
+                yield _from_arrow(OutcomeTable, pa.Table.from_batches([batch]), about, path, first=first)
+                first += len(batch)
             return
         rest = [n for n in names if n == "query_id" or ":" not in n]
         for start in range(0, len(models), block):
             chosen = models[start:start + block]
-            cells = [f"{kind}:{m}" for kind in ("score", *about["costs"]) for m in chosen]
+            cells = [name for kind in ("score", *about["costs"]) for m in chosen if (name := f"{kind}:{m}") in names]
             yield _from_arrow(OutcomeTable, file.read([*rest, *cells]), about, path, chosen)
 
 # %% ../../nbs/2_data/blocks.ipynb #bcaee14b

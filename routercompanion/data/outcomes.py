@@ -7,6 +7,7 @@ __all__ = ['COSTS', 'PER_QUERY', 'SCHEMA_VERSION', 'OutcomeError', 'ShapeError',
            'CostError', 'MissingOutcomeError', 'AlignmentError', 'OutcomeFileError', 'correct_by_rule', 'OutcomeTable']
 
 # %% ../../nbs/2_data/outcomes.ipynb #f51f2847
+import contextlib
 import json
 import re
 from dataclasses import dataclass, field, replace
@@ -18,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fastcore.basics import patch
 
-from ..core import atomic_path, content_hash, lookup
+from ..core import CompanionError, atomic_path, content_hash, lookup
 from ..metrics.tests import wilson_interval
-from ..reading import LocatedError
+from ..reading import LocatedError, parse_json, refuse
 
 # %% ../../nbs/2_data/outcomes.ipynb #20c9a508
 class OutcomeError(LocatedError):
@@ -284,37 +285,79 @@ def to_parquet(self: OutcomeTable, path, *, with_prompts=False):
 _AGAIN = "Restore the file (git checkout), or record the outcomes again."
 
 
-def _parquet_about(schema, path):
-    "What the metadata of a Parquet schema says about a table of outcomes, as a dict; `OutcomeFileError` if it is damaged or of another kind."
+@contextlib.contextmanager
+def _open_parquet(path, *, error=OutcomeFileError, remedy=_AGAIN):
+    "An open `ParquetFile` with checksums; an `error` names the file when it is absent, or found damaged while it is read."
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            twice = pd.Index(file.schema_arrow.names)
+            if twice.has_duplicates:
+                raise refuse(error, "two columns have one name", remedy, source=path, column=twice[twice.duplicated()][0])
+            yield file
+    except CompanionError:
+        raise
+    except FileNotFoundError as e:
+        raise refuse(error, "there is no such file", "Check the path, or record it first.", source=path) from e
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError, MemoryError) as e:
+        words = " ".join(str(e).split())[:120].rstrip(". ")
+        raise refuse(error, f"not a whole Parquet file ({words})", remedy, source=path) from e
+
+
+def _parquet_column(data, name, kind, path, *, error=OutcomeFileError, remedy=_AGAIN):
+    "The column of an Arrow table, without gaps, of the Arrow type `kind`; else an `error`."
+    if name not in data.column_names:
+        raise refuse(error, f"a column is missing ({name})", remedy, source=path)
+    column = data[name]
+    if column.type != kind or column.null_count:
+        found = f"{column.type}" + (f" with {column.null_count} gaps" if column.null_count else "")
+        raise refuse(error, f"{found} where {kind} is expected", remedy, source=path, column=name)
+    return column
+
+
+def _parquet_about(meta, path):
+    "What the metadata of a Parquet file say about a table of outcomes, as a dict; `OutcomeFileError` if it is damaged or of another kind."
     error = lambda problem, remedy: OutcomeFileError(problem, remedy, source=path)
-    meta = schema.metadata or {}
-    if _KEY not in meta: raise error("a Parquet file, but not one of outcomes", "Write it with OutcomeTable.to_parquet.")
-    try: about = json.loads(meta[_KEY])
-    except ValueError as e: raise error("its metadata is damaged", _AGAIN) from e
-    if about.get("schema", 0) > SCHEMA_VERSION: raise error(f"layout {about['schema']} is newer than {SCHEMA_VERSION}", "Update routercompanion.")
-    if about.pop("sha256", None) != content_hash(about): raise error("its metadata is damaged", _AGAIN)
+    if _KEY not in (meta or {}): raise error("a Parquet file, but not one of outcomes", "Write it with OutcomeTable.to_parquet.")
+    about, version = _hashed(meta[_KEY])
+    if isinstance(version, int) and version > SCHEMA_VERSION: raise error(f"layout {version} is newer than {SCHEMA_VERSION}", "Update routercompanion.")
+    if about is None: raise error("its metadata is damaged", _AGAIN)
     return about
+
+
+def _hashed(raw):
+    "(the dict that JSON bytes spell, without its own hash, or None if the two do not agree; the `schema` that it claims)."
+    try:
+        about = parse_json(raw.decode(), "metadata")
+    except (CompanionError, UnicodeDecodeError):
+        return None, None
+    if not isinstance(about, dict):
+        return None, None
+    agrees = about.pop("sha256", None) == content_hash(about)
+    return about if agrees else None, about.get("schema")
 
 
 def _read_parquet(path):
     "The Arrow table and its metadata as a dict; `OutcomeFileError` if the file is absent, cut short, damaged or of another kind."
-    error = lambda problem, remedy: OutcomeFileError(problem, remedy, source=path)
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as f: data = f.read()
-    except FileNotFoundError as e: raise error("there is no such file", "Check the path, or record the outcomes first.") from e
-    except (pa.ArrowException, OSError) as e: raise error(f"not a whole Parquet file ({str(e).splitlines()[0].rstrip('. ')})", _AGAIN) from e
-    return data, _parquet_about(data.schema, path)
+    with _open_parquet(path) as file:
+        about = _parquet_about(file.metadata.metadata, path)
+        return file.read(), about
 
 # %% ../../nbs/2_data/outcomes.ipynb #f2a04c1d
-def _from_arrow(cls, data, about, path, models=None):
-    "The `OutcomeTable` of an Arrow table and its `about`, for `models` only (default: all); a missing column raises `OutcomeFileError`."
+def _from_arrow(cls, data, about, path, models=None, first=0):
+    "The `OutcomeTable` of an Arrow table and its `about`, for `models` only (default: all); an error names the file and counts rows from `first`."
     models = about["models"] if models is None else models
-    grid = lambda name: np.array([data[f"{name}:{m}"].to_numpy() for m in models]).reshape(len(models), len(data)).T
+    texts = {c: _parquet_column(data, c, pa.string(), path).to_pylist() for c in ("query_id", *PER_QUERY) if c in ("query_id", *data.column_names)}
+    def grid(name):
+        columns = [_parquet_column(data, f"{name}:{m}", pa.float32(), path).to_numpy() for m in models]
+        return np.array(columns).reshape(len(models), len(data)).T
     try:
-        return cls(grid("score"), {c: grid(c) for c in about["costs"]}, data["query_id"].to_pylist(), models,
-                   {m: about["metadata"].get(m, {}) for m in models}, about["correct_rule"], about["provenance"],
-                   **{c: data[c].to_pylist() for c in PER_QUERY if c in data.column_names})
-    except KeyError as e: raise OutcomeFileError(f"a column is missing ({e.args[0]})", "Record the outcomes again.", source=path) from e
+        return cls(grid("score"), {c: grid(c) for c in about["costs"]}, texts.pop("query_id"), models,
+                   {m: about["metadata"].get(m, {}) for m in models}, about["correct_rule"], about["provenance"], **texts)
+    except OutcomeFileError:
+        raise
+    except OutcomeError as e:
+        row, other = (None if k is None else k + first for k in (e.row, e.other))
+        raise type(e)(e.problem, e.remedy, source=path, row=row, column=e.column, other=other) from e
 
 
 @patch(cls_method=True)

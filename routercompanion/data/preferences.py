@@ -8,14 +8,14 @@ __all__ = ['WINNERS', 'RECORD', 'PreferenceError', 'PreferenceFileError', 'prefe
 
 # %% ../../nbs/2_data/preferences.ipynb #271014f3
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ..core import CompanionError, MisalignedError, read_jsonl, write_jsonl
+from ..core import CompanionError, MisalignedError, write_jsonl
+from ..reading import checked, parse_json, read_json_lines
 
 # %% ../../nbs/2_data/preferences.ipynb #4571a3fe
 class PreferenceError(CompanionError):
@@ -56,40 +56,64 @@ def write_preferences(records, path):
     return path
 
 
-def _check_records(table, path):
+def _check_records(table, path, rows=None):
+    "`PreferenceFileError` with the row (as `rows` number them, else from 1) for what is no record."
+    rows = range(1, len(table) + 1) if rows is None else rows
     error = lambda problem: PreferenceFileError(f"{path}: {problem}")
     missing = [c for c in RECORD if c not in table]
     if missing: raise error(f"the column(s) {', '.join(missing)} are missing; a record has {', '.join(RECORD)}.")
     if not len(table): raise error("there is no record. Write at least one.")
     empty = table[RECORD].isna().any(axis=1)
-    if empty.any(): raise error(f"row {int(empty.argmax()) + 1}, column {table[RECORD].iloc[int(empty.argmax())].isna().idxmax()!r}: no value. Fill it in, or drop the record.")
-    wins = table[WINNERS].to_numpy()
-    bad = ~(pd.DataFrame(wins).isin([0, 1]).all(axis=1).to_numpy() & (pd.DataFrame(wins).apply(pd.to_numeric, errors="coerce").sum(axis=1).to_numpy() == 1))
-    if bad.any(): raise error(f"row {int(bad.argmax()) + 1}: {', '.join(WINNERS)} are {wins[bad][0].tolist()}; exactly one of them is 1, the others 0.")
+    if empty.any(): raise error(f"row {rows[int(empty.argmax())]}, column {table[RECORD].iloc[int(empty.argmax())].isna().idxmax()!r}: no value. Fill it in, or drop the record.")
+    wins = table[WINNERS].to_numpy(object)
+    good = [all(isinstance(w, (int, float, np.integer, np.floating)) and w in (0, 1) for w in row) and sum(row) == 1 for row in wins]
+    bad = ~np.array(good, bool)
+    if bad.any(): raise error(f"row {rows[int(bad.argmax())]}: {', '.join(WINNERS)} are {wins[bad][0].tolist()}; exactly one of them is 1, the others 0.")
     same = (table.model_a == table.model_b).to_numpy()
-    if same.any(): raise error(f"row {int(same.argmax()) + 1}: model_a and model_b are both {table.model_a.iloc[int(same.argmax())]!r}; a model is not compared with itself.")
+    if same.any(): raise error(f"row {rows[int(same.argmax())]}: model_a and model_b are both {table.model_a.iloc[int(same.argmax())]!r}; a model is not compared with itself.")
 
 # %% ../../nbs/2_data/preferences.ipynb #1965b4ec
 def _first_turn(value, path, row, column):
-    try: turns = json.loads(value)
-    except (TypeError, ValueError): turns = None
+    try: turns = parse_json(value, path, row=row) if isinstance(value, str) else None
+    except CompanionError: turns = None
     if not isinstance(turns, list) or not turns or not isinstance(turns[0], str | None):
         raise PreferenceFileError(f"{path}: row {row}, column {column!r}: {str(value)[:40]!r} is not a JSON list of turns, such as '[\"text\"]'. Write it with json.dumps([text]).")
     return turns[0] or ""
 
 
 def read_preferences(path):
-    "Records of a JSON-lines file in the arena's format as a DataFrame with the columns `RECORD`, prompt and responses as plain text (first turn). Raises `PreferenceFileError`."
+    """Records of a JSON-lines file in the arena's format as a DataFrame with the columns `RECORD`, prompt and responses as plain text (first turn).
+
+    Raises `PreferenceFileError`, for one id with two prompts too, and for one that compares the same two models twice.
+    """
     path = Path(path)
     if not path.is_file(): raise PreferenceFileError(f"{path} does not exist. Write it with write_preferences, or check the name.")
-    try: rows = list(read_jsonl(path))
-    except CompanionError as e: raise PreferenceFileError(str(e)) from e
-    for number, r in enumerate(rows, 1):
-        if not isinstance(r, Mapping): raise PreferenceFileError(f"{path}: row {number} is not a JSON object. A record is one object per line.")
-    table = pd.DataFrame(rows)
-    _check_records(table, path)
-    for c in _TURNS: table[c] = [_first_turn(v, path, i, c) for i, v in enumerate(table[c], 1)]
-    return table[RECORD].astype({w: int for w in WINNERS})
+    found = read_json_lines(path, error=PreferenceFileError)
+    table, rows = pd.DataFrame([r for _, r in found]), [row for row, _ in found]
+    _check_records(table, path, rows)
+    for row, r in found: _check_texts(r, path, row)
+    for c in _TURNS: table[c] = [_first_turn(v, path, row, c) for row, v in zip(rows, table[c])]
+    _check_ids(table, path, rows)
+    return table[RECORD].assign(id=table.id.map(str)).astype({w: int for w in WINNERS})
+
+
+def _check_texts(record, path, row):
+    "`PreferenceFileError` unless a record's id (or its number) and models are texts."
+    for name in ("id", "model_a", "model_b"):
+        value = record[name]
+        kind = "whole" if name == "id" and isinstance(value, (int, float)) else "text"
+        text = str(checked(value, kind, path=path, row=row, column=name, error=PreferenceFileError))
+        if not text.strip(): raise PreferenceFileError(f"{path}: row {row}, column {name!r}: it is empty. Fill it in, or drop the record.")
+
+
+def _check_ids(table, path, rows):
+    "`PreferenceFileError` for the first row whose id had another prompt before, or the same two models."
+    prompts, pairs = {}, {}
+    for row, key, prompt, a, b in zip(rows, table.id.map(str), table.prompt, table.model_a, table.model_b):
+        first, other = prompts.setdefault(key, (row, prompt))
+        if prompt != other: raise PreferenceFileError(f"{path}: row {row}, column 'prompt': another text for id {key!r} than in row {first}. Give every query an id of its own.")
+        first = pairs.setdefault((key, *sorted((a, b))), row)
+        if first != row: raise PreferenceFileError(f"{path}: row {row}: {a} and {b} are compared on id {key!r} in row {first} too. Drop one of the two.")
 
 # %% ../../nbs/2_data/preferences.ipynb #c98ea8f6
 def routellm_pairs(records):

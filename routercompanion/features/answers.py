@@ -12,15 +12,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..core import cache_dir, content_hash, lookup, read_jsonl, write_jsonl
+from ..core import cache_dir, content_hash, lookup, write_jsonl
 from ..data.bank import QueryBank
-from ..data.records import save_signals
+from ..data.records import read_rows, save_signals
 from routercompanion.features.meaning import (
     ESTIMATORS, EmbeddingJudge, ExactJudge, SimilarityJudge, sampled_entropies,
 )
 from ..judging.recording import answer_bank
 from ..models.causal_lm import ENCODER, MAX_NEW_TOKENS, SMALL, Samples, load_causal_lm
 from ..models.features import load_encoder
+from ..reading import FileError, checked
 
 # %% ../../nbs/5_features/answers.ipynb #6dbf4dc6
 def parse_confidence(text):
@@ -108,8 +109,22 @@ def sampled_answers(lm, bank, *, samples=5, temperature=.7, max_new_tokens=MAX_N
         if not path.is_file():
             found = lm.sample(part, samples=samples, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
             write_jsonl(path, [{k: v[i].tolist() if hasattr(v[i], "tolist") else v[i] for k, v in found._asdict().items()} for i in range(len(part))])
-        drawn += read_jsonl(path)
+        drawn += _read_samples(path, len(part), samples)
     return Samples(text=[r["text"] for r in drawn], **{k: np.array([r[k] for r in drawn], kind) for k, kind in _SAMPLE_TYPES.items()})
+
+
+def _read_samples(path, n, samples):
+    "The rows of a file of kept samples, checked: `n` rows, each with its `text` and numbers, `samples` of each (or one)."
+    again = "Delete this file: what it holds is drawn again."
+    found = read_rows(path, {"text": "texts"})
+    if len(found) != n: raise FileError(f"{len(found)} rows for {n} queries", again, source=path)
+    for row, r in enumerate(found, 1):
+        for name in ("text", *_SAMPLE_TYPES):
+            values = r.get(name) if isinstance(r.get(name), list) else [r.get(name)]
+            if name != "text": checked(values, "numbers", path=path, row=row, column=name)
+            if len(values) != (samples if isinstance(r.get(name), list) else 1):
+                raise FileError(f"{len(values)} values for {samples} samples", again, source=path, row=row, column=name)
+    return found
 
 # %% ../../nbs/5_features/answers.ipynb #7b7d23ad
 def record_answers(bank, model=SMALL, *, judges=None, samples=5, name="answers", max_new_tokens=MAX_NEW_TOKENS,

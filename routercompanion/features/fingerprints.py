@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 import torch
 from fastcore.basics import patch
 from safetensors import safe_open
@@ -27,6 +27,7 @@ from ..assets.store import get_asset
 from routercompanion.core import (
     RoutingInputError, atomic_path, cache_dir, content_hash, lookup, project_root,
 )
+from ..data.sets.sources import _csv_table
 from ..models.causal_lm import load_causal_lm, plan_batches
 from ..parallel import progress
 
@@ -316,10 +317,11 @@ def record_responses(responses, query_ids, *, scorer, prompts=None, max_tokens=6
 def routerbench_responses(outcomes, source=None):
     "The recorded responses of `load_routerbench`'s CSVs, row by row as in its table `outcomes`: dict model -> list of str ('' where none is recorded)."
     files = sorted(Path(source or get_asset("routerbench-zs")).rglob("*.csv"))
-    parts = [pd.read_csv(f, usecols=[f"{m}|model_response" for m in outcomes.models], keep_default_na=False, dtype=str) for f in files]
+    names = [f"{m}|model_response" for m in outcomes.models]
+    parts = [_csv_table(f, dict.fromkeys(names, pa.string())) for f in files]
     if sum(map(len, parts)) != len(outcomes):
         raise ContrastiveError(f"{len(files)} files with {sum(map(len, parts))} rows, and outcomes of {len(outcomes)}: load both from the same source.")
-    return {m: [t for part in parts for t in part[f"{m}|model_response"]] for m in outcomes.models}
+    return {m: [t for part in parts for t in part[f"{m}|model_response"].to_pylist()] for m in outcomes.models}
 
 # %% ../../nbs/5_features/fingerprints.ipynb #9ffc8528
 def save_record(record, path):

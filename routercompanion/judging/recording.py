@@ -9,14 +9,18 @@ __all__ = ['answer_bank', 'outcomes_of', 'record_models', 'recheck']
 import numpy as np
 import pandas as pd
 
-from ..core import cache_dir, content_hash, make_rng, read_jsonl, write_jsonl
+from ..core import cache_dir, content_hash, make_rng, write_jsonl
 from ..data.evidence import label_flip_rate
 from ..data.outcomes import OutcomeTable
+from ..data.records import read_rows
 from .exact import judge
 from ..models.causal_lm import MAX_NEW_TOKENS, MODELS, load_causal_lm
 from ..parallel import progress
 
 # %% ../../nbs/4_judging/recording.ipynb #d040231a
+_ANSWER = {"query_id": "text", "text": "text", "tokens_in": "whole", "tokens_out": "whole", "seconds": "number"}
+
+
 def answer_bank(lm, bank, *, max_new_tokens=MAX_NEW_TOKENS, cache=True):
     "Answers of a model to a bank: DataFrame (one row per query, in bank order) with `text`, `tokens_in`, `tokens_out`, `seconds`, `score`."
     parts = {}
@@ -28,7 +32,7 @@ def answer_bank(lm, bank, *, max_new_tokens=MAX_NEW_TOKENS, cache=True):
             found = lm.generate(part, max_new_tokens=max_new_tokens)
             write_jsonl(path, [dict(query_id=q, text=t, tokens_in=int(i), tokens_out=int(o), seconds=round(float(s), 5)) for q, t, i, o, s in
                                zip(part.query_ids, found.text, found.tokens_in, found.tokens_out, found.seconds)])
-        parts[task] = pd.DataFrame(read_jsonl(path))
+        parts[task] = pd.DataFrame(read_rows(path, _ANSWER, ids=part.query_ids))
         parts[task]["score"] = judge(part, list(parts[task].text))
     return pd.concat(parts.values()).set_index("query_id").loc[bank.query_ids].reset_index()
 

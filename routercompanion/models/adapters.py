@@ -8,7 +8,6 @@ __all__ = ['TARGETS', 'SpecialistError', 'common_ending', 'answer_start', 'train
            'train_specialist', 'Specialist', 'read_specialist', 'with_adapter', 'load_specialist', 'specialist_names']
 
 # %% ../../nbs/3_models/adapters.ipynb #59529088
-import json
 import os
 import platform
 import shutil
@@ -26,6 +25,7 @@ from routercompanion.core import (
 )
 from .causal_lm import CausalLM, SMALL, load_causal_lm
 from ..parallel import progress
+from ..reading import checked, read_json
 
 # %% ../../nbs/3_models/adapters.ipynb #99911977
 class SpecialistError(CompanionError):
@@ -184,11 +184,34 @@ class Specialist:
     log: list
 
 
+_TOLD = dict.fromkeys(("name", "base", "column", "base_sha256", "adapter_sha256"), "text")
+_LOGGED = {"epoch": "whole", "step": "whole", "task": "text", "loss": "number"}
+
+
+def _check_keys(value, kinds, path, row=None):
+    "`SpecialistError` unless an object has the keys of `kinds`, each of its kind."
+    checked(value, "object", path=path, row=row, error=SpecialistError)
+    for name, kind in kinds.items():
+        found = checked(value.get(name), kind, path=path, row=row, column=name, error=SpecialistError)
+        if (kind == "text" and not found.strip()) or (kind == "whole" and found < 0):
+            raise SpecialistError(f"{path}: {name} is {found!r}. Restore the file (git checkout), or train the adapter again.")
+
+
+def _provenance(path):
+    "What an adapter's provenance.json says; `SpecialistError` with the key that is missing or of another kind."
+    about = read_json(path, error=SpecialistError)
+    _check_keys(about, _TOLD, path)
+    return about
+
+
 def read_specialist(name):
     "The `Specialist` of that name in data/adapters, or in the given folder; a missing or changed file raises `SpecialistError`."
     folder = Path(name) if Path(name).is_dir() else adapters_folder() / str(name)
-    try: about, log = (json.loads((folder / f).read_text()) for f in ("provenance.json", "log.json"))
-    except (OSError, ValueError) as e: raise SpecialistError(f"{folder}: no whole adapter ({e}). Restore it (git checkout), or train it: train_specialist.") from e
+    again = "Restore it (git checkout), or train it: train_specialist."
+    if not folder.is_dir(): raise SpecialistError(f"{folder}: no whole adapter (no such folder). {again}")
+    about = _provenance(folder / "provenance.json")
+    log = checked(read_json(folder / "log.json", error=SpecialistError), "list", path=folder / "log.json", error=SpecialistError)
+    for row, step in enumerate(log, 1): _check_keys(step, _LOGGED, folder / "log.json", row)
     path = folder / "adapter_model.safetensors"
     if not path.is_file() or file_hash(path) != about["adapter_sha256"]: raise SpecialistError(f"{path} is missing or not the file that provenance.json names. Restore it, or train it again.")
     return Specialist(folder, about, log)

@@ -8,6 +8,8 @@ __all__ = ['INTERVAL_COLUMNS', 'TIDY', 'UP', 'DOWN', 'load_published', 'publishe
            'write_table', 'brief_table']
 
 # %% ../../nbs/8_report/tables.ipynb #94a20545
+import csv
+import io
 import math
 import re
 from pathlib import Path
@@ -16,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import CompanionError, lookup, project_root, write_text
+from ..reading import FileError, read_text
 from .styling import item_name
 
 # %% ../../nbs/8_report/tables.ipynb #9544d1cc
@@ -27,12 +30,52 @@ def _need(frame, columns, what):
     if missing: raise CompanionError(f"{what} needs the column(s) {', '.join(missing)}; found {', '.join(map(str, frame.columns))}. "
                                      "Rename or add them.")
 
+# %% ../../nbs/8_report/tables.ipynb #tab90001
+_PUBLISHED_KEY = ["row", "column", "metric"]
+
+
+def _published_error(path, problem, row=None, column=None):
+    "A `FileError` about a committed table of published numbers; `row` counts its values from 0."
+    return FileError(problem, "Restore it (git checkout), or repair this place.", source=path, row=None if row is None else row + 2, column=column)
+
+
+def _read_published(path, needed, **options):
+    "A CSV of data/paper as a DataFrame; `FileError` with row and column unless every row has all fields, and a text in each of those `needed`."
+    text = read_text(path, what="table")
+    try: rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except csv.Error as e: raise _published_error(path, f"broken quotes, or a line without end ({e})") from e
+    if len(rows) < 2: raise _published_error(path, "there are no rows")
+    for i, row in enumerate(rows[1:]):
+        if len(row) != len(rows[0]): raise _published_error(path, f"{len(row)} fields where the header has {len(rows[0])}", i)
+    for name in needed:
+        if rows[0].count(name) != 1: raise _published_error(path, f"{rows[0].count(name)} columns are called {name!r}", -1)
+    table = pd.read_csv(io.StringIO(text), skip_blank_lines=False, **options)
+    for name in (n for n in needed if n != "value"):
+        empty = table[name].isna() | (table[name].astype(str).str.strip() == "")
+        if empty.any(): raise _published_error(path, "the field is empty", int(empty.argmax()), name)
+    return table
+
+
+def _one_row_each(table, path, key):
+    "`table`, unless two of its rows agree in all columns of `key`."
+    twice = table.duplicated(key)
+    if twice.any(): raise _published_error(path, "this row stands in the table twice", int(twice.argmax()))
+    return table
+
 # %% ../../nbs/8_report/tables.ipynb #b1c63f5b
 def load_published(paper, item):
     "The published values of one item in long form (`data/paper/`), e.g. `load_published('xbench', 'Table 1')`. An unknown item lists the known ones."
     folder = project_root() / "data" / "paper"
     known = {p.stem: p for p in folder.glob("*_*.csv")}
-    return pd.read_csv(lookup(known, item_name(paper, item), "published item"), keep_default_na=True)
+    path = lookup(known, item_name(paper, item), "published item")
+    table = _read_published(path, ["paper", "item", *_PUBLISHED_KEY, "value", "unit"], keep_default_na=True)
+    for name in ("value", "low", "high"):
+        if name in table and not pd.api.types.is_numeric_dtype(table[name]):
+            bad = pd.to_numeric(table[name], errors="coerce").isna() & table[name].notna()
+            raise _published_error(path, f"{table[name][bad].iloc[0]!r} is not a number", int(bad.argmax()), name)
+        if name in table and np.isinf(table[name]).any():
+            raise _published_error(path, "an infinite value", int(np.isinf(table[name]).argmax()), name)
+    return _one_row_each(table, path, [c for c in table if c not in ("value", "low", "high", "n")])
 
 
 def published_value(paper, item, row, metric, column=None):
@@ -46,7 +89,9 @@ def published_value(paper, item, row, metric, column=None):
 
 def load_items():
     "Every table and figure of the five papers: paper, item, title, status, notebook, note, name (the stem of its files)."
-    items = pd.read_csv(project_root() / "data" / "paper" / "items.csv", keep_default_na=False)
+    path = project_root() / "data" / "paper" / "items.csv"
+    items = _read_published(path, ["paper", "item", "title", "status", "notebook"], keep_default_na=False, dtype=str)
+    _one_row_each(items, path, ["paper", "item"])
     return items.assign(name=[item_name(p, i) for p, i in zip(items["paper"], items["item"])])
 
 # %% ../../nbs/8_report/tables.ipynb #383ae0a6

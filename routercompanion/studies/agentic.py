@@ -30,7 +30,7 @@ from ..data.banks.hotpotqa import load_hotpotqa
 from routercompanion.data.banks.multihop import (
     Passage, fact_corpus, multihop_questions, pilot_questions, question_bank,
 )
-from ..data.outcomes import OutcomeTable
+from ..data.outcomes import OutcomeTable, _open_parquet, _parquet_column
 from ..data.records import outcomes_path, recorded_signals, save_signals
 from ..features.answers import SIGNALS, record_answers
 from ..features.meaning import ExactJudge, SimilarityJudge
@@ -41,6 +41,7 @@ from ..metrics.bootstrap import paired_bootstrap
 from ..metrics.tests import wilson_interval
 from ..models.causal_lm import MODELS, SMALL, load_causal_lm, plan_batches
 from ..parallel import progress
+from ..reading import checked, parse_json, refuse
 
 # %% ../../nbs/8_studies/agentic.ipynb #655c2000
 @torch.inference_mode()
@@ -138,12 +139,34 @@ def recorded_traces(bank, name=f"{RECORD}_traces"):
     "DataFrame of the recorded steps of the queries of `bank`, in its order: query_id, direct, answer, stop, steps (list of dicts)."
     path = outcomes_path(name)
     if not path.is_file(): raise RunLogError(f"{path} does not exist. Restore it (git checkout), or record it again (record_agent).")
-    table = pd.read_parquet(path).set_index("query_id")
+    table = pd.DataFrame(_read_texts(path, ["query_id", "direct", "answer", "stop", "steps"])).set_index("query_id")
     missing = [q for q in bank.query_ids if q not in table.index]
     if missing:
         raise RunLogError(f"{path.name} lacks {len(missing)} of the {len(bank)} queries of {bank.name!r}, the first is {missing[0]}: record them again (record_agent).")
     table = table.loc[bank.query_ids].reset_index()
-    return table.assign(steps=table.steps.map(json.loads))
+    return table.assign(steps=[_steps(text, path, q) for text, q in zip(table.steps, table.query_id)])
+
+
+def _read_texts(path, names):
+    "{name: list of texts} of columns of a recorded Parquet file, query_id among them; `RunLogError` if it is damaged or a query stands twice."
+    again = dict(error=RunLogError, remedy="Restore it (git checkout), or record it again (record_agent).")
+    with _open_parquet(path, **again) as file:
+        data = file.read(names)
+    found = {name: _parquet_column(data, name, pa.string(), path, **again).to_pylist() for name in names}
+    ids = pd.Index(found["query_id"])
+    if ids.has_duplicates: raise refuse(RunLogError, f"query {ids[ids.duplicated()][0]} stands twice", again["remedy"], source=path)
+    return found
+
+
+def _steps(text, path, query):
+    "The steps of one query: a list of dicts with action, argument, wrote and found; else `RunLogError`."
+    place = dict(path=path, column=f"steps of query {query}", error=RunLogError)
+    steps = checked(parse_json(text, path, error=RunLogError), "list", **place)
+    for step in steps:
+        checked(step, "object", **place)
+        for name, kind in {"action": "text", "argument": "text", "found": "texts"}.items(): checked(step.get(name), kind, **place)
+        checked(step.get("wrote"), "text", **place, missing="")
+    return steps
 
 # %% ../../nbs/8_studies/agentic.ipynb #a90b7f15
 def record_hotpotqa(source, model=SMALL, *, name=f"{RECORD}_hotpotqa"):
@@ -278,7 +301,7 @@ def injection_table(name="agentic_policies"):
 
 def recorded_ids(name):
     "The query ids (n,) of a record of signals."
-    return pq.read_table(outcomes_path(name), columns=["query_id"])["query_id"].to_numpy(zero_copy_only=False).astype(str)
+    return np.array(_read_texts(outcomes_path(name), ["query_id"])["query_id"], str)
 
 # %% ../../nbs/8_studies/agentic.ipynb #595899fd
 def agent_signals(bank, store, embeddings, outcomes, answers):

@@ -9,7 +9,6 @@ __all__ = ['CPU_BENCH', 'COLUMNS_OF_FILES', 'BENCH_COLUMNS', 'SHOTS_FROM', 'MMLU
            'noisy_auroc', 'noise_ceiling', 'model_scores', 'record_scores']
 
 # %% ../../nbs/8_studies/xbench.ipynb #37c92f6d
-import json
 import os
 import re
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -19,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from routercompanion.core import (
-    CompanionError, PROFILES, Profile, content_hash, get_profile, lookup,
+    CompanionError, PROFILES, Profile, UnknownNameError, content_hash, get_profile, lookup,
 )
 from ..data.bank import BankError, fair_quotas, first_by_hash, make_bank
 from ..data.banks.embedded import TASKS
@@ -39,6 +38,7 @@ from ..judging.recording import answer_bank
 from ..judging.reference import ReferenceScore
 from ..models.causal_lm import LARGE, MAX_NEW_TOKENS, SMALL, load_causal_lm
 from ..models.chat import ChatEndpoint, LocalChat
+from ..reading import FileError, checked, read_json
 
 # %% ../../nbs/8_studies/xbench.ipynb #469da3a5
 def pilot_table(outcomes, small=SMALL, large=LARGE):
@@ -180,11 +180,36 @@ class PaperSetup:
 def paper_setup(changes=None):
     """The `PaperSetup`, with `changes` (a dict, or the path of a JSON file) and `ROUTERCOMPANION_ENDPOINT` where it is set.
     An unknown name raises with the known ones."""
-    if isinstance(changes, (str, Path)): changes = json.loads(Path(changes).read_text(encoding="utf-8"))
-    changes = dict(changes or {})
-    for name in changes: lookup({f.name: 0 for f in fields(PaperSetup)}, name, "setting of the paper profile")
+    source = changes if isinstance(changes, (str, Path)) else "paper_setup"
+    if isinstance(changes, (str, Path)): changes = read_json(changes, what="file of settings")
+    changes = dict(checked({} if changes is None else changes, "object", path=source))
+    for name, value in changes.items(): changes[name] = _checked_setting(name, value, source)
     if os.environ.get("ROUTERCOMPANION_ENDPOINT"): changes.setdefault("endpoint", os.environ["ROUTERCOMPANION_ENDPOINT"])
-    return PaperSetup(**{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
+    return PaperSetup(**changes)
+
+
+_MAY_BE_EMPTY = ("judge", "verifier", "endpoint", "api_key_env")
+
+
+def _checked_setting(name, value, source):
+    "A setting of the paper profile, of the type of its default; `FileError` with its name, an unknown name with the known ones."
+    known = {f.name: f.default for f in fields(PaperSetup)}
+    try: default = lookup(known, name, "setting of the paper profile")
+    except UnknownNameError as e: raise UnknownNameError(f"{source}: {e}") from e
+    place = dict(path=source, column=name)
+    if name == "device_map":   # for accelerate: a word, a table, or null
+        return value if value is None or isinstance(value, dict) else checked(value, "text", **place)
+    if name in _MAY_BE_EMPTY and value is None:
+        return ""
+    if isinstance(default, tuple):
+        return tuple(checked(list(value) if isinstance(value, tuple) else value, "texts", **place))
+    kind = {str: "text", int: "whole", float: "number"}.get(type(default), "object")
+    value = checked(value, kind, **place)
+    if kind == "text" and not value.strip() and name not in _MAY_BE_EMPTY:
+        raise FileError("the text is empty", "Give the name of a model.", source=source, column=name)
+    if kind in ("whole", "number") and not value >= (0 if name == "retries" else 1e-9):
+        raise FileError(f"{value} is out of range", "Give a number above 0.", source=source, column=name)
+    return value
 
 
 def paper_models(setup=PaperSetup()):

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['GENERATOR', 'WIKIDATA', 'PEOPLE', 'PLACES', 'RELATIONS', 'TASKS', 'IN_DOMAIN', 'OUT_OF_DOMAIN', 'STANDS_FOR',
-           'PILOT_SIZE', 'format_example', 'targets', 'bigbench_task', 'split_relations', 'reasoning_gym', 'generator',
-           'generated_item', 'reasoning_gym_task', 'split_key', 'Task', 'task_rows', 'wikidata_relations',
-           'pilot_and_rest', 'pilot_bank', 'embedded_bank', 'side']
+           'PILOT_SIZE', 'format_example', 'targets', 'read_bigbench', 'bigbench_task', 'split_relations',
+           'reasoning_gym', 'generator', 'generated_item', 'reasoning_gym_task', 'split_key', 'Task', 'task_rows',
+           'wikidata_relations', 'pilot_and_rest', 'pilot_bank', 'embedded_bank', 'side']
 
 # %% ../../../nbs/2_data/banks/embedded.ipynb #55e4773b
 import importlib
@@ -22,6 +22,7 @@ from ...assets.store import get_asset
 from ...core import get_profile, hash_fraction
 from ..bank import BankError, fair_quotas, first_by_hash, make_bank, ordered
 from ..texts import normalise, normalise_space
+from ...reading import checked, read_json
 
 # %% ../../../nbs/2_data/banks/embedded.ipynb #457b654a
 def format_example(text, task):
@@ -36,7 +37,23 @@ def format_example(text, task):
 def targets(example):
     "The accepted answers of a BIG-bench example as a list of strings (empty when it has none)."
     target = example.get("target", [])
-    return [target] if isinstance(target, str) else [str(t) for t in target]
+    return [str(t) for t in (target if isinstance(target, list) else [target])]
+
+
+def read_bigbench(path):
+    "The task of a BIG-bench file: `examples` (list of dicts with a text `input` and, mostly, a `target`), prefixes and more; `BankError` with the example."
+    place = dict(path=path, error=BankError)
+    task = checked(read_json(path, **{"error": BankError, "what": "BIG-bench task"}), "object", **place)
+    for name in ("task_prefix", "example_input_prefix", "example_output_prefix"):
+        checked(task.get(name), "text", column=name, **place, missing="")
+    for number, example in enumerate(checked(task.get("examples"), "list", column="examples", **place), 1):
+        example = checked(example, "object", row=number, column="examples", **place)
+        checked(example.get("input"), "text", row=number, column="input", **place)
+        answers = example.get("target", [])
+        for answer in answers if isinstance(answers, list) else [answers]:
+            if isinstance(answer, bool) or not isinstance(answer, (int, float)):   # numbers are spelt out
+                checked(answer, "text", row=number, column="target", **place)
+    return task
 
 
 def bigbench_task(name, *, domain, split, folder=None, n_shots=3, longest=450):
@@ -47,10 +64,10 @@ def bigbench_task(name, *, domain, split, folder=None, n_shots=3, longest=450):
     """
     path = Path(folder or get_asset("bigbench")) / name / "task.json"
     if not path.is_file(): raise BankError(f"{path}: no such BIG-bench task in the unpacked asset; add it to `keep` in data/assets.lock.json.")
-    task = json.loads(path.read_text(encoding="utf-8"))
+    task = read_bigbench(path)
     pairs = {normalise(e["input"]): (e["input"].rstrip(), targets(e)) for e in task["examples"] if len(e["input"]) <= longest and targets(e)}
     solved = first_by_hash(pairs.values(), n_shots, "shots", name)
-    chosen, shots = {normalise(text) for text, _ in solved}, task.get("task_prefix", "").rstrip()
+    chosen, shots = {normalise(text) for text, _ in solved}, (task.get("task_prefix") or "").rstrip()
     for text, answers in solved:
         prompt, space = format_example(text, task)
         shots += prompt + space + answers[0].strip()
@@ -202,7 +219,7 @@ def task_rows(task):
 @lru_cache(maxsize=1)
 def wikidata_relations():
     "The examples of qa_wikidata by relation."
-    task = json.loads((get_asset("bigbench") / WIKIDATA / "task.json").read_text(encoding="utf-8"))
+    task = read_bigbench(get_asset("bigbench") / WIKIDATA / "task.json")
     return split_relations([(e["input"].rstrip(), targets(e)) for e in task["examples"] if targets(e)], RELATIONS)
 
 # %% ../../../nbs/2_data/banks/embedded.ipynb #8b941755

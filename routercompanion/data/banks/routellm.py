@@ -7,23 +7,24 @@ __all__ = ['LARGE_RECORDED', 'SECOND_RECORDED', 'RECORDED', 'RecordedPrompts', '
            'routellm_bank']
 
 # %% ../../../nbs/2_data/banks/routellm.ipynb #1d80209d
-import csv
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from ...assets.store import get_asset
-from ...core import lookup, project_root, read_jsonl
+from ...core import lookup, project_root
 from ..bank import QueryBank, make_bank, query_id
 from routercompanion.data.banks.routerxbench import (
     PublishedFileError, load_routerxbench, question_prompt,
 )
-from ..outcomes import OutcomeTable
+from ..outcomes import OutcomeError, OutcomeTable
 from ..records import outcomes_path
-from ..sets.routellm import load_routellm
+from ..sets.routellm import _mt_questions, _one_file, load_routellm
+from ..sets.sources import _csv_header, _csv_table
 from ..texts import NoOptionsError, final_answer, parse_options
 
 # %% ../../../nbs/2_data/banks/routellm.ipynb #116e1867
@@ -44,18 +45,19 @@ class RecordedPrompts:
 
 def read_records(path):
     "The records of one RouteLLM CSV as dicts; correctness as bool. A missing column, or another word than True or False, raises `PublishedFileError`."
-    with open(path, encoding="utf-8", newline="") as f:
-        reader = csv.DictReader(f)
-        if lost := [c for c in ("prompt", *RECORDED) if c not in (reader.fieldnames or [])]:
+    try:
+        header = _csv_header(path)
+        if lost := [c for c in ("prompt", *RECORDED) if c not in header]:
             raise PublishedFileError(f"{path}: the column(s) {', '.join(lost)} are missing. Fetch the asset again.")
-        out = []
-        for record, row in enumerate(reader, 1):
-            for model in RECORDED:
-                if row[model] not in ("True", "False"):
-                    raise PublishedFileError(f"{path}, record {record}, column {model}: {row[model]!r} is neither True nor False. Fetch the asset again.")
-                row[model] = row[model] == "True"
-            if not row["prompt"].strip(): raise PublishedFileError(f"{path}, record {record}: the prompt is empty. Fetch the asset again.")
-            out.append(row)
+        out = _csv_table(path, dict.fromkeys(header, pa.string())).to_pylist()
+    except OutcomeError as e: raise PublishedFileError(str(e)) from e
+    if not out: raise PublishedFileError(f"{path}: there are no rows. Fetch the asset again.")
+    for record, row in enumerate(out, 1):
+        for model in RECORDED:
+            if row[model] not in ("True", "False"):
+                raise PublishedFileError(f"{path}, record {record}, column {model}: {row[model]!r} is neither True nor False. Fetch the asset again.")
+            row[model] = row[model] == "True"
+        if not row["prompt"].strip(): raise PublishedFileError(f"{path}, record {record}: the prompt is empty. Fetch the asset again.")
     return out
 
 # %% ../../../nbs/2_data/banks/routellm.ipynb #4c7fcc82
@@ -121,7 +123,7 @@ def routellm_bank():
     MT-Bench by its first turn, which is what RouteLLM routes."""
     table, folder = OutcomeTable.from_parquet(outcomes_path("routellm")), Path(get_asset("routellm-responses"))
     order = project_root() / "data" / "paper" / "routellm_mmlu_order.txt"
-    prompts = [q["turns"][0] for q in read_jsonl(next(folder.rglob("question.jsonl")))]
+    prompts = [q["turns"][0] for q in _mt_questions(_one_file(folder, "question.jsonl")).values()]
     for benchmark in ("gsm8k", "mmlu"): prompts += list(load_routellm(benchmark=benchmark, order=order if benchmark == "mmlu" else None).prompts)
     rows = dict(query_id=table.query_ids, prompt=prompts, references=[[]] * len(table), choices=None, task=table.task, domain=table.domain, source="lm-sys/RouteLLM", split=table.split)
     return QueryBank(pd.DataFrame(rows), name="routellm")

@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 
 from ...assets.store import get_asset
-from ...core import CompanionError, hash_fraction, lookup, read_jsonl
+from ...core import hash_fraction, lookup
 from ..bank import BankError, make_bank
 from ..texts import LETTERS, NoOptionsError, normalise, parse_options
+from ...reading import _is_text, read_json_lines
 
 # %% ../../../nbs/2_data/banks/routerxbench.ipynb #494dfa46
 class PublishedFileError(BankError):
@@ -96,7 +97,7 @@ def bank_row(row, file, path, line, style="text"):
     "The bank row of one parsed JSON line of a RouterXBench file; anything unexpected raises `PublishedFileError`."
     if not isinstance(row, dict): raise _bad(path, line, "not an object")
     for key in ("instruction", "response"):
-        if not isinstance(row.get(key), str) or not row[key].strip(): raise _bad(path, line, f"the key {key!r} is missing, empty or no text")
+        if not _is_text(row.get(key)) or not row[key].strip(): raise _bad(path, line, f"the key {key!r} is missing, empty or no text")
     text, answer, choices, task = row["instruction"], row["response"].strip(), None, file.column.lower().replace("-", "_")
     if file.kind == "choice":
         stem, choices, letter, subject = _choice(text, answer, path, line)
@@ -107,6 +108,8 @@ def bank_row(row, file, path, line, style="text"):
         references = [answer]
         stem = text.split("Question:", 1)[-1] if file.kind == "short" else text
         prompt = instruction_prompt(text) if file.kind == "open" else question_prompt(stem)
+        named = {"Big-Math": "source", "MATH": "domain"}.get(file.column)
+        if named and not _is_text(row.get(named, "")): raise _bad(path, line, f"the key {named!r} is no text")
         if file.column == "Big-Math": task += f":{row.get('source', 'unknown')}"
         if file.column == "MATH": task += ":" + re.sub(r"\W+", "_", str(row.get("domain", "unknown")).lower())
     return dict(prompt=text if style == "raw" else prompt, references=references, choices=choices, task=task, domain=file.column,
@@ -145,11 +148,10 @@ def read_prompt_file(name, *, folder=None, style="text"):
     file = lookup(FILES, name, "prompt file")
     path = Path(folder or get_asset("routerxbench-prompts")) / file.path
     if not path.is_file(): raise PublishedFileError(f"{path}: no such file. Fetch the asset routerxbench-prompts again.")
-    rows = []
-    try:
-        for line, row in enumerate(read_jsonl(path), 1): rows.append(bank_row(row, file, file.path, line, style))
-    except PublishedFileError: raise
-    except (CompanionError, UnicodeDecodeError) as e: raise PublishedFileError(f"{e} (asset routerxbench-prompts; {path})") from e
+    try: found = read_json_lines(path, error=PublishedFileError)
+    except PublishedFileError as e: raise PublishedFileError(f"{e} (asset routerxbench-prompts)") from e
+    if not found: raise PublishedFileError(f"{path}: there are no rows. Fetch the asset routerxbench-prompts again.")
+    rows = [bank_row(row, file, file.path, line, style) for line, row in found]
     return unique_rows(rows, name)
 
 # %% ../../../nbs/2_data/banks/routerxbench.ipynb #1a66160c

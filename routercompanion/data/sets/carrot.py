@@ -6,7 +6,6 @@
 __all__ = ['load_sprout', 'load_open_llm_leaderboard']
 
 # %% ../../../nbs/2_data/sets/carrot.ipynb #07101881
-import json
 import re
 
 import numpy as np
@@ -18,8 +17,9 @@ from ...core import lookup
 from .pickles import read_pickled_frame
 from routercompanion.data.sets.sources import (
     SchemaError, SourceError, _build, _floats, _need, _params, _parquet_schema, _read_columns,
-    _set_files,
+    _set_files, _strings,
 )
+from ...reading import checked, read_json
 
 # %% ../../../nbs/2_data/sets/carrot.ipynb #ffd1f1a9
 def load_sprout(source=None, *, prices=None, repeats="keep"):
@@ -41,7 +41,7 @@ def load_sprout(source=None, *, prices=None, repeats="keep"):
         for m in models: _need([c.name for c in schema.field(m).type], fields, path)
         t = _read_columns(path, ["prompt", "dataset", *(f"{m}.{f}" for m in models for f in fields)])
         part = lambda f: np.column_stack([_floats(pc.struct_field(t[m], f), path, f"{m}.{f}") for m in models])
-        kept.append((path, t["prompt"].to_pylist(), t["dataset"].to_pylist(), *map(part, fields)))
+        kept.append((path, _strings(t["prompt"], path, "prompt"), _strings(t["dataset"], path, "dataset"), *map(part, fields)))
     score, n_in, n_out = (np.vstack([k[i] for k in kept]) for i in (3, 4, 5))
     cost = {"tokens": n_in + n_out}
     if prices is not None:
@@ -57,23 +57,38 @@ _SUITES = ("bbh", "gpqa", "ifeval", "math", "mmlu_pro", "musr")
 
 def _carrot_files(questions, scores):
     "CARROT's data_QA.json and its pickle of correctness -> (prompts, tasks, parts, one {model: score} per query)."
-    try: asked = json.loads(questions.read_text(encoding="utf-8"))
-    except ValueError as e: raise SchemaError(f"not valid JSON ({e})", "Download it again.", source=questions) from e
-    judged, plain = read_pickled_frame(scores), lambda m: str(m).removeprefix("open-llm-leaderboard/").removesuffix("-details").replace("__", "/")
+    asked = checked(read_json(questions, error=SchemaError), "object", path=questions, error=SchemaError)
+    judged = checked(read_pickled_frame(scores), "object", path=scores, error=SchemaError)
+    plain = lambda m: m.removeprefix("open-llm-leaderboard/").removesuffix("-details").replace("__", "/")
     prompts, tasks, parts, grids = [], [], [], []
     for task, found in asked.items():
-        _need(found, ("Qs",), questions)
+        _need(checked(found, "object", path=questions, column=task, error=SchemaError), ("Qs",), questions)
+        checked(found["Qs"], "list", path=questions, column=f"{task}.Qs", error=SchemaError)
         _need(judged, (task,), scores)
-        _need(judged[task], ("models", "correctness"), scores)
-        right, models = np.asarray(judged[task]["correctness"], float), [plain(m) for m in judged[task]["models"]]
+        models, right = _correctness(judged[task], scores, task)
+        models = [*map(plain, models)]
         if right.shape != (len(models), len(found["Qs"])):
             raise SchemaError(f"{task}: correctness has shape {right.shape}; {len(models)} models and {len(found['Qs'])} questions need "
                               f"{(len(models), len(found['Qs']))}", "Take both files from one commit.", source=scores, column=task)
         prompts, tasks, parts = prompts + found["Qs"], tasks + [task] * len(found["Qs"]), parts + [(f"{questions}: {task}", 0, len(found["Qs"]))]
         grids.append((models, right.T))
+    if not grids: raise SchemaError("there is no benchmark in it", "Download it again.", source=questions)
     models = list(dict.fromkeys(m for names, _ in grids for m in names))
-    score = np.vstack([pd.DataFrame(g, columns=names).reindex(columns=models).to_numpy(float) for names, g in grids]) if grids else np.empty((0, 0))
+    score = np.vstack([pd.DataFrame(g, columns=names).reindex(columns=models).to_numpy(float) for names, g in grids])
     return prompts, tasks, parts, models, score
+
+
+def _correctness(found, path, task):
+    "(names, correctness as float64 (n_models, n)) of one benchmark of the pickle; `SchemaError` for anything but texts and numbers."
+    _need(checked(found, "object", path=path, column=task, error=SchemaError), ("models", "correctness"), path)
+    names = found["models"].tolist() if isinstance(found["models"], np.ndarray) else found["models"]
+    checked(names, "texts", path=path, column=f"{task}.models", error=SchemaError)
+    try: right = np.asarray(found["correctness"])
+    except ValueError as e: raise SchemaError("rows of different lengths", "Download it again.", source=path, column=f"{task}.correctness") from e
+    if right.dtype.kind not in "biuf":
+        raise SchemaError("something else than numbers", "Download it again.", source=path, column=f"{task}.correctness")
+    if len(set(names)) < len(names): raise SchemaError("a model stands twice", "Download it again.", source=path, column=f"{task}.models")
+    return names, right.astype(float)
 
 # %% ../../../nbs/2_data/sets/carrot.ipynb #40fdd9be
 def _wide_parquet(files):
@@ -89,8 +104,7 @@ def _wide_parquet(files):
         if not here or set(here) != set(models): raise SchemaError("it has no column of numbers per model, or other models than the first file",
                                                                    "Compare it with the set's description.", source=path)
         t = _read_columns(path, ["prompt", task, *models])
-        as_float = lambda m: _floats(t[m].cast(pa.int8()) if pa.types.is_boolean(t[m].type) else t[m], path, m)
-        found.append((path, t["prompt"].to_pylist(), t[task].to_pylist(), np.column_stack([as_float(m) for m in models])))
+        found.append((path, _strings(t["prompt"], path, "prompt"), _strings(t[task], path, task), np.column_stack([_floats(t[m], path, m) for m in models])))
     return ([p for f in found for p in f[1]], [s for f in found for s in f[2]], [(f[0], 0, len(f[1])) for f in found], models, np.vstack([f[3] for f in found]))
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ...core import lookup
-from ..outcomes import DuplicateIdError, ScoreRangeError
+from ..outcomes import AlignmentError, DuplicateIdError, ScoreRangeError
 from routercompanion.data.sets.sources import (
     SchemaError, _build, _csv_batches, _csv_header, _params, _placer, _set_files,
 )
@@ -59,10 +59,23 @@ class _LongRows:
         self.prompts += columns["prompt"].take(pa.array(rows)).to_pylist()
         self.task += [category[k] for k in columns[task].indices.to_numpy()[rows]]
         self.split += [split] * len(rows)
+        self.same(path, first, q, columns["prompt"], self.prompts, "prompt")
+        self.same(path, first, q, columns[task], self.task, task)
         self.q.append(q)
         self.m.append(_codes(columns[model], self.models))
         self.y.append(y)
         self.parts.append((path, first, len(y)))
+
+    def same(self, path, first, q, column, kept, name):
+        "`AlignmentError` for the first row of a batch whose query `q` has another text or category than where it stood first."
+        words = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+        codes, known = words.indices.to_numpy(), words.dictionary.to_pylist()
+        pairs, rows = np.unique(q.astype(np.int64) * len(known) + codes, return_index=True)
+        wrong = [row for pair, row in zip(pairs.tolist(), rows.tolist()) if kept[pair // len(known)] != known[pair % len(known)]]
+        if wrong:
+            row = min(wrong)
+            raise AlignmentError(f"prompt_id {list(self.ids)[q[row]]} has another {name} here than where it stands first",
+                                 "One id is one query: load files of different sets one by one.", source=path, row=first + row, column=name)
 
 # %% ../../../nbs/2_data/sets/embedllm.ipynb #0a1f0654
 def _scatter(rows, repeated_cells):
@@ -89,7 +102,8 @@ def load_embedllm(source=None, *, params_b=None, repeated_cells="error", repeats
     Long CSVs (train.csv, val.csv, test.csv, or one file) with prompt_id, prompt, model_name (or model_id), category (or category_id) and label (0,
     1 or empty); read in blocks, in memory only codes, labels (10 bytes a row) and each prompt once. `split` is the file's name. Parameters are read
     from the models' names (nominal; unknown: NaN) unless `params_b` gives them. A (query, model) without a row is NaN and counted; one with two
-    rows raises, or becomes their mean with `repeated_cells="mean"`. Errors: `SourceError`, `CsvError`, `SchemaError`, `ScoreRangeError`, `DuplicateIdError`.
+    rows raises, or becomes their mean with `repeated_cells="mean"`. Errors: `SourceError`, `CsvError`, `SchemaError`, `ScoreRangeError`, `DuplicateIdError`,
+    `AlignmentError` (one prompt_id with two texts or categories).
     """
     lookup({"error": 0, "mean": 0}, repeated_cells, "way with repeated cells")
     files, rows = _set_files("embedllm", source, ["train.csv", "val.csv", "test.csv"]), _LongRows()

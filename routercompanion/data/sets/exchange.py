@@ -6,20 +6,21 @@
 __all__ = ['RoutedOutcomes', 'to_routerarena', 'from_routerarena', 'to_llmrouterbench', 'from_llmrouterbench']
 
 # %% ../../../nbs/2_data/sets/exchange.ipynb #7d01ad15
-import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from fastcore.basics import patch
 
 from ...core import lookup, write_json
 from routercompanion.data.outcomes import (
-    AlignmentError, DuplicateIdError, OutcomeError, OutcomeTable, ShapeError,
+    AlignmentError, CostError, DuplicateIdError, OutcomeError, OutcomeTable, ShapeError,
 )
 from routercompanion.data.sets.sources import (
-    SchemaError, SourceError, _build, _json_rows, _need, _number,
+    SchemaError, SourceError, _build, _need, _number, _text,
 )
+from ...reading import checked, read_json, read_json_lines, safe_name
 
 # %% ../../../nbs/2_data/sets/exchange.ipynb #fc48f7b5
 @dataclass(frozen=True)
@@ -50,66 +51,172 @@ def to_routerarena(outcomes, route, path=None):
     return entries
 
 # %% ../../../nbs/2_data/sets/exchange.ipynb #b1e373a8
-def _arena_entries(path):
-    "The entries of a RouterArena prediction file as [(row, entry)]: a JSON array, or JSON lines."
-    text = Path(path).read_text(encoding="utf-8")
-    if not text.lstrip().startswith("["): return list(_json_rows(path, ("prediction",)))
-    try: found = json.loads(text)
-    except ValueError as e: raise SchemaError(f"not valid JSON ({e})", "Export it again.", source=path) from e
-    for row, r in enumerate(found, 1):
-        if not isinstance(r, dict): raise SchemaError("not a JSON object", "Every entry is one prediction.", source=path, row=row)
-        _need(r, ("prediction",), path, row)
-    return list(enumerate(found, 1))
+def _router_names(paths):
+    "{router: file}: a router is called as its file, with as many folders in front as tell files of one name apart."
+    if not paths:
+        raise SourceError("no file is given", "Give at least one prediction file.", source="paths")
+    parts, names = [p.with_suffix("").parts for p in paths], {}
+    for i, path in enumerate(paths):
+        others = [part for k, part in enumerate(parts) if k != i]
+        depth = next((k for k in range(1, len(parts[i]) + 1) if all(part[-k:] != parts[i][-k:] for part in others)), None)
+        name = "/".join(parts[i][-depth:]) if depth else str(path)
+        if name in names:
+            raise DuplicateIdError("this file is given twice", "Give every file once.", source=path)
+        names[name] = path
+    return names
 
 
-def _arena_tokens(entry):
-    "Tokens read and written, where RouterArena's inference step recorded them (generated_result.token_usage), else None."
-    usage = (entry.get("generated_result") or {}).get("token_usage") or {}
-    return usage["input_tokens"] + usage["output_tokens"] if {"input_tokens", "output_tokens"} <= set(usage) else None
+def _arena_id(entry, path, row):
+    "The id of an entry's query, as text: a whole number or a text that is not blank."
+    q = entry.get("global index", entry.get("global_index"))
+    if q is None:
+        raise SchemaError("'global index' is missing", "Every entry names its query.", source=path, row=row, column="global index")
+    if isinstance(q, (int, float)):
+        return str(checked(q, "whole", path=path, row=row, column="global index", error=SchemaError))
+    return _text(q, path, row, "global index")
+
+# %% ../../../nbs/2_data/sets/exchange.ipynb #ex190001
+_USAGE = (("input_tokens", "prompt_tokens"), ("output_tokens", "completion_tokens"), ("total_tokens",))
 
 
+def _arena_tokens(usage, path, row):
+    "(tokens, how many of them are hidden) of a generated_result.token_usage: the total where it is given, else what was read and written."
+    counts = []
+    for names in _USAGE:
+        name = next((n for n in names if usage.get(n) is not None), names[0])
+        place = dict(path=path, row=row, column=f"token_usage.{name}", error=SchemaError)
+        counts.append(checked(usage.get(name), "number", **place, missing=np.nan))
+        if counts[-1] < 0:
+            raise CostError(f"{counts[-1]} tokens", "Leave an unknown number null.", source=path, row=row, column=place["column"])
+    read, written, total = counts
+    if total < read + written:
+        raise SchemaError(f"{total} tokens in all, and {read} read and {written} written", "A total is at least their sum.",
+                          source=path, row=row, column="token_usage.total_tokens")
+    return (read + written, 0) if total != total else (total, total - read - written)
+
+# %% ../../../nbs/2_data/sets/exchange.ipynb #ex190002
+@dataclass
+class _Predictions:
+    """What prediction files say: `texts` of queries by field, `cells` {(query, model, kind): (value, file, row)}, `routes` {router: {query: model}}
+    in the order of the files, the place where each query stands first, and how many answers `failed` or have `hidden` tokens."""
+    texts: dict = field(default_factory=dict)
+    cells: dict = field(default_factory=dict)
+    routes: dict = field(default_factory=dict)
+    places: dict = field(default_factory=dict)
+    failed: int = 0
+    hidden: int = 0
+
+    def add(self, router, path, row, entry):
+        "Take one entry of the file of a router."
+        _need(entry, ("prediction",), path, row)
+        q, m = _arena_id(entry, path, row), _text(entry["prediction"], path, row, "prediction")
+        self.places.setdefault(q, (path, row))
+        self.add_text(q, path, row, entry)
+        for kind, value in self.values(path, row, entry).items():
+            self.add_cell(q, m, kind, value, path, row)
+        if checked(entry.get("for_optimality"), "flag", path=path, row=row, column="for_optimality", error=SchemaError, missing=False):
+            return
+        chosen = self.routes.setdefault(router, {})
+        if q in chosen:
+            raise DuplicateIdError(f"{q!r} is routed twice", "Keep one choice per query.", source=path, row=row, column="global index")
+        chosen[q] = m
+
+# %% ../../../nbs/2_data/sets/exchange.ipynb #ex190003
+@patch
+def add_text(self: _Predictions, q, path, row, entry):
+    "Keep the text of a query; `AlignmentError` when the same field held another text for that id."
+    for name in ("prompt", "prompt_formatted"):
+        text = checked(entry.get(name), "text", path=path, row=row, column=name, error=SchemaError, missing="")
+        if text and not text.isspace():
+            first, where, at = self.texts.setdefault((q, name), (text, path, row))
+            if first != text:
+                raise AlignmentError(f"another text for {q!r} than in row {at} of {where}", "Read files of one set of queries: a robustness file has other "
+                                     "texts under the same ids, and is read alone.", source=path, row=row, column=name)
+
+
+@patch
+def values(self: _Predictions, path, row, entry):
+    "{kind: number} of an entry; all NaN where the generation failed: that says nothing about the model."
+    place = dict(path=path, row=row, error=SchemaError)
+    result = checked(entry.get("generated_result"), "object", column="generated_result", **place, missing={})
+    usage = checked(result.get("token_usage"), "object", column="token_usage", **place, missing={})
+    (tokens, hidden), usd = _arena_tokens(usage, path, row), checked(entry.get("cost"), "number", column="cost", **place, missing=np.nan)
+    found = dict(accuracy=_number(entry.get("accuracy"), path, row, "accuracy"), cost=usd, tokens=tokens)
+    if not checked(result.get("success"), "flag", column="success", **place, missing=True):
+        self.failed += 1
+        return dict.fromkeys(found, np.nan)
+    self.hidden += hidden > 0
+    return found
+
+
+@patch
+def add_cell(self: _Predictions, q, m, kind, value, path, row):
+    "Keep a number; `AlignmentError` when another entry has another one for the same query and model."
+    old, where, at = self.cells.get((q, m, kind), (np.nan, path, row))
+    if value == value and old == old and value != old:
+        raise AlignmentError(f"{m} on {q}: {value:g} here, {old:g} in row {at} of {where}", "Take files of one evaluation.", source=path, row=row, column=kind)
+    self.cells[q, m, kind] = (old, where, at) if value != value else (value, path, row)
+
+# %% ../../../nbs/2_data/sets/exchange.ipynb #ex190004
 def from_routerarena(paths, *, task=None):
-    """Read RouterArena prediction files (one path or several; the router's name is the file's stem) -> `RoutedOutcomes`.
+    """Read RouterArena prediction files (one path or several) -> `RoutedOutcomes`. A router is called as its file.
 
-    Fields used: "global index" (or global_index; becomes the query id), prompt, prediction, and cost, accuracy and generated_result.token_usage where
-    they are filled in; entries marked for_optimality are further cells, not choices. A cell that no file speaks of is NaN. Two files that contradict
-    each other about a cell raise `AlignmentError`, a router that chooses twice for one query raises `DuplicateIdError`. `task(id) -> str`: default, the part
-    of the id before its last "_".
+    Fields used: "global index" (or global_index; becomes the query id), prediction, prompt (else prompt_formatted), and cost, accuracy and
+    generated_result.token_usage where they are filled in. Tokens are the total, with what a model thinks and does not show. An answer whose
+    generation failed (success: false) is missing, not wrong and free; such answers, and those with hidden tokens, are counted in the provenance.
+    Entries marked for_optimality are further cells, not choices. A cell that no file speaks of is NaN.
+
+    `task(id) -> str`: default, the part of the id before its last "_". Errors have file, row and field: `SchemaError`; `ScoreRangeError` (per cent);
+    `CostError`; `AlignmentError` (two texts for one id, or two values for one cell); `DuplicateIdError` (a router chooses twice for a query).
     """
-    paths = [Path(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)]
-    task = task or (lambda q: q.rpartition("_")[0] or q)
-    prompts, cells, routes = {}, {}, {p.stem: {} for p in paths}
-    for path in paths:
-        for row, r in _arena_entries(path):
-            q = r.get("global index", r.get("global_index"))
-            if q is None: raise SchemaError("'global index' is missing", "Every entry names its query.", source=path, row=row, column="global index")
-            q, m = str(q), r["prediction"]
-            prompts.setdefault(q, r.get("prompt") or "")
-            new = [_number(v, path, row, n) for n, v in (("accuracy", r.get("accuracy")), ("cost", r.get("cost")), ("tokens", _arena_tokens(r)))]
-            old = cells.setdefault((q, m), new)
-            if any(a == a and b == b and a != b for a, b in zip(old, new)):
-                raise AlignmentError(f"{m} on {q}: {new[:2]} here, {old[:2]} before", "Take files of one evaluation.", source=path, row=row, column="accuracy")
-            cells[q, m] = [b if a != a else a for a, b in zip(old, new)]
-            if r.get("for_optimality"): continue
-            if q in routes[path.stem]: raise DuplicateIdError(f"{q!r} is routed twice", "Keep one choice per query.", source=path, row=row, column="global index")
-            routes[path.stem][q] = m
-    return _routed(paths, prompts, cells, routes, task)
+    seen = _Predictions()
+    for router, path in _router_names([Path(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)]).items():
+        entries = read_json_lines(path, error=SchemaError)
+        if not entries:
+            raise SchemaError("there are no predictions", "Export it again.", source=path)
+        seen.routes.setdefault(router, {})
+        for row, entry in entries:
+            seen.add(router, path, row, entry)
+    return _routed(seen, task or (lambda q: q.rpartition("_")[0] or q))
 
 # %% ../../../nbs/2_data/sets/exchange.ipynb #67f0a57f
-def _routed(paths, prompts, cells, routes, task):
-    "The `RoutedOutcomes` of cells {(query, model): [score, usd, tokens]} and routes {router: {query: model}}."
-    if not cells: raise SchemaError("there are no predictions", "Export it again.", source=paths[0])
-    ids, models = list(prompts), list(dict.fromkeys(m for _, m in cells))
-    row, column, grid = {q: i for i, q in enumerate(ids)}, {m: j for j, m in enumerate(models)}, np.full((3, len(ids), len(models)), np.nan)
-    for (q, m), values in cells.items(): grid[:, row[q], column[m]] = values
-    cost = {name: g for name, g in (("usd", grid[1]), ("tokens", grid[2])) if not np.isnan(g).all()}
-    table = OutcomeTable(grid[0], cost, ids, models, correct_rule="score == 1", task=[task(q) for q in ids], prompts=[prompts[q] for q in ids],
-                         provenance=f"recorded: RouterArena predictions of {', '.join(routes)}")
-    return RoutedOutcomes(table, {r: np.array([column[chosen[q]] if q in chosen else -1 for q in ids]) for r, chosen in routes.items()})
+_KINDS = {"accuracy": "score", "cost": "usd", "tokens": "tokens"}
+
+
+def _routed(seen, task):
+    "The `RoutedOutcomes` of `_Predictions`; an error of the table names file, row and field."
+    ids, models = list(seen.places), list(dict.fromkeys(m for _, m, _ in seen.cells))
+    row, column = {q: i for i, q in enumerate(ids)}, {m: j for j, m in enumerate(models)}
+    grid = {kind: np.full((len(ids), len(models)), np.nan) for kind in _KINDS}
+    for (q, m, kind), (value, *_) in seen.cells.items(): grid[kind][row[q], column[m]] = value
+    cost = {name: grid[kind] for kind, name in _KINDS.items() if kind != "accuracy" and not np.isnan(grid[kind]).all()}
+    notes = [f"{n} {what}" for n, what in ((seen.failed, "failed generations left out"), (seen.hidden, "answers with hidden tokens")) if n]
+    try:
+        table = OutcomeTable(grid["accuracy"], cost, ids, models, correct_rule="score == 1", task=[task(q) for q in ids], prompts=_arena_prompts(seen),
+                             provenance=", ".join([f"recorded: RouterArena predictions of {', '.join(seen.routes)}", *notes]))
+    except OutcomeError as e:
+        kind, _, m = (e.column or "").partition(":")
+        field = next((k for k, name in _KINDS.items() if name == kind), None)
+        _, path, at = seen.cells.get((ids[e.row or 0], m, field)) or (None, *seen.places[ids[e.row or 0]])
+        raise type(e)(e.problem, e.remedy, source=path, row=at, column=field or e.column) from e
+    return RoutedOutcomes(table, {r: np.array([column[chosen[q]] if q in chosen else -1 for q in ids]) for r, chosen in seen.routes.items()})
+
+
+def _arena_prompts(seen):
+    "The text of each query: its prompt, else its prompt_formatted; None for all when no file has texts."
+    if not seen.texts:
+        return None
+    prompts = [seen.texts.get((q, "prompt")) or seen.texts.get((q, "prompt_formatted")) for q in seen.places]
+    for (path, row), text in zip(seen.places.values(), prompts):
+        if text is None:
+            raise SchemaError("the text of the query is missing", "Fill in prompt or prompt_formatted.", source=path, row=row, column="prompt")
+    return [text for text, *_ in prompts]
 
 # %% ../../../nbs/2_data/sets/exchange.ipynb #5361d59c
 def to_llmrouterbench(outcomes, folder, *, stamp="20000101_000000"):
     """Write a table as LLMRouterBench result files, `folder`/<data set>/<split>/<model>/<stamp>.json, one per (task, split, model); the paths in order.
+
+    Names become folders by `safe_name`: "/" is written %2F, so that no two models share a file.
 
     Fields, from the public README of ynulihao/LLMRouterBench: performance, time_taken, prompt_tokens, completion_tokens, cost, counts, dataset_name,
     split, model_name, demo and records [{index, origin_query, prompt, prediction, ground_truth, score, prompt_tokens, completion_tokens, cost}]. This
@@ -129,8 +236,10 @@ def to_llmrouterbench(outcomes, folder, *, stamp="20000101_000000"):
                        for k, i in enumerate(rows)]
             total = lambda a: float(np.nansum(a[rows, j], dtype=float)) if a is not None else None
             judged = outcomes.score[rows, j][~np.isnan(outcomes.score[rows, j])]
-            path = Path(folder, *(re.sub(r"[/\\]", "__", x) or "_" for x in (task, part, model)), f"{stamp}.json")
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path = Path(folder, *(safe_name(x, error=OutcomeError, source=f"{what} {x!r}") for what, x in (("task", task), ("split", part), ("model", model))),
+                        safe_name(f"{stamp}.json"))
+            if str(path).lower() in {str(p).lower() for p in written}:
+                raise DuplicateIdError(f"{path} and another file differ in case only", "Rename a task, split or model.", column=f"model:{model}")
             write_json(path, {"performance": float(judged.mean(dtype=float)) if judged.size else None, "time_taken": total(seconds), "prompt_tokens": 0,
                               "completion_tokens": total(tokens), "cost": total(usd), "counts": len(rows), "dataset_name": task, "split": part,
                               "model_name": model, "demo": False, "records": records})
@@ -138,46 +247,83 @@ def to_llmrouterbench(outcomes, folder, *, stamp="20000101_000000"):
     return written
 
 # %% ../../../nbs/2_data/sets/exchange.ipynb #90e1866e
+def _age(path):
+    "What the newest of some result files is known by, as in the project's own loader: the stamp that ends its name; one without a stamp is older than all."
+    stamp = re.search(r"(\d{8})_(\d{6})\.json$", path.name)
+    return (1, int(stamp[1] + stamp[2])) if stamp else (0, path.stat().st_mtime_ns)
+
+
+def _result(path, folder):
+    "((data set, split, model), content) of one result file; what the file does not say of the three is taken from its folders."
+    place = dict(path=path, error=SchemaError)
+    found = checked(read_json(path, error=SchemaError), "object", **place)
+    _need(found, ("records",), path)
+    checked(found["records"], "list", column="records", **place)
+    parts = path.relative_to(folder).parts
+    told = [checked(found.get(k), "text", column=k, **place, missing="") for k in ("dataset_name", "split", "model_name")]
+    around = [parts[0] if len(parts) > 1 else "", parts[1] if len(parts) > 3 else "test", path.parent.name if len(parts) > 1 else ""]
+    key = tuple(a or b for a, b in zip(told, around))
+    for name, value in zip(("dataset_name", "split", "model_name"), key):
+        if not value.strip(): raise SchemaError(f"{name!r} is missing", "Give the folder that holds the data sets' folders.", source=path, column=name)
+    return key, found
+
+
 def _newest_results(folder):
     "([(file, content)] of the newest LLMRouterBench result per (data set, split, model), how many older ones, how many demos)."
     newest, older, demos = {}, 0, 0
-    for path in sorted(Path(folder).rglob("*.json"), key=lambda p: (p.name, str(p))):
-        try: found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as e: raise SchemaError(f"not valid JSON ({e})", "Download it again.", source=path) from e
-        if not isinstance(found, dict): raise SchemaError("not a result file (a JSON object with records)", "Give the folder of the results alone.", source=path)
-        _need(found, ("records",), path)
-        places = path.relative_to(folder).parts
-        key = (found.get("dataset_name") or places[0], found.get("split") or (places[1] if len(places) > 3 else "test"), found.get("model_name") or path.parent.name)
-        if found.get("demo"): demos += 1
-        else:
-            older += key in newest
+    for path in sorted(folder.rglob("*.json")):
+        key, found = _result(path, folder)
+        if checked(found.get("demo"), "flag", path=path, column="demo", error=SchemaError, missing=False):
+            demos += 1
+            continue
+        older += key in newest
+        if key in newest and _age(path) == _age(newest[key][0]):
+            raise DuplicateIdError(f"as old as {newest[key][0]}, of the same data set, split and model", "Keep one of the two.", source=path)
+        if key not in newest or _age(path) > _age(newest[key][0]):
             newest[key] = path, found
     if not newest: raise SourceError("no result file", "Give a folder like results/bench.", source=folder)
     return newest, older, demos
 
+# %% ../../../nbs/2_data/sets/exchange.ipynb #ex190005
+def _result_record(r, path, row):
+    "(index, text of the query, (score, cost, tokens)) of one record of a result file."
+    checked(r, "object", path=path, row=row, column="records", error=SchemaError)
+    _need(r, ("index", "score"), path, row)
+    index = r["index"]
+    if isinstance(index, str): index = _text(index, path, row, "index")
+    else: index = str(checked(index, "whole", path=path, row=row, column="index", error=SchemaError))   # 1 and "1" are one query
+    texts = [checked(r.get(k), "text", path=path, row=row, column=k, error=SchemaError, missing="") for k in ("origin_query", "prompt")]
+    text = next((t for t in texts if t and not t.isspace()), "")
+    if not text: raise SchemaError("the text of the query is missing", "Fill in origin_query or prompt.", source=path, row=row, column="origin_query")
+    costs = [checked(r.get(k), "number", path=path, row=row, column=k, error=SchemaError, missing=np.nan) for k in ("cost", "prompt_tokens", "completion_tokens")]
+    for k, c in zip(("cost", "prompt_tokens", "completion_tokens"), costs):
+        if c < 0: raise CostError(f"{k} {c:g} is below 0", "Leave an unknown cost null.", source=path, row=row, column=k)
+    return index, text, (_number(r["score"], path, row, "score"), costs[0], costs[1] + costs[2])
 
+# %% ../../../nbs/2_data/sets/exchange.ipynb #ex190006
 def from_llmrouterbench(folder):
     """Read a folder of LLMRouterBench result files (layout: see `to_llmrouterbench`) -> `OutcomeTable` with costs tokens (prompt + completion) and usd.
 
-    A query is a (data set, split, index); its text is origin_query, else prompt. Of several files of one (data set, split, model) the one with the
-    latest name counts, as in the project's own loader; older files and demo runs are counted in the provenance. A null score is NaN (their loader
-    reads 0), as is a query that a model's file lacks. Errors: `SourceError`, `SchemaError`, `AlignmentError` (two texts for one index), `DuplicateIdError`.
+    A query is a (data set, split, index); its text is origin_query, else prompt. Of several files of one (data set, split, model) the newest counts,
+    as in the project's own loader: by the stamp (YYYYMMDD_HHMMSS) that ends its name; files without one are older than all others, and go by the time
+    of their last change. Older files and demo runs are counted in the provenance. A null score is NaN (their loader reads 0), as is a query that a
+    model's file lacks. Errors: `SourceError`, `SchemaError`, `AlignmentError` (two texts for one index), `DuplicateIdError`.
     """
     folder = Path(folder)
+    if not folder.is_dir(): raise SourceError("there is no such folder", "Give a folder like results/bench.", source=folder)
     newest, older, demos = _newest_results(folder)
     texts, cells, places = {}, {}, {}
     for (task, split, model), (path, found) in sorted(newest.items()):
         for row, r in enumerate(found["records"], 1):
-            _need(r, ("index", "score"), path, row)
-            key, text = (task, split, r["index"]), r.get("origin_query") or r.get("prompt") or ""
+            index, text, cell = _result_record(r, path, row)
+            key = task, split, index
             if texts.setdefault(key, text) != text:
-                raise AlignmentError(f"another text than {places[key][0]} has for index {r['index']}", "Take results of one version of the data set.",
+                raise AlignmentError(f"another text than {places[key][0]} has for index {index}", "Take results of one version of the data set.",
                                      source=path, row=row, column="origin_query")
             places.setdefault(key, (path, row, 1))
             if model in cells.setdefault(key, {}):
-                raise DuplicateIdError(f"index {r['index']} occurs twice", "Keep one record.", source=path, row=row, column="index")
-            n = [_number(r.get(k), path, row, k) for k in ("score", "cost", "prompt_tokens", "completion_tokens")]
-            cells[key][model] = n[0], n[1], n[2] + n[3]
+                raise DuplicateIdError(f"index {index} occurs twice", "Keep one record.", source=path, row=row, column="index")
+            cells[key][model] = cell
     models = list(dict.fromkeys(m for *_, m in sorted(newest)))
     grid = np.array([[cells[k].get(m, (np.nan,) * 3) for m in models] for k in cells], float).reshape(len(cells), len(models), 3)
     cost = {name: grid[..., i] for i, name in ((1, "usd"), (2, "tokens")) if not np.isnan(grid[..., i]).all()}

@@ -13,8 +13,9 @@ import numpy as np
 from ...core import lookup
 from ..outcomes import DuplicateIdError
 from routercompanion.data.sets.sources import (
-    SchemaError, _build, _grid, _json_rows, _need, _number, _params, _placer, _set_files,
+    SchemaError, _build, _grid, _json_rows, _need, _number, _params, _placer, _set_files, _text,
 )
+from ...reading import checked
 
 # %% ../../../nbs/2_data/sets/mixinstruct.ipynb #cac10dfa
 METRIC_SCALES = {"bartscore": np.exp, "bertscore": lambda x: x}
@@ -33,22 +34,30 @@ def load_mixinstruct(source=None, *, metric="bartscore", scale=None, params_b=No
     places, rows, prompts, task, split = [], [], [], [], []
     for path in files:
         for row, r in _json_rows(path, ("id", "instruction", "candidates")):
-            scores = {}
-            for c in r["candidates"]:
-                _need(c, ("model", "scores"), path, row)
-                if c["model"] in scores:
-                    raise DuplicateIdError(f"{c['model']} answers twice", "Keep one candidate per model.", source=path, row=row, column="candidates")
-                scores[c["model"]] = _number(c["scores"].get(metric), path, row, f"scores.{metric}")
+            scores = _candidate_scores(r, metric, path, row)
             places.append((path, row, 1))
             rows.append(scores)
-            prompts.append("\n\n".join(s.strip() for s in (r["instruction"], r.get("input")) if s and s.strip()))
-            task.append(str(r["id"]).split("/")[0])
+            texts = [checked(r.get(k), "text", path=path, row=row, column=k, error=SchemaError, missing="") for k in ("instruction", "input")]
+            prompts.append("\n\n".join(t.strip() for t in texts if t.strip()))
+            task.append(_text(r["id"], path, row, "id").split("/")[0])
             split.append(re.split(r"[_.-]", path.stem)[0])
     models, values = _grid(rows, _placer(places)) if rows else ([], np.empty((0, 0)))
-    if values.size and np.isnan(values).all():
+    if not values.size: raise SchemaError("no row has candidates", "Download it again.", source=files[0], column="candidates")
+    if np.isnan(values).all():
         raise SchemaError(f"no candidate has the metric {metric!r}", "Look at the keys of scores.", source=files[0], column="scores")
     cost, metadata = _params(models, params_b, len(rows))
     table = _build("mixinstruct", files=files, parts=places, prompts=prompts, task=task, models=models, score=scale(values), cost=cost, metadata=metadata,
-                   split=split, repeats=repeats, note=[f"{getattr(scale, '__name__', 'scaled')}({metric})" if scale is np.exp else metric],
+                   split=split, repeats=repeats, prompt="instruction", note=[f"{getattr(scale, '__name__', 'scaled')}({metric})" if scale is np.exp else metric],
                    label=lambda kind, model: f"{metric} of {model}")
     return (table, values.astype(np.float32)) if raw else table
+
+
+def _candidate_scores(r, metric, path, row):
+    "{model: value of the metric} of the candidates of one row."
+    place, scores = dict(path=path, row=row, error=SchemaError), {}
+    for c in checked(r["candidates"], "list", column="candidates", **place):
+        _need(checked(c, "object", column="candidates", **place), ("model", "scores"), path, row)
+        model, found = _text(c["model"], path, row, "model"), checked(c["scores"], "object", column="scores", **place)
+        if model in scores: raise DuplicateIdError(f"{model} answers twice", "Keep one candidate per model.", source=path, row=row, column="candidates")
+        scores[model] = _number(found.get(metric), path, row, f"scores.{metric}")
+    return scores

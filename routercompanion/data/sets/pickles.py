@@ -9,7 +9,6 @@ __all__ = ['RefusedPickleError', 'read_pickled_frame']
 import io
 import pickletools
 import re
-from pathlib import Path
 from pickle import Unpickler, UnpicklingError
 
 import numpy as np
@@ -17,16 +16,20 @@ import pandas as pd
 
 from ..outcomes import OutcomeError
 from .sources import SchemaError, SourceError
+from ...reading import read_bytes
 
 # %% ../../../nbs/2_data/sets/pickles.ipynb #dad812af
 class RefusedPickleError(OutcomeError): "A pickle asks for something that is not on the allow-list. Nothing of it was run."
 
 # %% ../../../nbs/2_data/sets/pickles.ipynb #d8700de3
 _ALLOWED = {
-    "pandas": {"DataFrame", "Index", "RangeIndex"}, "pandas.core.frame": {"DataFrame"}, "pandas.core.internals.managers": {"BlockManager"},
+    "pandas": {"DataFrame", "Index", "RangeIndex", "StringDtype"}, "pandas.core.frame": {"DataFrame"}, "pandas.core.internals.managers": {"BlockManager"},
     "pandas._libs.internals": {"_unpickle_block"}, "pandas.core.internals.blocks": {"new_block"}, "pandas.core.indexes.base": {"_new_Index", "Index"},
     "pandas.core.indexes.range": {"RangeIndex"}, "pandas.core.indexes.numeric": {"Int64Index"}, "numpy": {"ndarray", "dtype"},
-    "numpy.core.multiarray": {"_reconstruct", "scalar"}, "numpy.core.numeric": {"_frombuffer"}}
+    "numpy.core.multiarray": {"_reconstruct", "scalar"}, "numpy.core.numeric": {"_frombuffer"},
+    # texts as pandas 3 saves them: an Arrow array of buffers
+    "pandas.arrays": {"ArrowStringArray"}, "pandas.core.arrays.string_arrow": {"ArrowStringArray"}, "pandas.core.arrays.string_": {"StringDtype"},
+    "pyarrow.lib": {"_restore_array", "chunked_array", "type_for_alias", "py_buffer"}}
 
 
 class _Part:
@@ -53,17 +56,38 @@ class _FrameUnpickler(Unpickler):
         if name not in _ALLOWED.get(module.replace("numpy._core.", "numpy.core."), ()): raise UnpicklingError(f"{module}.{name}")
         return type(name, (_Part,), {})
 
+# %% ../../../nbs/2_data/sets/pickles.ipynb #pk190001
+def _pickled_texts(part):
+    "The texts of an Arrow array of strings as an object array (n,), None where one is missing; ValueError if its buffers disagree."
+    if type(part).__name__ == "chunked_array":
+        return np.concatenate([np.empty(0, object), *map(_pickled_texts, part.args[0])])
+    (kind, n, _, skip, (valid, ends, letters), *_), = part.args
+    width = {"string": "<i4", "large_string": "<i8"}[kind.args[0]]
+    letters = b"" if letters is None else bytes(letters.args[0])
+    at = np.frombuffer(ends.args[0], width)[skip:skip + n + 1].tolist()
+    if len(at) != n + 1 or at != sorted(at) or at[0] < 0 or at[-1] > len(letters):
+        raise ValueError("texts that do not fit their buffer")
+    known = np.ones(n, bool)
+    if valid is not None:
+        known = np.unpackbits(np.frombuffer(valid.args[0], np.uint8), bitorder="little")[skip:skip + n]
+    out = np.empty(n, object)
+    out[:] = [letters[a:b].decode() if here else None for a, b, here in zip(at[:-1], at[1:], known, strict=True)]
+    return out
+
 # %% ../../../nbs/2_data/sets/pickles.ipynb #3f2e5d42
 def _pickled_array(part):
-    "The NumPy array of a `_reconstruct` or `_frombuffer` part: numbers from their bytes, objects from their list; ValueError if sizes disagree."
+    "The NumPy array of a part: numbers from their bytes, objects from their list, texts from their buffers; ValueError if sizes disagree."
+    if type(part).__name__ == "ArrowStringArray":
+        return _pickled_texts(part.state["_pa_array"])
     if type(part).__name__ == "_reconstruct": _, shape, dtype, fortran, data = part.state
     else: data, dtype, shape, fortran = *part.args[:3], part.args[3] == "F"
     if not re.fullmatch(r"O8?|[fiub][1248]", dtype.args[0]): raise ValueError(f"an array of {dtype.args[0]}")
     if dtype.args[0][0] == "O":
         out = np.empty(len(data), object)
         out[:] = [_plain(x) for x in data]
-    else: out = np.frombuffer(bytes(data), np.dtype(dtype.args[0]).newbyteorder("=" if dtype.state is None or dtype.state[1] == "|" else dtype.state[1]))
-    return out.reshape(shape, order="F" if fortran else "C")
+    elif not isinstance(data, (bytes, bytearray)): raise ValueError(f"an array made of a {type(data).__name__}")
+    else: out = np.frombuffer(data, np.dtype(dtype.args[0]).newbyteorder("=" if dtype.state is None or dtype.state[1] == "|" else dtype.state[1]))
+    return out.copy().reshape(shape, order="F" if fortran else "C")
 
 
 def _pickled_labels(part):
@@ -81,13 +105,14 @@ def _pickled_frame(part):
     for values, where in blocks:
         where = range(*where.indices(len(names))) if isinstance(where, slice) else _pickled_array(where).tolist()
         values = _pickled_array(values)
+        values = values[None] if values.ndim == 1 else values   # a column of texts comes alone
         if values.shape != (len(where), len(rows)): raise ValueError(f"a block of shape {values.shape} for {len(where)} columns and {len(rows)} rows")
         columns |= {names[k]: column for k, column in zip(where, values)}
     if len(columns) != len(names): raise ValueError("a column without values")
     return pd.DataFrame(columns, index=rows, columns=names)
 
 # %% ../../../nbs/2_data/sets/pickles.ipynb #b1b8c7f3
-_READERS = {"_reconstruct": _pickled_array, "_frombuffer": _pickled_array, "_new_Index": _pickled_labels, "DataFrame": _pickled_frame,
+_READERS = {"_reconstruct": _pickled_array, "_frombuffer": _pickled_array, "_new_Index": _pickled_labels, "DataFrame": _pickled_frame, "ArrowStringArray": _pickled_array,
             "scalar": lambda p: np.frombuffer(p.args[1], re.fullmatch(r"[fiub][1248]", p.args[0].args[0])[0])[0].item()}
 
 
@@ -97,26 +122,93 @@ def _plain(value):
     if isinstance(value, dict): return {_plain(k): _plain(v) for k, v in value.items()}
     return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
+# %% ../../../nbs/2_data/sets/pickles.ipynb #pk190003
+_MOST, _DEEPEST = 10_000_000, 60
+_LEAF = (1, 0)
+_FILLED = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"}
+_KEPT, _AGAIN = {"MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"}, {"GET", "BINGET", "LONG_BINGET"}
 
-def _checked_pickle(path):
-    "The bytes of a pickle whose instructions are whole and number their objects no higher than there are bytes (else a short file could ask for all memory)."
-    data = Path(path).read_bytes()
+
+class _Holder:
+    "What a container weighs so far, how deep it is, and whether another one holds it."
+    __slots__ = ("weight", "depth", "held")
+    def __init__(self): self.weight, self.depth, self.held = 1, 1, False
+
+    def take(self, parts, most):
+        "Put `parts` into the container."
+        if self.held:
+            raise ValueError("a list or table is changed after another one holds it")
+        for part in parts:
+            weight, depth = part if part is _LEAF else (part.weight, part.depth)
+            self.weight, self.depth = self.weight + weight, max(self.depth, depth + 1)
+            if part is not _LEAF:
+                part.held = True
+        if self.weight > most or self.depth > _DEEPEST:
+            raise ValueError(f"more than {most:,} items, or lists more than {_DEEPEST} deep")
+
+# %% ../../../nbs/2_data/sets/pickles.ipynb #pk190004
+def _weighed(data):
+    """Read the instructions of a pickle without obeying them.
+
+    ValueError for one that is not whole, for an object number above its place in the file, and for what `_Holder` refuses.
+    """
+    stack, marks, memo, most = [], [], {}, max(_MOST, len(data))
     for instruction, number, position in pickletools.genops(data):
-        if instruction.name in ("PUT", "BINPUT", "LONG_BINPUT") and number > position: raise ValueError(f"object number {number} at byte {position}")
-    return io.BytesIO(data)
+        name, before, after = instruction.name, instruction.stack_before, instruction.stack_after
+        if name in _KEPT:
+            number = len(memo) if name == "MEMOIZE" else number
+            if number > position:
+                raise ValueError(f"object number {number} at byte {position}")
+            memo[number] = stack[-1]
+        elif name in _AGAIN:
+            stack.append(memo[int(number)])
+        elif name == "MARK":
+            marks.append(len(stack))
+        elif name == "DUP":
+            stack.append(stack[-1])
+        elif not before:   # an empty container, or what holds nothing
+            stack += [_Holder() if name.startswith("EMPTY") else _LEAF for _ in after]
+        else:
+            _weigh(name, before, after, stack, marks, most)
 
 
+def _weigh(name, before, after, stack, marks, most):
+    "What an instruction takes from the `stack` goes into what it leaves there."
+    size = len(before)
+    if pickletools.markobject in before:
+        size = len(stack) - marks.pop() + before.index(pickletools.markobject)
+    if size > len(stack):
+        raise ValueError("an instruction without its objects")
+    parts = stack[len(stack) - size:]
+    del stack[len(stack) - size:]
+    if not after:
+        return
+    filled = name in _FILLED
+    stack.append(parts[0] if filled else _Holder())
+    if stack[-1] is _LEAF:
+        raise ValueError("something is put into a text or number")
+    stack[-1].take(parts[filled:], most)
+
+# %% ../../../nbs/2_data/sets/pickles.ipynb #pk190006
 def read_pickled_frame(path):
     """What a third-party pickle holds, if that is pandas frames, NumPy arrays of numbers or objects, and plain containers (tuples come as lists).
 
     Nothing that the file names is imported or called. Any other name raises `RefusedPickleError`; a file that is cut short, damaged or of another
-    build raises `SchemaError`. Memory: the file and about twice the object.
+    build, or that would grow beyond ten million items, raises `SchemaError`. Memory: the file and about twice the object.
     """
+    data = read_bytes(path, error=SourceError)
     try:
-        return _plain(_FrameUnpickler(_checked_pickle(path)).load())
-    except FileNotFoundError as e: raise SourceError("there is no such file", "Check the path.", source=path) from e
+        _weighed(data)
+        return _plain(_FrameUnpickler(io.BytesIO(data)).load())
     except Exception as e:   # broken bytes can make a pickle fail in any way
         if isinstance(e, UnpicklingError) and re.fullmatch(r"[\w.]+\.[\w.<>]+|the codec .*", str(e)):
-            raise RefusedPickleError(f"it asks for {e}", "A table of outcomes needs nothing of the kind: do not open this file with anything else.",
-                                     source=path) from e
+            raise RefusedPickleError(f"it asks for {e}", _refusal(str(e)), source=path) from e
         raise SchemaError(f"not a whole pickle of a table ({type(e).__name__}: {e})", "Download it again.", source=path) from e
+
+
+def _refusal(name):
+    "What to do about a pickle that asks for `name`."
+    other = "A table of outcomes needs nothing of the kind: do not open this file with anything else."
+    if name.split(".")[0] not in ("pandas", "pyarrow", "numpy"):
+        return other
+    return f"If you saved it yourself, save it as CSV (to_csv, index=False) or Parquet. {other}"

@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from .pickles import read_pickled_frame
 from routercompanion.data.sets.sources import (
-    SchemaError, SourceError, _build, _csv_batches, _csv_header, _need, _set_files,
+    SchemaError, SourceError, _build, _csv_header, _csv_table, _csv_truths, _floats, _need,
+    _parquet_schema, _read_columns, _set_files, _strings,
 )
 
 # %% ../../../nbs/2_data/sets/routerbench.ipynb #978c3095
@@ -28,20 +29,31 @@ def _priced_models(names, path):
 
 def _turns(text):
     "A prompt of RouterBench as one text: its files write a list of turns as Python source."
-    if isinstance(text, (list, tuple)): return "\n\n".join(map(str, text))
-    if text.startswith("["):
-        try: return _turns(ast.literal_eval(text))
-        except (ValueError, SyntaxError): return text
+    if isinstance(text, (list, tuple)) and all(isinstance(t, str) for t in text): return "\n\n".join(text)
+    if isinstance(text, str) and text.startswith("["):
+        try: turns = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError): return text
+        return "\n\n".join(map(str, turns)) if isinstance(turns, list) else text
     return text
+
+
+def _routerbench_parquet(path):
+    "One Parquet file in the layout of RouterBench, as pandas saves it -> (models, prompts, tasks, score, usd)."
+    names = _parquet_schema(path).names
+    models = _priced_models(names, path)
+    _need(names, ("prompt", "eval_name"), path)
+    t = _read_columns(path, ["prompt", "eval_name", *models, *(f"{m}|total_cost" for m in models)])
+    grid = lambda ending: np.column_stack([_floats(t[m + ending], path, m + ending) for m in models])
+    return models, _strings(t["prompt"], path, "prompt"), _strings(t["eval_name"], path, "eval_name"), grid(""), grid("|total_cost")
 
 
 def _routerbench_csv(path):
     "One CSV of RouterBench -> (models, prompts, tasks, score, usd)."
     models = _priced_models(_csv_header(path), path)
     types = {"prompt": pa.string(), "eval_name": pa.string()} | {n: pa.float64() for m in models for n in (m, f"{m}|total_cost")}
-    batches = list(_csv_batches(path, types))
-    t = pa.Table.from_batches(batches) if batches else pa.schema(types.items()).empty_table()
-    grid = lambda ending: np.column_stack([t[m + ending].to_numpy() for m in models])
+    types |= dict.fromkeys(_csv_truths(path, models), pa.bool_())   # a table that was saved with True and False
+    t = _csv_table(path, types)
+    grid = lambda ending: np.column_stack([_floats(t[m + ending], path, m + ending) for m in models])
     return models, t["prompt"].to_pylist(), t["eval_name"].to_pylist(), grid(""), grid("|total_cost")
 
 # %% ../../../nbs/2_data/sets/routerbench.ipynb #84d01bc0
@@ -50,6 +62,8 @@ def _routerbench_pickle(path):
     frame = read_pickled_frame(path)
     if not isinstance(frame, pd.DataFrame): raise SchemaError(f"it holds a {type(frame).__name__}, not a data frame", "Take routerbench_0shot.pkl.", source=path)
     names = list(map(str, frame.columns))
+    if len(set(names)) < len(names): raise SchemaError("two columns have one name", "Download it again.", source=path)
+    frame.columns = names
     models = _priced_models(names, path)
     _need(names, ("prompt", "eval_name"), path)
     def grid(ending):
@@ -69,20 +83,25 @@ def load_routerbench(source=None, *, repeats="keep"):
     """RouterBench's outcomes of 11 models -> `OutcomeTable`; cost: usd per query; Hu et al. (2024).
 
     `source`: the original routerbench_0shot.pkl or _5shot.pkl (36,497 queries in 86 tasks; read by `read_pickled_frame`), or a folder of CSVs in
-    the same layout; default: the three tasks republished by RouterDC (3,178 queries, with their split). `task` is eval_name. An empty score or
-    cost is NaN. Rows of a pickle count from 0. Errors: `SourceError`, `SchemaError`, `CsvError`, `ScoreRangeError`, `CostError`.
+    the same layout, or one .csv or .parquet file of it that you filtered and saved again; default: the three tasks republished by RouterDC (3,178 queries, with their split). `task` is eval_name. An empty score or
+    cost is NaN. Rows of a pickle or Parquet file count from 0. Errors: `SourceError`, `SchemaError`, `CsvError`, `ScoreRangeError`, `CostError`.
     """
-    files = _set_files("routerbench", source, ["*.csv", "*.pkl"])
+    files = _set_files("routerbench", source, ["*.csv", "*.pkl", "*.parquet"])
     if any(f.suffix == ".pkl" for f in files) and len(files) > 1:
         raise SourceError(f"{len(files)} files, and a pickle among them", "Name one file: source='.../routerbench_0shot.pkl'.", source=files[0].parent)
-    found = [_routerbench_pickle(f) if f.suffix == ".pkl" else _routerbench_csv(f) for f in files]
+    if len({f.suffix for f in files}) > 1:
+        raise SourceError("CSV and Parquet files, which may hold the same rows", "Name one file, or a folder of one kind.", source=files[0].parent)
+    readers = {".pkl": _routerbench_pickle, ".csv": _routerbench_csv, ".parquet": _routerbench_parquet}
+    if files[0].suffix not in readers:
+        raise SourceError(f"a file that ends in {files[0].suffix!r}", "RouterBench is read from .pkl, .csv and .parquet.", source=files[0])
+    found = [readers[f.suffix](f) for f in files]
     models = found[0][0]
     for f, (other, *_) in zip(files, found):
         if set(other) != set(models): raise SchemaError(f"its models differ from those of {files[0].name}", "Load the files one by one.", source=f, row=1)
     order = [[other.index(m) for m in models] for other, *_ in found]
     stack = lambda k: np.vstack([part[k][:, o] for part, o in zip(found, order)])
     ending = [re.search(r"_(train|test)$", f.stem) for f in files]
-    return _build("routerbench", files=files, parts=[(f, 0 if f.suffix == ".pkl" else 2, len(part[1])) for f, part in zip(files, found)], repeats=repeats,
+    return _build("routerbench", files=files, parts=[(f, 2 if f.suffix == ".csv" else 0, len(part[1])) for f, part in zip(files, found)], repeats=repeats,
                   prompts=[_turns(p) for part in found for p in part[1]], task=[t for part in found for t in part[2]], models=models, score=stack(3),
                   cost={"usd": stack(4)}, split=[e[1] for e, part in zip(ending, found) for _ in part[1]] if all(ending) else None,
                   label=lambda kind, model: model + ("|total_cost" if kind == "usd" else ""))

@@ -6,12 +6,12 @@
 __all__ = ['load_routerdc']
 
 # %% ../../../nbs/2_data/sets/routerdc.ipynb #364a781d
-import json
 import re
 
 from routercompanion.data.sets.sources import (
     SchemaError, _build, _grid, _need, _params, _placer, _set_files,
 )
+from ...reading import checked, read_json
 
 # %% ../../../nbs/2_data/sets/routerdc.ipynb #a2e0b863
 def load_routerdc(source=None, *, params_b=None, repeats="keep"):
@@ -24,13 +24,11 @@ def load_routerdc(source=None, *, params_b=None, repeats="keep"):
     files = _set_files("routerdc", source, ["*.json"])
     parts, rows, task, split = [], [], [], []
     for path in files:
-        try: found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as e: raise SchemaError(f"not valid JSON ({e})", "The file may be cut short: download it again.", source=path) from e
-        if not isinstance(found, list): raise SchemaError("not a JSON array", "Every file holds one array of queries.", source=path)
+        found = checked(read_json(path, error=SchemaError), "list", path=path, error=SchemaError)
         for row, r in enumerate(found, 1):
-            if not isinstance(r, dict): raise SchemaError("not a JSON object", "Every element must be one query.", source=path, row=row)
+            checked(r, "object", path=path, row=row, error=SchemaError)
             _need(r, ("question", "scores"), path, row)
-            if not isinstance(r["scores"], dict): raise SchemaError("not an object {model: score}", "Compare the other rows.", source=path, row=row, column="scores")
+            checked(r["scores"], "object", path=path, row=row, column="scores", error=SchemaError)
         name, _, part = re.sub(r"[-_](?=(train|test)$)", "\0", path.stem).partition("\0")
         rows += found
         parts.append((path, 1, len(found)))
@@ -38,4 +36,4 @@ def load_routerdc(source=None, *, params_b=None, repeats="keep"):
     models, score = _grid([r["scores"] for r in rows], _placer(parts))
     cost, metadata = _params(models, params_b, len(rows))
     return _build("routerdc", files=files, parts=parts, prompts=[r["question"] for r in rows], task=task, models=models, score=score, cost=cost,
-                  metadata=metadata, split=split, repeats=repeats, label=lambda kind, model: f"scores.{model}")
+                  metadata=metadata, split=split, repeats=repeats, prompt="question", label=lambda kind, model: f"scores.{model}")

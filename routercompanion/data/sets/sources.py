@@ -7,7 +7,7 @@ __all__ = ['OUTCOME_SETS', 'TOTAL_PARAMS_B', 'OutcomeSet', 'SourceError', 'Schem
 
 # %% ../../../nbs/2_data/sets/sources.ipynb #9be71eb0
 import csv
-import json
+import io
 import re
 from dataclasses import dataclass
 from itertools import chain
@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
-import pyarrow.parquet as pq
 
 from ...assets.lock import Lock
 from ...assets.store import get_asset
 from ...core import content_hash, file_hash, lookup
 from ..bank import query_id
-from ..outcomes import DuplicateIdError, OutcomeError, OutcomeTable
+from ..outcomes import DuplicateIdError, OutcomeError, OutcomeTable, _open_parquet
 from ..own_csv import CsvError
+from ...reading import checked, decode, describe, parse_json, read_json, read_json_lines
 
 # %% ../../../nbs/2_data/sets/sources.ipynb #27f3c778
 @dataclass(frozen=True)
@@ -81,8 +81,14 @@ def _set_files(name, source, patterns):
 def _csv_header(path):
     "The column names of a CSV, from its first record; `CsvError` if the file is absent or empty, or if a name stands twice."
     try:
-        with open(path, encoding="utf-8-sig", newline="") as f: names = next(csv.reader(f), [])
-    except FileNotFoundError as e: raise CsvError("there is no such file", "Check the path.", source=path) from e
+        with open(path, "rb") as f: raw = f.read(1 << 16)
+    except OSError as e: raise CsvError("there is no such file" if isinstance(e, FileNotFoundError) else f"it cannot be read ({e.strerror})",
+                                        "Check the path.", source=path) from e
+    whole = raw if len(raw) < 1 << 16 else raw[:raw.rfind(b"\n") + 1]
+    if raw and not whole: raise CsvError("the first line is longer than 65,536 bytes", "This is no CSV with a line of column names.", source=path, row=1)
+    text = decode(whole, path, error=CsvError)
+    try: names = next(csv.reader(io.StringIO(text, newline=""), strict=True), [])
+    except csv.Error as e: raise CsvError(f"broken quotes ({e})", "Close every opening quote.", source=path, row=1) from e
     if not any(n.strip() for n in names): raise CsvError("the file is empty", "Download it again.", source=path)
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice is not None: raise CsvError("a column name occurs twice", "Give every column a name of its own.", source=path, row=1, column=twice)
@@ -104,6 +110,8 @@ def _csv_batches(path, types):
     """
     header, bad, rows = _csv_header(path), [], 1
     _need(header, types, path, row=1)
+    odd, nul = _odd_signs(path)
+    if nul: raise CsvError("a NUL byte, which no text holds", "The file may be damaged: download it again.", source=path, row=nul)
     def on_bad(row):
         bad.append(row)
         return "error"
@@ -113,39 +121,81 @@ def _csv_batches(path, types):
             parse_options=arrow_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=on_bad),
             convert_options=arrow_csv.ConvertOptions(column_types=types, include_columns=list(types), strings_can_be_null=False)):
             rows += len(batch)
-            yield batch
+            if not odd: yield batch   # else only how many rows can be read is of interest
     except pa.ArrowInvalid as e:
         if bad: raise CsvError(f"{bad[0].actual_columns} fields where the header has {bad[0].expected_columns}", "A comma inside a prompt needs double "
                                "quotes around it, an open quote must be closed, and a missing value keeps its comma.", source=path, row=bad[0].number) from e
         at = re.search(r"In CSV column #(\d+): (?:Row #(\d+): )?(.*)", str(e))
         if not at: raise CsvError(str(e).splitlines()[0], "Download the file again.", source=path) from e
-        raise CsvError(at[3][:200], "Look for a shifted column; leave a missing value empty.", source=path, row=int(at[2]) if at[2] else None,
+        raise CsvError(at[3][:200].rstrip(". "), "Look for a shifted column; leave a missing value empty.", source=path, row=int(at[2]) if at[2] else None,
                        column=header[int(at[1])]) from e
-    if _odd_quotes(path): raise CsvError("a double quote is opened and never closed", "Close it, and double every quote inside a field.", source=path, row=rows)
+    if odd: raise CsvError("a double quote is opened and never closed", "Close it, and double every quote inside a field.", source=path, row=rows)
 
 
-def _odd_quotes(path):
-    "Whether a file has an odd number of double quotes: then its last record swallowed all that came after an open one, which Arrow does not mind."
-    with open(path, "rb") as f: return sum(block.count(b'"') for block in iter(lambda: f.read(1 << 20), b"")) % 2 == 1
+def _odd_signs(path):
+    """What Arrow does not mind: (whether a file has an odd number of double quotes, the line of its first NUL byte or 0).
+
+    With an odd number its last record swallowed all that came after an open quote.
+    """
+    quotes, lines, nul = 0, 1, 0
+    with open(path, "rb") as f:
+        while block := f.read(1 << 20):
+            quotes += block.count(b'"')
+            if not nul and (at := block.find(b"\0")) >= 0: nul = lines + block.count(b"\n", 0, at)
+            lines += block.count(b"\n")
+    return quotes % 2 == 1, nul
+
+
+def _csv_table(path, types):
+    "All of `_csv_batches` as one Arrow table."
+    batches = list(_csv_batches(path, types))
+    return pa.Table.from_batches(batches) if batches else pa.schema(types.items()).empty_table()
+
+
+def _csv_truths(path, names):
+    "Those of the columns `names` of a CSV whose first values, within a thousand lines, are true or false."
+    with open(path, encoding="utf-8-sig", newline="", errors="replace") as f:
+        head = "".join(line for line, _ in zip(f, range(1000)))
+    try: rows = list(csv.DictReader(io.StringIO(head, newline="")))
+    except csv.Error: return set()   # whoever reads the table will say where
+    first = {n: next((v for r in rows if (v := (r[n] or "").strip())), "") for n in names}
+    return {n for n, word in first.items() if word.lower() in ("true", "false")}
 
 # %% ../../../nbs/2_data/sets/sources.ipynb #e5bd256c
 def _json_rows(path, wanted=()):
-    "Yield (line number, object) of a file of JSON lines; `SchemaError` with the row for a broken line or an object without a `wanted` key."
-    with open(path, encoding="utf-8", newline="\n") as f:
+    """Yield (line number, object) of a file of JSON lines (or of one array); `SchemaError` with the row for a broken line, or for an object without a
+    `wanted` key."""
+    for row, value in _json_objects(path):
+        _need(value, wanted, path, row)
+        yield row, value
+
+
+def _json_objects(path):
+    "Yield (row, object), line by line where the file has one object a line: a set need not fit into memory."
+    empty = True
+    with open(path, "rb") as f:
+        if f.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
+            yield from read_json_lines(path, error=SchemaError)
+            return
+        f.seek(0)
         for row, line in enumerate(f, 1):
-            if not line.strip(): continue
-            try: value = json.loads(line)
-            except ValueError as e: raise SchemaError(f"not valid JSON ({e})", "The file may be cut short: download it again.", source=path, row=row) from e
-            if not isinstance(value, dict): raise SchemaError("not a JSON object", "Every line must hold one object.", source=path, row=row)
-            _need(value, wanted, path, row)
-            yield row, value
+            if line.strip() and line != b"\xef\xbb\xbf":
+                empty, value = False, parse_json(decode(line, path, error=SchemaError), path, error=SchemaError, row=row)
+                yield row, checked(value, "object", path=path, row=row, error=SchemaError)
+    if empty: raise SchemaError("there is nothing in it", "Download it again.", source=path)
 
 # %% ../../../nbs/2_data/sets/sources.ipynb #a7aeb936
 def _number(value, path, row, column):
-    "A JSON value as float; null is NaN; anything that is not a number raises `SchemaError`."
-    if value is None: return np.nan
-    if isinstance(value, (bool, int, float)): return float(value)
-    raise SchemaError(f"{str(value)[:40]!r} is not a number", "Look for a field that has moved; leave a missing value null.", source=path, row=row, column=column)
+    "A JSON value as float; null and NaN are NaN, true and false 1 and 0; anything else that is not a finite number raises `SchemaError`."
+    if isinstance(value, bool): return float(value)
+    return float(checked(value, "number", path=path, row=row, column=column, error=SchemaError, missing=np.nan))
+
+
+def _text(value, path, row, column):
+    "A JSON value that is a text and not blank; else `SchemaError`."
+    text = checked(value, "text", path=path, row=row, column=column, error=SchemaError)
+    if not text or text.isspace(): raise SchemaError("the text is empty", "Remove the row, or give the text.", source=path, row=row, column=column)
+    return text
 
 
 def _grid(rows, place):
@@ -153,27 +203,41 @@ def _grid(rows, place):
     models = list(dict.fromkeys(chain.from_iterable(rows)))
     at, out = {m: j for j, m in enumerate(models)}, np.full((len(rows), len(models)), np.nan)
     for i, row in enumerate(rows):
-        for m, value in row.items(): out[i, at[m]] = value if type(value) in (float, int) else _number(value, *place(i), m)
+        for m, value in row.items(): out[i, at[m]] = value if type(value) is float else _number(value, *place(i), m)
     return models, out
 
 # %% ../../../nbs/2_data/sets/sources.ipynb #2d90d4e1
+_DAMAGED = dict(error=SchemaError, remedy="Download it again.")
+
+
 def _read_columns(path, columns):
     "The Arrow table of `columns` of a Parquet file; `SchemaError` if it is damaged."
-    try:
-        with pq.ParquetFile(path) as f: return f.read(columns)
-    except (pa.ArrowException, OSError) as e: raise SchemaError(f"not a whole Parquet file ({str(e).splitlines()[0]})", "Download it again.", source=path) from e
+    with _open_parquet(path, **_DAMAGED) as f: return f.read(columns)
 
 
 def _parquet_schema(path):
     "The Arrow schema of a Parquet file; `SchemaError` if it is damaged."
-    try: return pq.read_schema(path)
-    except (pa.ArrowException, OSError) as e: raise SchemaError(f"not a whole Parquet file ({str(e).splitlines()[0]})", "Download it again.", source=path) from e
+    with _open_parquet(path, **_DAMAGED) as f: return f.schema_arrow
 
 
 def _floats(column, path, name):
-    "An Arrow column as float64 (n,), null = NaN; `SchemaError` if it does not hold numbers."
-    try: return column.cast(pa.float64()).to_numpy()
-    except pa.ArrowException as e: raise SchemaError(str(e).splitlines()[0], "Compare the column with the set's description.", source=path, column=name) from e
+    "An Arrow column of numbers or booleans as float64 (n,), null = NaN; `SchemaError` if it holds something else."
+    kind = column.type
+    if pa.types.is_boolean(kind): column = column.cast(pa.int8())
+    elif not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+        raise SchemaError(f"{kind} where numbers are expected", "Compare the column with the set's description.", source=path, column=name)
+    return column.cast(pa.float64(), safe=False).to_numpy()
+
+
+def _strings(column, path, name):
+    "An Arrow column of texts as a list; `SchemaError` for another type, and with the row (from 0) for a gap."
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+        raise SchemaError(f"{kind} where texts are expected", "Compare the column with the set's description.", source=path, column=name)
+    found = column.to_pylist()
+    if column.null_count:
+        raise SchemaError("null where a text is expected", "Every query has one.", source=path, row=found.index(None), column=name)
+    return found
 
 # %% ../../../nbs/2_data/sets/sources.ipynb #96922e27
 def _placer(parts):
@@ -203,8 +267,9 @@ def _query_ids(task, prompts, repeats, place):
     return ids, again
 
 # %% ../../../nbs/2_data/sets/sources.ipynb #eb8f3e52
-def _build(name, *, files, parts, prompts, task, models, score, cost=None, label=str, rule=None, metadata=None, repeats="keep", note=(), **columns):
-    """The `OutcomeTable` of a public set, by the rules above. `parts` locate rows, `label(kind, model)` names the column of a cell in the file.
+def _build(name, *, files, parts, prompts, task, models, score, cost=None, label=str, rule=None, metadata=None, repeats="keep", note=(), prompt="prompt", **columns):
+    """The `OutcomeTable` of a public set, by the rules above. `parts` locate rows, `label(kind, model)` names the column of a cell in the file,
+    `prompt` that of the prompts.
 
     Raises the error of the failed check with file, row and column; an empty category raises `SchemaError`, as does a set without rows.
     """
@@ -213,6 +278,8 @@ def _build(name, *, files, parts, prompts, task, models, score, cost=None, label
     for i, t in enumerate(task):
         if not isinstance(t, str) or not t.strip():
             raise SchemaError("the category is empty", "Name the task of every query.", source=place(i)[0], row=place(i)[1], column="task")
+    for i, p in enumerate(prompts):
+        if type(p) is not str or not p.isascii() or not p or p.isspace(): _text(p, *place(i), prompt)
     ids, again = _query_ids(task, prompts, repeats, place)
     digest = file_hash(files[0])[:16] if len(files) == 1 else content_hash([file_hash(f) for f in files])[:16]
     missing = int(np.isnan(score).sum())
