@@ -53,6 +53,14 @@ def to_mathml(latex, block=False):
     return out
 
 
+def _without_launcher(app, page, template, context, doctree):
+    "Drop the scripts of launch buttons that the book does not have: the theme adds them twice, which is an error."
+    def told(script):
+        return f"{getattr(script, 'filename', '')} {getattr(script, 'attributes', {}).get('body', '')}"
+    for kind in ("script_files", "css_files"):
+        context[kind] = [s for s in context.get(kind, ()) if "thebe" not in told(s).lower()]
+
+
 def setup(app):
     "Entry point for Sphinx: register the MathML writer."
     from docutils.nodes import SkipNode
@@ -61,6 +69,7 @@ def setup(app):
         formula = to_mathml(node.astext(), block)
         self.body.append(f'<div class="math">{formula}</div>\n' if block else formula)
         raise SkipNode
+    app.connect("html-page-context", _without_launcher, priority=900)
     visits = [(functools.partial(visit, block=block), None) for block in (False, True)]
     app.add_html_math_renderer("mathml", *visits)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
@@ -73,7 +82,7 @@ def book_config(title):
     quiet = ["myst.domains", "myst.header", "toc.not_readable"]
     sphinx = {
         "html_math_renderer": "mathml", "myst_update_mathjax": False, "nb_merge_streams": True,
-        "html_last_updated_fmt": "", "html_show_copyright": False, "suppress_warnings": quiet,
+        "html_last_updated_fmt": None, "html_show_copyright": False, "suppress_warnings": quiet,
         "html_theme_options": {"navigation_with_keys": False, "launch_buttons": {}}}
     return {"title": title, "author": "The routercompanion authors", "copyright": "",
             "only_build_toc_files": True, "execute": {"execute_notebooks": "off"},
