@@ -2154,6 +2154,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                         'routercompanion/reproduce/checks.py'),
                                                   'routercompanion.reproduce.checks.compare_tables': ( '9_reproduce/checks.html#compare_tables',
                                                                                                        'routercompanion/reproduce/checks.py'),
+                                                  'routercompanion.reproduce.checks.csv_rows': ( '9_reproduce/checks.html#csv_rows',
+                                                                                                 'routercompanion/reproduce/checks.py'),
                                                   'routercompanion.reproduce.checks.examine': ( '9_reproduce/checks.html#examine',
                                                                                                 'routercompanion/reproduce/checks.py'),
                                                   'routercompanion.reproduce.checks.exchanged_rows': ( '9_reproduce/checks.html#exchanged_rows',

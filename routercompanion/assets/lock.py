@@ -88,8 +88,9 @@ def _check_values(part, place):
         if field in _TEXTS and not (field == "sha256" and value is None):
             checked(value, "text", **here)
         elif field in ("size", "peak"):
-            if checked(value, "whole", missing=0, **here) < 0:
-                raise LockFileError.about(place["column"], place["path"], f"{field} is below 0", _REPAIR)
+            if not 0 <= checked(value, "whole", missing=0, **here) < 2**53:
+                what = f"{field} is no number of bytes"
+                raise LockFileError.about(place["column"], place["path"], what, _REPAIR)
         elif field == "default":
             checked(value, "flag", **here)
         elif field == "keep":
