@@ -19,7 +19,7 @@ from routercompanion.models.chat import ChatEndpoint, EndpointError, read_key, s
 from routercompanion.reading import FileError
 from routercompanion.report.tables import plain_markdown, table_markdown
 from routercompanion.reproduce import book, checks, graph, notebooks, run as run_module, store
-from test_pipeline import PAPER, gone, make_project, make_steps, write_notebook
+from test_pipeline import PAPER, finished, gone, make_steps, project, write_notebook  # noqa: F401
 from test_pipeline import run as run_steps
 
 HEAD = "row,column,metric,value,low,high,n"
@@ -60,14 +60,6 @@ def test_a_table_that_cannot_be_read_does_not_hide_the_others(tmp_path):
 
 
 # ------------------------------------------------------------------ nothing outside, nothing of others
-
-@pytest.fixture
-def project(tmp_path):
-    root = tmp_path / "project"
-    root.mkdir()
-    assert run_steps(root, make_project(root)) == ["ran"] * 3
-    return root
-
 
 @pytest.mark.parametrize("name", ["../../thesis.txt", "{outside}", "link/thesis.txt"])
 def test_a_manifest_deletes_nothing_outside_its_folder(project, tmp_path, name, capsys):
