@@ -151,7 +151,7 @@ def test_a_broken_key_is_refused_and_never_shown(monkeypatch, bad, tmp_path):
     with pytest.raises(EndpointError) as one:
         ChatEndpoint(url, "m", retries=0, cache=False).ask(["x"])
     with pytest.raises(EndpointError) as two:
-        EndpointAgentModel(url, "m").generate([{"role": "user", "content": "x"}])
+        EndpointAgentModel(url, "m").generate([{"role": "user", "content": [{"type": "text", "text": "x"}]}])
     for error in (one.value, two.value):
         while error:
             assert "0123456789" not in repr(error) and "secret-word" not in repr(error)
