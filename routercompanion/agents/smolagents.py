@@ -134,13 +134,17 @@ TASK = "Answer the question in at most five words. Use the tools to find the fac
 
 
 def framework_agent(model, box, *, kind="tool", max_steps=6, stop_after=None):
-    """A smolagents agent with the tools of `box`. kind: "tool" (JSON tool calls) or "code" (Python, run by the framework's own sandboxed interpreter: no
-    imports beyond its harmless defaults, no files, no network). stop_after(agent): called after each step."""
+    """A smolagents agent with the tools of `box`.
+
+    kind: "tool" (JSON tool calls) or "code" (Python, run by the framework's own interpreter in a child
+    process with an empty environment: no imports beyond its harmless defaults, no files, no network,
+    no keys). stop_after(agent): called after each step. `agent.cleanup()` ends the child.
+    """
+    chosen = lookup(AGENTS, kind, "kind of agent")
+    options = {"executor": CleanExecutor()} if kind == "code" else {}
     callbacks = [lambda step, agent=None: stop_after(agent)] if stop_after else None
-    agent = lookup(AGENTS, kind, "kind of agent")(tools=as_tools(box), model=model, max_steps=max_steps, verbosity_level=LogLevel.OFF, step_callbacks=callbacks)
-    if kind == "code" and (agent.executor_type != "local" or agent.additional_authorized_imports):
-        raise CompanionError("Code runs in the framework's sandbox only.")
-    return agent
+    return chosen(tools=as_tools(box), model=model, max_steps=max_steps, step_callbacks=callbacks,
+                  verbosity_level=LogLevel.OFF, **options)
 
 # %% ../../nbs/5_agents/smolagents.ipynb #96568f59
 def framework_trace(question, model, box, *, kind="tool", max_steps=6, max_seconds=120.):
@@ -148,16 +152,24 @@ def framework_trace(question, model, box, *, kind="tool", max_steps=6, max_secon
     runnable code) is malformed.
     """
     trace, start = Trace(question.key or question.question), time.perf_counter()
+
     def stop_after(agent):
-        if time.perf_counter() - start > max_seconds: agent.interrupt()
+        if time.perf_counter() - start > max_seconds:
+            agent.interrupt()
+
     agent = framework_agent(model, box, kind=kind, max_steps=max_steps, stop_after=stop_after)
     try:
         result = agent.run(TASK.format(question.question), return_full_result=True)
         trace.answer, trace.stop = ("", "steps") if result.state == "max_steps_error" else (str(result.output).strip(), "answer")
-    except smolagents.AgentGenerationError: trace.stop = "error"
+    except smolagents.AgentGenerationError:
+        trace.stop = "error"
     except smolagents.AgentError:
-        if not agent.interrupt_switch: raise
+        if not agent.interrupt_switch:
+            raise
         trace.stop = "time"
+    finally:
+        if kind == "code":
+            agent.cleanup()
     trace.seconds = time.perf_counter() - start
     for step in agent.memory.steps:
         if isinstance(step, ActionStep): note_step(trace, step)

@@ -247,9 +247,9 @@ def _network_named(asset, file, remedy):
     from pypi_simple import UnsupportedContentTypeError
     try: yield
     except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError) as e:
-        raise TruncatedFileError.about(asset, file, "the connection broke before the whole file had arrived", "Fetch again.") from e
+        raise TruncatedFileError.about(asset, file, "the connection broke before the whole file had arrived", "Fetch again.") from None
     except (requests.RequestException, UnsupportedContentTypeError) as e:
-        raise DownloadError.about(asset, file, f"it could not be downloaded ({type(e).__name__})", remedy) from e
+        raise DownloadError.about(asset, file, f"it could not be downloaded ({type(e).__name__})", remedy) from None
 
 
 def _stream(session, url, target, asset, size):

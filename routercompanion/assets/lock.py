@@ -9,13 +9,13 @@ __all__ = ['AssetError', 'LockFileError', 'HashMismatchError', 'TruncatedFileErr
 # %% ../../nbs/0_assets/lock.ipynb #b1b4f995
 import contextlib
 import errno
-import json
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..core import CompanionError, content_hash, file_hash, lookup, project_root
+from ..reading import FileError, below, checked, read_json
 
 # %% ../../nbs/0_assets/lock.ipynb #8fe2f8ce
 class AssetError(CompanionError):
@@ -36,26 +36,77 @@ class DiskFullError(AssetError): "There is not enough room to download, unpack a
 class CorruptCacheError(AssetError): "A folder in the cache no longer holds what was published there."
 
 # %% ../../nbs/0_assets/lock.ipynb #f4b87acf
-_FIELDS = {"wheel": ("files", "unpack"), "sdist": ("files", "root", "member", "keep"), "github": ("owner", "repo", "commit", "files"),
-           "hub": ("repo_id", "revision", "files")}
-_FILE_FIELDS = {"wheel": ("project", "version", "filename", "sha256", "member"), "sdist": ("project", "version", "filename", "sha256"),
+_FIELDS = {"wheel": ("files", "unpack"), "sdist": ("files", "root", "member", "keep"),
+           "github": ("owner", "repo", "commit", "files"), "hub": ("repo_id", "revision", "files")}
+_FILE_FIELDS = {"wheel": ("project", "version", "filename", "sha256", "member"),
+                "sdist": ("project", "version", "filename", "sha256"),
                 "github": ("path", "sha256"), "hub": ("path",)}
-_UNHASHED = {"licence", "notes", "upstream", "default", "size", "peak", "tensor_hash"}   # fields that do not change what is published
+# fields that do not change what is published
+_UNHASHED = {"licence", "notes", "upstream", "default", "size", "peak", "tensor_hash"}
+_TEXTS = {"kind", "licence", "notes", "upstream", "unpack", "strip", "root", "member", "owner", "repo", "commit",
+          "repo_id", "repo_type", "revision", "tensor_hash", "filename", "project", "version", "path", "sha256"}
+_REPAIR = "Repair the entry, or restore the file with `git checkout`."
 
 
 def _check_entry(name, entry, path):
-    "Raise `LockFileError` when `entry` lacks a field of its kind or holds something that is not a SHA-256."
-    def wrong(what): return LockFileError.about(name, path, what, "Repair the entry, or restore the file with `git checkout`.")
-    kind = entry.get("kind")
-    if kind not in _FIELDS: raise wrong(f"unknown kind {kind!r} (known: {', '.join(_FIELDS)})")
-    if missing := [k for k in (*_FIELDS[kind], "licence") if k not in entry]: raise wrong(f"a {kind} entry needs {', '.join(missing)}")
-    for file in entry["files"]:
-        if missing := [k for k in _FILE_FIELDS[kind] if k not in file]: raise wrong(f"a file of a {kind} entry needs {', '.join(missing)}")
-    hashed = [*entry["files"], *([{"filename": "the GGUF", **entry.get("gguf", {})}] if entry.get("unpack") == "gguf" else [])]
-    for file in hashed:
-        digest = file.get("sha256")
-        if not (kind == "hub" and digest is None or isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)):
-            raise wrong(f"{file.get('filename', file.get('path'))} has no SHA-256 of 64 lower-case hex digits")
+    "Raise `LockFileError` when `entry` lacks a field of its kind, holds a value of another type, or leads out of its folder."
+    def wrong(what):
+        return LockFileError.about(name, path, what, _REPAIR)
+
+    place = dict(path=path, column=f"assets.{name}", error=LockFileError)
+    below(path.parent, name, source=path, column="assets", error=LockFileError)
+    if "/" in name or name.startswith("."):
+        raise wrong("an asset's name is the name of one folder")
+    kind = checked(entry, "object", **place).get("kind")
+    if not isinstance(kind, str) or kind not in _FIELDS:
+        raise wrong(f"unknown kind {kind!r} (known: {', '.join(_FIELDS)})")
+    if missing := [k for k in (*_FIELDS[kind], "licence") if k not in entry]:
+        raise wrong(f"a {kind} entry needs {', '.join(missing)}")
+    _check_values(entry, place)
+    for file in checked(entry["files"], "list", **place):
+        if missing := [k for k in _FILE_FIELDS[kind] if k not in checked(file, "object", **place)]:
+            raise wrong(f"a file of a {kind} entry needs {', '.join(missing)}")
+        _check_values(file, place)
+    gguf = [{"filename": "the GGUF", **entry.get("gguf", {})}] if entry.get("unpack") == "gguf" else []
+    for file in [*entry["files"], *gguf]:
+        _check_hash(file.get("filename", file.get("path")), file.get("sha256"), wrong, kind == "hub")
+    if not entry["files"]:
+        raise wrong("it names no file")
+
+
+def _check_hash(file, digest, wrong, optional=False):
+    if optional and digest is None:
+        return
+    if not (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)):
+        raise wrong(f"{file} has no SHA-256 of 64 lower-case hex digits")
+
+
+def _check_values(part, place):
+    "Types of the fields of an entry, or of one of its files, and the places of the files that they name."
+    for field, value in part.items():
+        here = place | {"column": f"{place['column']}.{field}"}
+        if field in _TEXTS and not (field == "sha256" and value is None):
+            checked(value, "text", **here)
+        elif field in ("size", "peak"):
+            if not 0 <= checked(value, "whole", missing=0, **here) < 2**53:
+                what = f"{field} is no number of bytes"
+                raise LockFileError.about(place["column"], place["path"], what, _REPAIR)
+        elif field == "default":
+            checked(value, "flag", **here)
+        elif field == "keep":
+            checked(value, "texts", **here)
+        elif field in ("gguf", "contents"):
+            checked(value, "object", **here)
+    _check_places(part, place)
+
+
+def _check_places(part, place):
+    named = [part[field] for field in ("filename", "path", "owner", "repo", "commit") if field in part]
+    gguf, contents = part.get("gguf", {}), part.get("contents", {})
+    for file in [*named, *contents, *([gguf["filename"]] if "filename" in gguf else [])]:
+        below(place["path"].parent, file, source=place["path"], column=place["column"], error=LockFileError)
+    for file, digest in contents.items():
+        _check_hash(file, digest, lambda what: LockFileError.about(place["column"], place["path"], what, _REPAIR))
 
 # %% ../../nbs/0_assets/lock.ipynb #8b6b7af7
 @dataclass(frozen=True)
@@ -69,13 +120,22 @@ class Lock:
         "Read and check the lock at `path` (default: the project's data/assets.lock.json). Raises `LockFileError`."
         path = Path(path or project_root() / "data" / "assets.lock.json")
         remedy = "Restore it with `git checkout`, or give the right path."
-        try: assets = json.loads(path.read_text(encoding="utf-8"))["assets"]
-        except FileNotFoundError: raise LockFileError.about("(all)", path, "there is no lock file", remedy) from None
-        except (ValueError, KeyError, TypeError) as e: raise LockFileError.about("(all)", path, f"not a lock file ({e})", remedy) from e
-        for name, entry in assets.items(): _check_entry(name, entry, path)
+        if not path.exists():
+            raise LockFileError.about("(all)", path, "there is no lock file", remedy)
+        try:
+            whole = checked(read_json(path, what="lock file"), "object", path=path)
+            assets = checked(whole.get("assets"), "object", path=path, column="assets")
+        except FileError as e:
+            where = f", row {e.row}" if e.row else ""
+            raise LockFileError.about("(all)", f"{path}{where}", f"not a lock file ({e.problem})", remedy) from None
+        if whole.get("version", 1) != 1 or not assets:
+            raise LockFileError.about("(all)", path, "not a lock file of version 1 with assets", remedy)
+        for name, entry in assets.items():
+            _check_entry(name, entry, path)
         return cls(assets, path)
 
-    def __getitem__(self, name): return lookup(self.assets, name, "asset")
+    def __getitem__(self, name):
+        return lookup(self.assets, name, "asset")
 
     def address(self, name):
         "The content address of an asset: a hash of everything in its entry that can change the published bytes."

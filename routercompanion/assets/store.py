@@ -110,10 +110,20 @@ def asset_folder(name):
 def _manifest(name, lock):
     "The manifest of a cached asset if it is the one that the lock names, else None."
     address = lock.address(name)
-    try: found = json.loads((asset_folder(name) / "manifest.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError): return None
-    except ValueError as e: raise _damaged(name, "manifest.json", "it is not JSON") from e
-    return found if found.get("address") == address else None
+    path = asset_folder(name) / "manifest.json"
+    if not path.exists():
+        return None
+    try:
+        found = checked(read_json(path), "object", path=path)
+        if found.get("address") != address:
+            return None
+        for file, facts in checked(found.get("files"), "object", path=path).items():
+            below(path.parent, file, source=path)
+            checked(checked(facts, "object", path=path, column=file).get("size"), "whole", path=path, column=file)
+            checked(facts.get("sha256"), "text", path=path, column=file)
+    except FileError as e:
+        raise _damaged(name, "manifest.json", f"it is not JSON that we wrote ({e.problem})") from None
+    return found
 
 
 def _damaged(name, file, what):
@@ -132,8 +142,6 @@ def _write_manifest(name, entry, address, out, extra):
 # %% ../../nbs/0_assets/store.ipynb #d625c473
 def _publish(out, final):
     "Move the finished folder `out` to `final`; a folder already there (of an older lock, or damaged) is moved away first."
-    for path in out.rglob("*"): path.chmod(0o755 if path.is_dir() else 0o644)
-    out.chmod(0o755)
     if final.exists(): os.replace(final, out.with_name("old"))
     os.replace(out, final)
 

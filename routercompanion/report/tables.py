@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['INTERVAL_COLUMNS', 'TIDY', 'UP', 'DOWN', 'load_published', 'published_value', 'load_items', 'published_beside',
-           'direction', 'format_interval', 'format_points', 'difference_bullets', 'table_markdown', 'write_table',
-           'brief_table']
+           'direction', 'format_interval', 'format_points', 'difference_bullets', 'plain_markdown', 'table_markdown',
+           'write_table', 'brief_table']
 
 # %% ../../nbs/8_report/tables.ipynb #94a20545
 import csv
@@ -160,11 +160,25 @@ def difference_bullets(differences, label="{first} minus {second}", digits=1):
     return "\n".join(lines)
 
 # %% ../../nbs/8_report/tables.ipynb #b9ce7c4d
+def plain_markdown(text):
+    """`text` with what a Markdown page would obey as HTML, or as a link that runs a script, made visible text.
+
+    Only a `<` that may begin a tag and a `](` before such an address change; `p < .05` stays.
+    """
+    text = re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", str(text))
+    return re.sub(r"\]\((?=[\s<]*(?!https?:|mailto:)[a-zA-Z][\w+.-]*[\s]*:)", r"]\\(", text)
+
+
+def _cell(value):
+    "A cell of a Markdown table: bars and line ends escaped, HTML and links of data shown as text."
+    text = re.sub(r"[\r\n]+", " ", str(value)).replace("|", "\\|")
+    return plain_markdown(text.replace("](", "]\\("))
+
+
 def _markdown(frame):
-    "A frame of strings as a Markdown table; bars and line ends in cells are escaped."
-    clean = lambda v: str(v).replace("|", "\\|").replace("\n", " ")
+    "A frame of strings as a Markdown table."
     lines = [frame.columns, ["---"] * frame.shape[1], *frame.itertuples(index=False)]
-    return "\n".join("| " + " | ".join(map(clean, line)) + " |" for line in lines) + "\n"
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines) + "\n"
 
 
 def _wide(part, float_format):
@@ -195,7 +209,7 @@ def _flat(frame, float_format):
 # %% ../../nbs/8_report/tables.ipynb #a8feba7f
 def table_markdown(frame, *, caption, float_format="%.2f"):
     "The Markdown of `write_table`: a caption, then one table, or for a long frame (row, column, metric, value) one for each block and metric."
-    parts = [f"**{caption}**\n"]
+    parts = [f"**{plain_markdown(caption)}**\n"]
     if not {"row", "column", "metric", "value"} <= set(frame): parts.append(_markdown(_flat(frame, float_format)))
     else:
         blocks = frame["block"] if "block" in frame else pd.Series("", index=frame.index)

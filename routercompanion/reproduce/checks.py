@@ -36,10 +36,19 @@ def interval_columns(frame):
     return triples + ([("value", "low", "high")] if {"value", "low", "high"} <= set(frame.columns) else [])
 
 # %% ../../nbs/9_reproduce/checks.ipynb #c00cb3c2
+def csv_rows(path, what):
+    "(text, rows of cells) of a CSV file; `FileError` when it is no CSV."
+    text = read_text(path, what=what)
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except csv.Error as e:
+        raise FileError(f"no CSV ({e})", "Restore or make it again.", source=path) from None
+    return text, rows
+
+
 def result_table(path):
     "A published CSV as a frame; `FileError` names the row in which it is no table."
-    text = read_text(path, what="table")
-    rows = list(csv.reader(io.StringIO(text)))
+    text, rows = csv_rows(path, "table")
     if not rows or not any(rows[0]):
         raise FileError("there is no header in it", source=path, remedy="Make the table again.")
     if twice := [name for name, n in Counter(rows[0]).items() if n > 1]:
@@ -242,8 +251,11 @@ def flip_rate(folder):
     names, table = ("rate", "rate_low", "rate_high", "n"), result_table(path)
     row = table.iloc[0] if len(table) else {}
     for name in names:
-        value = pd.to_numeric(pd.Series([row.get(name)]), errors="coerce").iloc[0]
-        if not (np.isfinite(value) and value >= 0 and (value <= 1 or name == "n")):
+        try:
+            value = np.nan if isinstance(row.get(name), (bool, np.bool_)) else float(row.get(name))
+        except (TypeError, ValueError, OverflowError):
+            value = np.nan
+        if not (np.isfinite(value) and 0 <= value <= (2**53 if name == "n" else 1)):
             raise FileError(f"{row.get(name)!r} is no {'number' if name == 'n' else 'share'}",
                             source=path, row=2, column=name, remedy="Run `routercompanion reproduce`.")
     rate, low, high, n = (float(row[name]) for name in names)

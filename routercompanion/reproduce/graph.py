@@ -301,6 +301,8 @@ def read_steps(root=None):
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise CompanionError(f"{STEPS_FILE}: not readable as TOML ({e}). Correct that line.") from e
     entries = table.get("step", [])
+    if not table:
+        raise CompanionError(f"{STEPS_FILE}: there is no step in it. Restore it, or remove the file.")
     if set(table) - {"step"} or not (isinstance(entries, list) and all(isinstance(e, dict) for e in entries)):
         raise CompanionError(f"{STEPS_FILE}: it may hold nothing but tables [[step]].")
     for i, entry in enumerate(entries, 1):

@@ -47,6 +47,9 @@ def read_notebook(path):
         if plain.get("nbformat") != 4:
             raise FileError(f"its format is {plain.get('nbformat')!r} and not 4", remedy, source=path)
         checked(plain.get("nbformat_minor"), "whole", path=path, column="nbformat_minor")
+        for number, cell in enumerate(checked(plain.get("cells"), "list", path=path, column="cells"), 1):
+            place = dict(path=path, column=f"cell {number}")
+            checked(checked(cell, "object", **place).get("id", ""), "text", **place)
         nbformat.validate(plain)
         return nbformat.v4.to_notebook_json(plain)
     except FileError as e:

@@ -25,7 +25,7 @@ from routercompanion.core import (
 )
 from .book import build_book
 from routercompanion.reproduce.graph import (
-    KeyReader, fill_parameters, project_steps, sort_steps, step_key,
+    KeyReader, fill_parameters, project_steps, read_steps, sort_steps, step_key,
 )
 from routercompanion.reproduce.notebooks import (
     StepError, carry_outputs, check_default_profile, drop_injected, execute, preflight,
@@ -231,7 +231,8 @@ def reproduce(root=None, *, profile=None, only=None, from_scratch=False, book=Tr
         chosen = steps_for(only, steps, items, ws.root) if only else None
         results = run_in(ws, steps, only=chosen, quiet=quiet, jobs=jobs, from_scratch=from_scratch)
         if book and not only:
-            done = [s for s in steps if ws.executed(s).exists()]
+            elsewhere = [s for s in read_steps(ws.root) if s not in steps]   # of other profiles
+            done = [s for s in steps if ws.executed(s).exists()] + elsewhere
             with ended_by_signals():
                 page = build_book(ws, done, items=items, quiet=quiet)
             say(f"book: {page}", quiet)

@@ -10,11 +10,9 @@ __all__ = ['ITEM_COLUMNS', 'ITEM_STATUS', 'Workspace', 'slug', 'make_record', 'r
 
 # %% ../../nbs/9_reproduce/store.ipynb #7ce9f2c4
 import contextlib
-import csv
 import fcntl
 import functools
 import glob
-import io
 import json
 import os
 import re
@@ -30,6 +28,7 @@ from routercompanion.core import (
     project_root, write_text,
 )
 from ..reading import FileError, below, checked, parse_json, read_json, read_text
+from .checks import csv_rows
 from routercompanion.reproduce.graph import (
     KeyReader, is_paper, project_steps, read_steps, step_key, tree_hashes,
 )
@@ -315,7 +314,7 @@ def read_items(path):
     remedy = "Restore it from version control."
     if not Path(path).exists():
         raise FileError("it is missing", remedy, source=path)
-    rows = list(csv.reader(io.StringIO(read_text(path, what="list of items"))))
+    _, rows = csv_rows(path, "list of items")
     if not rows or tuple(rows[0]) != ITEM_COLUMNS:
         raise FileError(f"its columns must be {', '.join(ITEM_COLUMNS)}", remedy, source=path, row=1)
     seen = {}
@@ -323,6 +322,8 @@ def read_items(path):
         _check_item(row, path, number)
         if (first := seen.setdefault(item_id(*row[:2]), number)) != number:
             raise FileError(f"the item of row {first} again", remedy, source=path, row=number)
+    if not seen:
+        raise FileError("there is no item in it", remedy, source=path)
     table = pd.DataFrame(rows[1:], columns=ITEM_COLUMNS, dtype=str)
     table.insert(0, "id", list(seen))
     return table
