@@ -19,9 +19,10 @@ from transformers import DynamicCache
 
 from .agent import RunLog, Trace
 from .retrieval import BM25Index
+from .sandbox import CleanExecutor
 from .tools import CalculatorError, Toolbox, about_tools, own_passages
 from ..core import CompanionError, lookup
-from ..models.chat import EndpointError, api_key
+from ..models.chat import EndpointError, read_key, shown_address
 from ..parallel import progress
 
 # %% ../../nbs/5_agents/smolagents.ipynb #b73b417a
@@ -113,20 +114,33 @@ class EndpointAgentModel(Model):
 
     def generate(self, messages, stop_sequences=None, tools_to_call_from=None, **options):
         body = self._prepare_completion_kwargs(messages, stop_sequences, tools_to_call_from=tools_to_call_from)
-        body |= {"model": self.model_id, **({"temperature": 0, "max_tokens": 512} if self.options is None else self.options)}
+        body |= {"model": self.model_id}
+        body |= {"temperature": 0, "max_tokens": 512} if self.options is None else self.options
         body["messages"] = [{**m, "role": getattr(m["role"], "value", m["role"])} for m in body["messages"]]
-        headers = {"Authorization": f"Bearer {key}"} if (key := api_key(self.api_key_env)) else {}
-        try: got = requests.post(f"{self.url.rstrip('/')}/chat/completions", json=body, headers=headers, timeout=self.timeout, allow_redirects=False)
-        except requests.RequestException as e: raise EndpointError(f"{self.url}: no answer ({type(e).__name__}). Check the address and the server.") from None
+        got, place = self._post(body), shown_address(self.url)
         if got.status_code != 200:
-            raise EndpointError(f"{self.url}: status {got.status_code}. Check the address, the model {self.model_id!r} and the key in {self.api_key_env}.")
+            remedy = f"Check the address, the model {self.model_id!r} and the key in {self.api_key_env}."
+            raise EndpointError(f"{place}: status {got.status_code}. {remedy}")
         try:
-            data = got.json()
-            message, usage = dict(data["choices"][0]["message"]), data.get("usage") or {}
-            message["tool_calls"] = message.get("tool_calls") or None
-            spent = TokenUsage(usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0))
-            return ChatMessage.from_dict({"role": "assistant", **message}, raw=data, token_usage=spent)
-        except (ValueError, LookupError, TypeError) as e: raise EndpointError(f"{self.url}: the reply is no chat completion ({type(e).__name__}).") from None
+            return self._message(got.json())
+        except (ValueError, LookupError, TypeError, AttributeError) as e:
+            raise EndpointError(f"{place}: the reply is no chat completion ({type(e).__name__}).") from None
+
+    def _post(self, body):
+        key, address = read_key(self.api_key_env), f"{self.url.rstrip('/')}/chat/completions"
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        try:
+            return requests.post(address, json=body, headers=headers, timeout=self.timeout, allow_redirects=False)
+        except (requests.RequestException, ValueError) as e:
+            remedy = "Check the address and the server."
+            place = shown_address(self.url)
+            raise EndpointError(f"{place}: no answer ({type(e).__name__}). {remedy}") from None
+
+    def _message(self, data):
+        message, usage = dict(data["choices"][0]["message"]), data.get("usage") or {}
+        message["tool_calls"] = message.get("tool_calls") or None
+        spent = TokenUsage(usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0))
+        return ChatMessage.from_dict({"role": "assistant", **message}, raw=data, token_usage=spent)
 
 # %% ../../nbs/5_agents/smolagents.ipynb #faf5dcca
 AGENTS = {"tool": smolagents.ToolCallingAgent, "code": smolagents.CodeAgent}

@@ -32,6 +32,8 @@ from routercompanion.assets.lock import (
 from routercompanion.core import (
     CompanionError, cache_dir, file_hash, path_variable, switched_on, write_json,
 )
+from ..reading import FileError, below, checked, read_json
+
 
 # %% ../../nbs/0_assets/store.ipynb #ebf903d4
 def fetch_github(asset, entry, work, out):
