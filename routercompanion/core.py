@@ -6,8 +6,7 @@
 __all__ = ['PROFILES', 'CompanionError', 'UnknownNameError', 'RoutingInputError', 'MisalignedError', 'lookup', 'variable',
            'switched_on', 'whole_number', 'path_variable', 'Profile', 'get_profile', 'project_root', 'cache_root',
            'cache_dir', 'results_folder', 'file_hash', 'content_hash', 'hash_fraction', 'atomic_path', 'write_text',
-           'write_json', 'ended_by_signals', 'only_one', 'read_jsonl', 'write_jsonl', 'make_rng', 'exported_names',
-           'face']
+           'write_json', 'ended_by_signals', 'only_one', 'write_jsonl', 'make_rng', 'exported_names', 'face']
 
 # %% ../nbs/0_core.ipynb #65179cb4
 import ast
@@ -268,17 +267,6 @@ def only_one(path):
         guard.release()
 
 # %% ../nbs/0_core.ipynb #a176aba2
-def read_jsonl(path):
-    "Yield the JSON value of each non-empty line of `path`. A broken line raises `CompanionError` with file, row and remedy."
-    with open(path, encoding="utf-8", newline="\n") as f:
-        for row, line in enumerate(f, 1):
-            if not line.strip(): continue
-            try: yield json.loads(line)
-            except json.JSONDecodeError as e:
-                raise CompanionError(f"{path}, row {row}: not valid JSON ({e.msg} at column {e.colno}). The file may be cut short: "
-                                     "download it again, or repair this row.") from e
-
-
 def write_jsonl(path, rows):
     "Write `rows` (JSON-serialisable values) to `path` atomically, one per line."
     write_text(path, "".join(json.dumps(r, ensure_ascii=False, sort_keys=True) + "\n" for r in rows))

@@ -2,6 +2,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -132,7 +133,7 @@ class Length:
     ("bom.csv", "\ufeffprompt\nshort\na much longer prompt\n", ["short", "a much longer prompt"])])
 def test_prompts_are_read_and_routed(tmp_path, name, text, prompts):
     (tmp_path / name).write_text(text, encoding="utf-8")
-    routed = cli.route_prompts(Length(), cli.read_prompts(tmp_path / name))
+    routed = cli.route_prompts(Length(), cli.prompt_table(tmp_path / name))
     assert routed.prompt.tolist() == prompts and routed.decision.tolist() == ["small", "large"] and routed.score.tolist() == [len(p) for p in prompts]
 
 
@@ -141,11 +142,11 @@ def test_score_at_the_threshold_goes_to_the_large_model():
 
 
 @pytest.mark.parametrize("text, words", [
-    ("prompt,task\nWhat is 2 + 2, please?,sums\n", "row 2: 3 cells, but the header has 2"), ("question\nx\n", "no column 'prompt'"),
-    ("prompt,task\nx,a\n,b\n", "data row 2 is empty"), ("prompt\n", "no prompts"), ("", "no column 'prompt'")])
+    ("prompt,task\nWhat is 2 + 2, please?,sums\n", "row 2: 3 fields where the header has 2"), ("question\nx\n", "no column 'prompt'"),
+    ("prompt,task\nx,a\n,b\n", "row 3, column 'prompt': the prompt is empty"), ("prompt\n", "no rows"), ("", "the file is empty")])
 def test_bad_prompt_files(tmp_path, text, words):
     (tmp_path / "bad.csv").write_text(text)
-    with pytest.raises(CompanionError, match=words): cli.read_prompts(tmp_path / "bad.csv")
+    with pytest.raises(CompanionError, match=words): cli.prompt_table(tmp_path / "bad.csv")
 
 
 def test_route_without_threshold_task_or_with_an_oracle():
@@ -158,18 +159,123 @@ def test_route_without_threshold_task_or_with_an_oracle():
 def len_all(X): return [len(x) for x in X]
 
 
-def test_route_a_saved_router_from_standard_input(tmp_path):
+def saved_by_length(folder):
+    "The folder of a router by length whose threshold is 41 letters."
     from routercompanion.routers.baselines import PromptLength
     from routercompanion.routers.registry import save_router
     texts, rng = np.array(["x" * n for n in range(1, 81)]), np.random.default_rng(0)
     small = (rng.random(80) > np.arange(80) / 80).astype(float)
     outcomes = np.column_stack([small, np.ones(80)])
     fitted = PromptLength().fit(texts, outcomes).choose_threshold(texts, outcomes, call_rate=.5)
-    save_router(fitted, tmp_path / "router")
-    status, out, err = program("route", "--router", str(tmp_path / "router"), "-", stdin="short\n" + "long " * 40 + "\n")
+    return str(save_router(fitted, folder))
+
+
+def test_route_a_saved_router_from_standard_input(tmp_path):
+    router = saved_by_length(tmp_path / "router")
+    status, out, err = program("route", "--router", router, "-", stdin="short\n" + "long " * 40 + "\n")
     assert status == 0, err
     routed = pd.read_csv(io.StringIO(out))
     assert routed.decision.tolist() == ["small", "large"] and list(routed.columns) == ["prompt", "score", "decision"]
+
+
+@pytest.fixture(scope="module")
+def by_length(tmp_path_factory):
+    return saved_by_length(tmp_path_factory.mktemp("saved") / "router")
+
+
+def routed_file(router, path, content, *options):
+    path.write_text(content, encoding="utf-8", newline="")
+    return call("route", "--router", router, str(path), *options).stdout
+
+
+HUGE = "long " * 40_000
+
+
+@pytest.mark.parametrize("name, text, prompts", [
+    ("p.csv", f'prompt\n"{HUGE}"\nshort\n', [HUGE, "short"]), ("p.txt", f"{HUGE}\nshort\n", [HUGE, "short"]),
+    ("p.txt", "a half\u2028and\x0cthe rest\x85\nWhat is a hen?\n", ["a half\u2028and\x0cthe rest\x85", "What is a hen?"]),
+    ("p.txt", "prompt, please: list the planets\nsecond, line\n", ["prompt, please: list the planets", "second, line"]),
+    ("p.json", '["one", "two"]', ["one", "two"])])
+def test_route_takes_each_prompt_whole(tmp_path, by_length, name, text, prompts):
+    out = routed_file(by_length, tmp_path / name, text)
+    assert pd.read_csv(io.StringIO(out)).prompt.tolist() == prompts
+
+
+@pytest.mark.parametrize("name, text, out", [
+    ("p.csv", "id,prompt,score,decision\n07,Hi,0.93,human said large\n",
+     "id,prompt,input_score,input_decision,score,decision\n07,Hi,0.93,human said large,"),
+    ("p.jsonl", '{"n": 1, "prompt": "Hi", "tags": ["a"]}\n{"prompt": "Ho", "n": null}\n',
+     'n,prompt,tags,score,decision\n1,Hi,"[""a""]",')])
+def test_route_keeps_the_columns_of_the_file(tmp_path, by_length, name, text, out):
+    assert routed_file(by_length, tmp_path / name, text).startswith(out)
+
+
+def test_route_reads_parquet_and_refuses_a_column_that_stands_twice(tmp_path, by_length):
+    pd.DataFrame({"prompt": ["Hi"], "n": [3]}).to_parquet(tmp_path / "p.parquet")
+    out = call("route", "--router", by_length, str(tmp_path / "p.parquet")).stdout
+    assert out.startswith("prompt,n,score,decision\nHi,3,")
+    with pytest.raises(CompanionError, match="row 1, column 'prompt': a column name .* twice"):
+        routed_file(by_length, tmp_path / "p.csv", "prompt,prompt\na,b\n")
+
+
+def test_the_kind_of_standard_input_can_be_given(by_length):
+    text = "prompt,task\na,b\n"
+    rows = []
+    for options in ([], ["--kind", "csv"], ["--kind", "text"]):
+        status, out, err = program("route", "--router", by_length, "-", *options, stdin=text)
+        assert status == 0, err
+        rows.append(len(out.splitlines()) - 1)
+    assert rows == [1, 1, 2]
+    status, out, err = program("route", "--router", by_length, "-", "--kind", "cvs", stdin=text)
+    assert status == 2 and "Unknown kind of file 'cvs'" in err and len(err.splitlines()) == 1
+
+
+def test_a_router_of_tasks_names_the_row_without_one(tmp_path):
+    table = tmp_path / "p.jsonl"
+    table.write_text('{"prompt": "a", "task": "sums"}\n{"prompt": "b", "task": null}\n')
+    of_tasks = SimpleNamespace(feature_kind="task", threshold_=0., decision_function=len_all)
+    with pytest.raises(CompanionError, match="p.jsonl, row 2, column 'task': null where a text"):
+        cli.route_prompts(of_tasks, cli.prompt_table(table))
+    table.write_text('{"prompt": "a", "task": "sums"}\n')
+    assert cli.route_prompts(of_tasks, cli.prompt_table(table)).score.tolist() == [4]
+
+
+@pytest.mark.parametrize("encoding, shown", [("latin-1", b"price ?5 caf\xe9"), ("ascii", "price \u20ac5 caf\u00e9".encode())])
+def test_a_terminal_that_lacks_a_sign_does_not_end_route(tmp_path, by_length, encoding, shown):
+    (tmp_path / "euro.txt").write_text("price \u20ac5 caf\u00e9\n", encoding="utf-8")
+    command = "from routercompanion.reproduce.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", command, "route", "--router", by_length, str(tmp_path / "euro.txt")],
+                          capture_output=True, cwd=project_root(), env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert done.returncode == 0 and done.stdout.splitlines()[1].startswith(shown), done.stderr
+
+
+ENDED = """import sys, time
+from routercompanion.assets import store
+from routercompanion.reproduce.cli import main
+
+class Slow:
+    def read(self):
+        print("ready", flush=True)
+        time.sleep(60)
+
+store.fetch = lambda names: Slow().read()
+sys.stdin = Slow()
+main()"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs the signals of POSIX")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("command", ["assets", "route"])
+def test_a_signal_ends_a_command_with_one_line(by_length, command, name):
+    number = getattr(signal, name)
+    args = ["assets", "fetch"] if command == "assets" else ["route", "--router", by_length, "-"]
+    process = subprocess.Popen([sys.executable, "-c", ENDED, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=project_root(),
+                               preexec_fn=lambda: [signal.signal(n, signal.SIG_DFL) for n in (signal.SIGINT, number)])
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    said = "Ctrl-C" if name == "SIGINT" else name
+    assert (process.returncode, out) == (128 + number, "") and err == f"Ended by {said}. Run the command again.\n"
 
 
 def pool_of_three(n=60):

@@ -222,6 +222,23 @@ def test_kernel_ignores_the_user(tmp_path, monkeypatch):
     assert run(tmp_path, [graph.Step("one", "nbs/one.ipynb", parameters=PAPER)]) == ["ran"]
 
 
+# ---------------------------------------------------------------- folders of steps
+
+def test_two_steps_never_share_a_folder():
+    parts = ["a", "_", "a_", "_a", "a__a", "a b", "a?", "%5F", ".a", "\u00e9"]
+    names = [*parts, *(f"{x}/{y}" for x in parts for y in parts)]
+    assert len({store.slug(name) for name in names}) == len(names)
+    assert not any("/" in store.slug(name) for name in names)
+    real = [step.name for step in graph.read_steps(core.project_root())]
+    assert [*map(store.slug, real)] == [name.replace("/", "__") for name in real]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../a", "a//b", "/a"])
+def test_a_step_whose_name_is_no_folder_is_refused(name):
+    with pytest.raises(CompanionError, match="cannot be the name of a file"):
+        store.slug(name)
+
+
 # ---------------------------------------------------------------- SIGKILL at any moment
 
 def killing_replace(number, when):

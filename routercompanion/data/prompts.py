@@ -21,13 +21,15 @@ class PromptError(FileError):
 class Prompts:
     """Prompts (n texts), `rows` (n: each one's row in the file) and the file's other `columns`.
 
-    `columns` maps a name to n values, in the file's order, so that a user's own columns survive.
+    `columns` maps a name to n values, in the file's order, so that a user's own columns survive;
+    `position` of them stood before the prompts.
     """
     prompts: list
     rows: list
     columns: dict
     source: str
     kind: str
+    position: int = 0
 
     def __len__(self):
         return len(self.prompts)
@@ -44,6 +46,7 @@ def read_prompts(path, *, column: str = "prompt", kind: str | None = None,
     source, columns = table.source, dict(table.columns)
     if column not in columns or table.kind == "safetensors":
         raise _no_prompts(columns, column, table.kind, source)
+    position = [*columns].index(column)
     prompts = [*columns.pop(column)]
     for row, prompt in zip(table.rows, prompts):
         place = dict(path=source, row=row, column=column, error=PromptError)
@@ -51,7 +54,7 @@ def read_prompts(path, *, column: str = "prompt", kind: str | None = None,
             raise PromptError("the prompt is empty", "Write it, or remove this row.",
                               source=source, row=row, column=column)
     others = {name: [*values] for name, values in columns.items()}
-    return Prompts(prompts, table.rows, others, source, table.kind)
+    return Prompts(prompts, table.rows, others, source, table.kind, position)
 
 # %% ../../nbs/2_data/prompts.ipynb #prom0008
 _LIKELY = ("prompt", "prompts", "query", "question", "text", "input", "instruction")

@@ -231,7 +231,8 @@ def write_table(frame, item, folder, *, caption, float_format="%.2f"):
     """Write `frame` as `folder/item.csv` (every digit) and `folder/item.md` (for readers); return both paths.
 
     Atomic; the same frame gives the same bytes. Columns X, X_low, X_high are shown as `est [lo, hi]`.
-    An empty frame raises: a table without rows is a mistake upstream.
+    An empty frame raises: a table without rows is a mistake upstream. A spreadsheet takes a cell
+    that begins with = + - or @ for a formula: import the CSV there with all columns set to text.
     """
     if not len(frame): raise CompanionError(f"The table {item!r} has no rows. Look at the step that computed it.")
     paths = [Path(folder) / f"{item}.{kind}" for kind in ("csv", "md")]

@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['app', 'PROFILE', 'GOOD', 'SHIPPED', 'SHIPPED_STEP', 'about', 'main', 'fail', 'console', 'print_table',
-           'reproduce_command', 'items_command', 'assets_command', 'verify_command', 'read_prompts', 'check_rows',
-           'prompt_features', 'prompt_bank', 'route_prompts', 'threshold_of', 'pair_notes', 'router_folder',
-           'route_command', 'routers_command', 'doctor_command', 'notebooks_command', 'readme_command']
+           'reproduce_command', 'items_command', 'assets_command', 'verify_command', 'prompt_table', 'prompt_features',
+           'prompt_bank', 'route_prompts', 'threshold_of', 'pair_notes', 'router_folder', 'route_command',
+           'routers_command', 'doctor_command', 'notebooks_command', 'readme_command']
 
 # %% ../../nbs/9_reproduce/cli.ipynb #bb50b94e
-import csv
+import contextlib
 import errno
-import io
 import os
 import sys
 import tempfile
@@ -19,7 +18,8 @@ from pathlib import Path
 
 import typer
 
-from ..core import CompanionError, PROFILES, project_root, write_text
+from ..core import PROFILES, CompanionError, ended_by_signals, project_root, write_text
+from ..reading import checked
 
 # %% ../../nbs/9_reproduce/cli.ipynb #8a19fc93
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -31,9 +31,22 @@ def about(): "A notebook-first, reproducible companion to five papers on LLM rou
 
 
 def main(args=None):
-    "Run the command line; the exit status is 1 for a failed notebook or check, 2 for a request that cannot be met."
+    """Run the command line.
+
+    The exit status is 1 for a failed notebook or check, 2 for a request that cannot be met, and
+    128 and its number for a signal.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")   # a terminal may not have every sign
     try:
-        return app(args, standalone_mode=True)
+        with ended_by_signals():
+            return app(args, standalone_mode=True)
+    except SystemExit as e:
+        if e.code in _SIGNALS:
+            with contextlib.suppress(OSError):   # the terminal may be gone
+                typer.echo(f"Ended by {_SIGNALS[e.code]}. Run the command again.", err=True)
+        raise
     except CompanionError as e:
         fail(e, 1 if _is_step_error(e) else 2)
     except OSError as e:
@@ -41,6 +54,9 @@ def main(args=None):
             fail(f"{e.filename or 'a file'}: {e.strerror}. Give a place that you may read and write; the cache is where ROUTERCOMPANION_CACHE points.", 1)
         if e.errno not in (errno.ENOSPC, errno.EDQUOT): raise
         fail(f"The disk is full ({e.filename or e.strerror}). Free some space and run the command again: it resumes.", 1)
+
+
+_SIGNALS = {130: "Ctrl-C", 143: "SIGTERM", 129: "SIGHUP"}   # by exit status
 
 
 def _is_step_error(error):
@@ -145,32 +161,28 @@ def verify_command(profile: str = PROFILE,
     raise typer.Exit(int(len(bad) > 0))
 
 # %% ../../nbs/9_reproduce/cli.ipynb #c3fb2696
-def read_prompts(path):
-    "A table with the column `prompt` (and perhaps `task`) from a CSV file, a text file (a prompt a line) or standard input (\"-\")."
+def prompt_table(path: str | Path, kind: str | None = None):
+    """The table of prompts in a file or on standard input ("-"): `prompt` and the other columns.
+
+    The index is the row in the file. kind: text, csv, json, parquet or arrow; else found out.
+    """
     import pandas as pd
-    if path == "-": text, name = sys.stdin.read(), "standard input"
-    else:
-        if not Path(path).is_file():
-            raise CompanionError(f"{path}: there is no such file. Give a CSV with a column 'prompt', a text file, or - for standard input.")
-        text, name = Path(path).read_text(encoding="utf-8-sig"), str(path)
-    rows = list(csv.reader(io.StringIO(text)))
-    if not str(path).lower().endswith(".csv") and not (rows and "prompt" in rows[0]):
-        table = pd.DataFrame({"prompt": [line for line in text.splitlines() if line.strip()]})
-    else: table = check_rows(rows, name)
-    if not len(table): raise CompanionError(f"{name}: no prompts in it.")
+    from routercompanion.data.prompts import read_prompts
+    found = read_prompts(path, kind=kind)
+    columns = {name: [*map(_cell, values)] for name, values in found.columns.items()}
+    # as objects: a whole number beside a missing one stays whole
+    table = pd.DataFrame(columns, index=found.rows, dtype=object)
+    table.insert(found.position, "prompt", found.prompts)
+    table.attrs["source"] = found.source
     return table
 
 
-def check_rows(rows, name):
-    "Turn CSV rows into a table; a missing `prompt` column, a row with more or fewer cells, or an empty prompt is an error with its row."
-    import pandas as pd
-    if not rows or "prompt" not in rows[0]: raise CompanionError(f"{name}: no column 'prompt'. Columns: {', '.join(rows[0]) if rows else 'none'}.")
-    for number, row in enumerate(rows[1:], 2):
-        if row and len(row) != len(rows[0]):
-            raise CompanionError(f"{name}, row {number}: {len(row)} cells, but the header has {len(rows[0])}. Is a comma unquoted, or a column shifted?")
-    table = pd.DataFrame([r for r in rows[1:] if r], columns=rows[0])
-    if len(empty := table.index[table.prompt.str.strip() == ""]): raise CompanionError(f"{name}: the prompt of data row {empty[0] + 1} is empty.")
-    return table
+def _cell(value):
+    "What a CSV can hold of a value from a JSON or Parquet file."
+    import json
+    if isinstance(value, (dict, list)):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return value
 
 # %% ../../nbs/9_reproduce/cli.ipynb #95e4600e
 def prompt_features(table, router, folder, encoder=None):
@@ -182,6 +194,9 @@ def prompt_features(table, router, folder, encoder=None):
     if kind in ("text", "none"): return table["prompt"].to_numpy()
     if kind == "task":
         if "task" not in table: raise CompanionError("This router looks at the task. Add a column 'task' with the names used in training.")
+        place = {"path": table.attrs.get("source", "the table of prompts"), "column": "task"}
+        for row, task in table["task"].items():
+            checked(task, "text", row=row, **place)
         return table["task"].to_numpy()
     if kind == "answers":
         raise CompanionError("This router reads the small model's own answers. Compute their signals with answer_signals "
@@ -197,7 +212,8 @@ def _embeddings(table, origin, encoder):
     if not (origin or encoder):
         raise CompanionError("This router does not say which encoder it was fitted on. Name it with --encoder (minilm-l6-v2, or a folder), "
                              "or save the router again with save_router(..., origin=encoder).")
-    return load_encoder(origin["encoder"] if origin else encoder).encode(table["prompt"].str.strip())
+    prompts = [prompt.strip() for prompt in table["prompt"]]
+    return load_encoder(origin["encoder"] if origin else encoder).encode(prompts)
 
 # %% ../../nbs/9_reproduce/cli.ipynb #0a191031
 def _states(table, kind, origin, folder):
@@ -222,8 +238,9 @@ def prompt_bank(table):
     import pandas as pd
     from routercompanion.data.bank import QueryBank
     ids = [f"row-{i:07d}" for i in range(len(table))]
-    return QueryBank(pd.DataFrame({"query_id": ids, "prompt": table["prompt"], "references": [[]] * len(table), "choices": None, "task": "own",
-                                   "domain": "own", "source": "own", "split": "test"}), {}, "own")
+    own = {"choices": None, "task": "own", "domain": "own", "source": "own", "split": "test"}
+    asked = {"query_id": ids, "prompt": [*table["prompt"]], "references": [[]] * len(table)}
+    return QueryBank(pd.DataFrame({**asked, **own}), {}, "own")
 
 # %% ../../nbs/9_reproduce/cli.ipynb #f7094599
 def route_prompts(router, table, trade_off: float = 0.0, *, call_rate: float | None = None, encoder: str | None = None):
@@ -329,8 +346,14 @@ def router_folder(router=None, profile=None):
     return folder
 
 
+_PROMPTS = ("A text file with a prompt a line; a CSV, JSON, Parquet or Arrow file with a column "
+            "'prompt'; or - for standard input.")
+_KIND = "What the input is: text, csv, json, parquet or arrow. Default: found out."
+
+
 @app.command("route")
-def route_command(prompts: str = typer.Argument(..., help="A CSV with a column 'prompt', a text file with a prompt a line, or - for standard input."),
+def route_command(prompts: str = typer.Argument(..., help=_PROMPTS),
+                  kind: str = typer.Option(None, "--kind", help=_KIND),
                   router: Path = typer.Option(None, "--router", help="Folder of a saved router. Default: the one that papers/xbench/router ships."),
                   trade_off: float = typer.Option(0., "--trade-off", min=0., help="Pools: price of one unit of normalised cost, in units of quality."),
                   call_rate: float = typer.Option(None, "--call-rate", min=0., max=1., help="Two models: share of the validation queries for the large one. Default: as saved."),
@@ -344,13 +367,12 @@ def route_command(prompts: str = typer.Argument(..., help="A CSV with a column '
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")   # what loads in a second needs no bar
     from routercompanion.routers.registry import load_router
     chosen = load_router(router_folder(router, profile))
-    table = read_prompts(prompts)
+    table = prompt_table(prompts, kind)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
         done = route_prompts(chosen, table, trade_off, call_rate=call_rate, encoder=encoder)
     for w in said:
         if issubclass(w.category, UserWarning): typer.echo(f"Warning: {w.message}", err=True)
-    sys.stdout.reconfigure(errors="backslashreplace")   # a terminal may not have every sign
     typer.echo(done.to_csv(index=False), nl=False)
     for note in done.attrs["notes"]: typer.echo(note, err=True)
 

@@ -27,7 +27,9 @@ from routercompanion.core import (
     PROFILES, CompanionError, atomic_path, cache_dir, file_hash, get_profile, hash_fraction, lookup,
     project_root, write_text,
 )
-from ..reading import FileError, below, checked, parse_json, read_json, read_text
+from routercompanion.reading import (
+    FileError, below, checked, parse_json, read_json, read_text, safe_name,
+)
 from .checks import csv_rows
 from routercompanion.reproduce.graph import (
     KeyReader, is_paper, project_steps, read_steps, step_key, tree_hashes,
@@ -128,7 +130,14 @@ class Workspace:
                                      "a run of one profile would replace the other's results.")
 
 # %% ../../nbs/9_reproduce/store.ipynb #3e1fc25f
-def slug(name): return re.sub(r"[^\w.-]+", "__", name)
+def slug(name: str) -> str:
+    """The folder name of a step: a/b becomes a__b, and two steps never share one.
+
+    What a file name cannot hold, and a "_" that would look like the "__" between two parts, is
+    written as %XX. Raises `CompanionError` for an empty part, "." and "..".
+    """
+    parts = [safe_name(part, source=f"step {name!r}") for part in name.split("/")]
+    return "__".join(re.sub(r"^_|(?<=_)_|_$", "%5F", part) for part in parts)
 
 # %% ../../nbs/9_reproduce/store.ipynb #aae2f257
 def make_record(step, folder, key):
