@@ -92,11 +92,15 @@ class Profile:
     paper_seed: int = 42
 
 # %% ../nbs/0_core.ipynb #ae6fdc8f
-PROFILES = {p.name: p for p in (
-    Profile("smoke", 64, 48, 32, 200, 15, seeds=(42,)),
-    Profile("embedded", 1200, 1000, 500, 10_000, 50),
-    Profile("bench", 4000, 1000, 1000, 10_000, 50),
-    Profile("paper", 4000, 10_000, 12_000, 10_000, 50))}
+PROFILES = {
+    p.name: p
+    for p in (
+        Profile("smoke", 64, 48, 32, 200, 15, seeds=(42,)),
+        Profile("embedded", 1200, 1000, 500, 10_000, 50),
+        Profile("bench", 4000, 1000, 1000, 10_000, 50),
+        Profile("paper", 4000, 10_000, 12_000, 10_000, 50),
+    )
+}
 
 
 def get_profile(name=None):
@@ -107,11 +111,12 @@ def get_profile(name=None):
 @functools.lru_cache(maxsize=64)
 def _project_name(path, changed):
     "What the `pyproject.toml` at `path` calls its project; None when it names none."
-    import tomllib   # read by few commands
+    import tomllib  # read by few commands
+
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8")).get("project", {}).get("name")
     except (ValueError, AttributeError):
-        return None   # somebody else's file, and broken
+        return None  # somebody else's file, and broken
 
 
 def _checkout_above(start, names):
@@ -130,10 +135,14 @@ def project_root(start=None):
     """
     given = Path(start) if start else path_variable("ROUTERCOMPANION_ROOT")
     here = [given] if given else [Path.cwd(), Path(globals().get("__file__", "."))]
-    names = ("routercompanion", None) if given else ("routercompanion",)   # a folder that was named may be a bare one
+    names = (
+        ("routercompanion", None) if given else ("routercompanion",)
+    )  # a folder that was named may be a bare one
     found = next(filter(None, (_checkout_above(first.resolve(), names) for first in here)), None)
     if found is None:
-        raise CompanionError(f"No routercompanion checkout above {here[0]}. Run inside the repository, or set ROUTERCOMPANION_ROOT to it.")
+        raise CompanionError(
+            f"No routercompanion checkout above {here[0]}. Run inside the repository, or set ROUTERCOMPANION_ROOT to it."
+        )
     return found
 
 # %% ../nbs/0_core.ipynb #e4710004
@@ -141,8 +150,10 @@ def cache_root():
     "The user's cache: `ROUTERCOMPANION_CACHE`, else `~/.cache/routercompanion`. It need not exist."
     try:
         return path_variable("ROUTERCOMPANION_CACHE") or Path.home() / ".cache" / "routercompanion"
-    except RuntimeError as e:   # no home at all
-        raise CompanionError(f"The cache has no place ({e}). Set ROUTERCOMPANION_CACHE to a folder that you may write.") from e
+    except RuntimeError as e:  # no home at all
+        raise CompanionError(
+            f"The cache has no place ({e}). Set ROUTERCOMPANION_CACHE to a folder that you may write."
+        ) from e
 
 
 def _one_place(part):
@@ -159,7 +170,9 @@ def cache_dir(*parts):
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise CompanionError(f"The cache folder {folder} cannot be made ({e.strerror}). Set ROUTERCOMPANION_CACHE to a folder that you may write.") from e
+        raise CompanionError(
+            f"The cache folder {folder} cannot be made ({e.strerror}). Set ROUTERCOMPANION_CACHE to a folder that you may write."
+        ) from e
     return folder
 
 # %% ../nbs/0_core.ipynb #e4710009
@@ -171,7 +184,9 @@ def results_folder(out, profile):
     if out:
         return Path(out)
     folder = project_root() / ".routercompanion" / "scratch" / profile
-    print(f"Started by hand: tables and figures go to {folder}, and figures/{profile} stays as it is.")
+    print(
+        f"Started by hand: tables and figures go to {folder}, and figures/{profile} stays as it is."
+    )
     return folder
 
 # %% ../nbs/0_core.ipynb #861a746a
@@ -218,7 +233,8 @@ def atomic_path(path):
 
 def write_text(path, text):
     "Write `text` (UTF-8, `\\n` line ends) to `path` atomically."
-    with atomic_path(path) as tmp: tmp.write_bytes(text.encode())
+    with atomic_path(path) as tmp:
+        tmp.write_bytes(text.encode())
 
 
 def write_json(path, value):
@@ -255,7 +271,8 @@ def _end(number, frame):
 @contextlib.contextmanager
 def only_one(path):
     "Hold the lock of the file or folder `path`, which need not exist; says so on stderr when another process has it."
-    from filelock import FileLock, Timeout   # not needed to read
+    from filelock import FileLock, Timeout  # not needed to read
+
     guard = FileLock(cache_dir("locks") / f"{content_hash(str(Path(path).resolve()))[:24]}.lock")
     try:
         guard.acquire(timeout=2)
