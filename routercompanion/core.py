@@ -27,11 +27,17 @@ from pathlib import Path
 
 # %% ../nbs/0_core.ipynb #5de23d06
 class CompanionError(ValueError):
-    "Base of every error that this library raises about its input. The message says where, what and how to repair it."
+    """Base of every error that this library raises about its input.
+
+    The message says where, what and how to repair it.
+    """
 
 
 class UnknownNameError(CompanionError, KeyError):
-    "An unknown profile, item, model, task or router was asked for. The message lists the known names."
+    """An unknown profile, item, model, task or router was asked for.
+
+    The message lists the known names.
+    """
 
     def __str__(self): return ValueError.__str__(self)
 
@@ -45,14 +51,20 @@ class MisalignedError(RoutingInputError):
 
 # %% ../nbs/0_core.ipynb #999f5300
 def lookup(table, name, kind):
-    "Return `table[name]`, or raise `UnknownNameError` that says which `kind` of name was wrong and lists the known ones."
+    """Return `table[name]`.
+
+    `UnknownNameError` says which `kind` of name was wrong and lists the known ones.
+    """
     if name not in table:
         raise UnknownNameError(f"Unknown {kind} {name!r}. Known: {', '.join(map(str, sorted(table)))}.")
     return table[name]
 
 # %% ../nbs/0_core.ipynb #e4710002
 def variable(name, default=None):
-    "The text of the environment variable `name` without blanks and quotes around it; `default` when it is empty or not set."
+    """The text of the environment variable `name` without blanks and quotes around it.
+
+    `default` when it is empty or not set.
+    """
     return os.environ.get(name, "").strip().strip("\"'").strip() or default
 
 
@@ -62,7 +74,10 @@ def switched_on(name):
 
 
 def whole_number(name, default):
-    "The environment variable `name` as a whole number from 1 on; `default` when it is not set. `CompanionError`: it says something else."
+    """The environment variable `name` as a whole number from 1 on; `default` when it is not set.
+
+    `CompanionError`: it says something else.
+    """
     text = str(variable(name, default))
     if not (text.isdecimal() and int(text)):
         raise CompanionError(f"{name}={text!r} must be a whole number from 1 on.")
@@ -70,7 +85,10 @@ def whole_number(name, default):
 
 
 def path_variable(name):
-    "The environment variable `name` as an absolute path (`~` is the home, a relative path counts from here), or None when it is not set."
+    """The environment variable `name` as an absolute path, or None when it is not set.
+
+    `~` is the home; a relative path counts from here.
+    """
     text = variable(name)
     return Path(os.path.abspath(os.path.expanduser(text))) if text else None
 

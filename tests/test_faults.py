@@ -1,8 +1,12 @@
-"Faults as users meet them: replaced estimates, manifests that lead outside, own files, keys, sandboxes, signals, shared files."
+"""Faults as users meet them.
+
+Replaced estimates, manifests that lead outside, own files, keys, sandboxes, signals, shared files.
+"""
 
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +24,7 @@ from routercompanion.models.chat import ChatEndpoint, EndpointError, read_key, s
 from routercompanion.reading import FileError
 from routercompanion.report.tables import plain_markdown, table_markdown
 from routercompanion.reproduce import book, checks, graph, notebooks, run as run_module, store
-from test_pipeline import PAPER, finished, gone, make_steps, project, write_notebook  # noqa: F401
+from test_pipeline import PAPER, gone, make_project, make_steps, write_notebook
 from test_pipeline import run as run_steps
 
 HEAD = "row,column,metric,value,low,high,n"
@@ -29,6 +33,20 @@ ROWS = [
     "probe,law,AUROC,66.2,64.1,68.2,1000",
     "random,maths,AUROC,50,48,52,1000",
 ]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    "The folder of an undisturbed run."
+    root = tmp_path_factory.mktemp("finished")
+    assert run_steps(root, make_project(root)) == ["ran"] * 3
+    return root
+
+
+@pytest.fixture
+def project(finished, tmp_path):
+    "A private copy of the finished project."
+    return Path(shutil.copytree(finished, tmp_path / "project"))
 
 
 # ------------------------------------------------------------------ verify looks at estimates
@@ -79,7 +97,7 @@ def test_a_table_that_cannot_be_read_does_not_hide_the_others(tmp_path):
     assert found.verdict.tolist() == ["identical", "unreadable"] and "row 3" in found.finding[1]
 
 
-# ------------------------------------------------------------------ nothing outside, nothing of others
+# --------------------------------------------------------------- nothing outside, nothing of others
 
 
 @pytest.mark.parametrize("name", ["../../thesis.txt", "{outside}", "link/thesis.txt"])
@@ -291,7 +309,8 @@ ENDED = textwrap.dedent("""
 def test_a_signal_ends_the_run_and_its_kernel(tmp_path, number):
     write_notebook(
         tmp_path / "nbs/a.ipynb",
-        "import os, time\nopen('a.tmp', 'w').write(str(os.getpid()))\nos.replace('a.tmp', 'a.pid')\ntime.sleep(600)",
+        "import os, time\nopen('a.tmp', 'w').write(str(os.getpid()))\n"
+        "os.replace('a.tmp', 'a.pid')\ntime.sleep(600)",
     )
     process = subprocess.Popen(
         [sys.executable, "-c", ENDED.format(tests=str(Path(__file__).parent)), str(tmp_path)],
@@ -352,7 +371,10 @@ def test_a_step_moves_to_another_disk(tmp_path):
 
 
 def test_two_processes_append_whole_lines(tmp_path):
-    code = "import sys\nfrom routercompanion.reproduce.run import append_line\nfor i in range(200): append_line(sys.argv[1], sys.argv[2] * 300)"
+    code = (
+        "import sys\nfrom routercompanion.reproduce.run import append_line\n"
+        "for i in range(200): append_line(sys.argv[1], sys.argv[2] * 300)"
+    )
     (tmp_path / "run.jsonl").write_text('{"cut')
     writers = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run.jsonl"), letter])
@@ -389,7 +411,7 @@ def test_two_profiles_build_the_book_one_after_the_other(project, monkeypatch):
     assert most == [1, 1] and (project / "_book/index.html").read_text() in ("smoke", "embedded")
 
 
-# ------------------------------------------------------------------ HTML in data, formulas, links of the book
+# -------------------------------------------------------- HTML in data, formulas, links of the book
 
 
 def test_html_and_links_in_data_are_shown_not_obeyed():
@@ -441,7 +463,10 @@ def texts(root):
 
 
 def test_no_formula_has_doubled_backslashes():
-    "Two backslashes before a letter break the line and print the word; only rows of cases, aligned or a matrix end so."
+    """Two backslashes before a letter break the line and print the word.
+
+    Only rows of cases, aligned or a matrix end so.
+    """
     rows = re.compile(
         r"\\begin\{(cases|aligned|align\*?|[bp]?matrix|array|split|gathered)\}.*?\\end\{\1\}", re.S
     )

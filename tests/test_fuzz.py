@@ -1,4 +1,7 @@
-"""Damaged files of the pipeline: manifests, records, locks, notebooks and logs, by the rules of test_mutations."""
+"""Damaged files of the pipeline, by the rules of test_mutations.
+
+Manifests, records, locks, notebooks and logs.
+"""
 
 import json
 
@@ -98,7 +101,10 @@ def steps_file(folder):
     for name in "xy":
         (folder / f"nbs/papers/{name}.ipynb").parent.mkdir(parents=True, exist_ok=True)
         (folder / f"nbs/papers/{name}.ipynb").write_text("{}")
-    part = '[[step]]\nname = "papers/{0}"\nnotebook = "nbs/papers/{0}.ipynb"\nscale = true\ndata = ["data/paper"]\n'
+    part = (
+        '[[step]]\nname = "papers/{0}"\nnotebook = "nbs/papers/{0}.ipynb"\n'
+        'scale = true\ndata = ["data/paper"]\n'
+    )
     (folder / "nbs/papers/steps.txt").write_text("\n".join(part.format(n) for n in "xy"))
     return folder / "nbs/papers/steps.txt"
 

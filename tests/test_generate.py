@@ -231,7 +231,8 @@ load_weekend_arena("bad.jsonl")""",
         good=1,
     )
     assert (
-        "SchemaError: bad.jsonl, row 2, column 'large-70b': the text 'yes' where a number is expected"
+        "SchemaError: bad.jsonl, row 2, column 'large-70b': "
+        "the text 'yes' where a number is expected"
         in said
     )
 

@@ -1,5 +1,6 @@
-"""Damaged files: every reader of recorded and published files refuses them by name, or reads what it read before.
+"""Damaged files of recordings and publications.
 
+Every reader of them refuses them by name, or reads what it read before.
 `READERS` is a table; a reader is added with a function that makes a small valid file and one that
 reads it. A few mutations of each run by default; `ROUTERCOMPANION_FUZZ=500` tries 500 per reader.
 """
@@ -128,7 +129,7 @@ def at(value, path):
     return value
 
 
-# ------------------------------------------------------------------ mutations: (what was done, bytes, must it be refused?)
+# ------------------------------------------- mutations: (what was done, bytes, must it be refused?)
 
 
 def damaged_bytes(data, rng, reader):
@@ -345,7 +346,10 @@ def shown(value):
 
 
 def outcome(reader, path, expected, refuse):
-    "same, changed, named, unplaced, raw or wrong (accepted, though it had to be refused); with the words."
+    """same, changed, named, unplaced, raw or wrong, with the words.
+
+    wrong: accepted, though it had to be refused.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -873,7 +877,6 @@ def prompts_of(path):
 
 
 def recorded_prompts(path):
-    from routercompanion.data.bank import make_bank
     from routercompanion.data.banks.routellm import load_routellm_prompts
 
     return load_routellm_prompts("mmlu", folder=path.parents[4], answers=[])

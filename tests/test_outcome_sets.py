@@ -1533,8 +1533,8 @@ def test_a_small_pickle_that_asks_for_everything_is_refused_at_once(tmp_path):
     )
     late = b"(lp0\n0(lp1\n0g0\n" + b"g1\na" * 10 + b"0g1\nI1\na0g0\n."
     size = b"\x80\x04cnumpy._core.numeric\n_frombuffer\n(J\xff\xff\xff\x7fcnumpy\ndtype\n\x8c\x02f8\x85RJ\xff\xff\xff\x7f\x85\x8c\x01CtR."
-    for data in (text.encode() + b".", tuples, late, size, b"(l" * 80 + b"a" * 79 + b"."):
-        (tmp_path / "small.pkl").write_bytes(data)
+    for content in (text.encode() + b".", tuples, late, size, b"(l" * 80 + b"a" * 79 + b"."):
+        (tmp_path / "small.pkl").write_bytes(content)
         with pytest.raises(SchemaError, match="small.pkl: not a whole pickle"):
             read_pickled_frame(tmp_path / "small.pkl")
 

@@ -1,7 +1,8 @@
-"""Routers saved by version 0.1.0, before the library moved house, load and predict what they predicted then.
+"""Routers saved by version 0.1.0, before the library moved house, predict what they predicted then.
 
-The folders in `saved_routers/0.1.0` were written by that version from `toy_routing_data(kind, n=24)`; `quality.json` holds what
-`predict_quality` said there of the first six queries.
+The folders in `saved_routers/0.1.0` were written by that version from
+`toy_routing_data(kind, n=24)`; `quality.json` holds what `predict_quality` said there of the first
+six queries.
 """
 
 import json
@@ -33,7 +34,7 @@ def test_a_router_saved_before_the_move_predicts_what_it_predicted(name):
     assert np.allclose(router.predict_quality(X)[:6], QUALITY[name], rtol=1e-6, atol=1e-9)
 
 
-# ---------------------------------------------------------------- what a saved router needs, and what saving may touch
+# --------------------------------------------- what a saved router needs, and what saving may touch
 
 
 def toy_mlp():
@@ -53,7 +54,10 @@ def saved(tmp_path_factory):
 
 
 def rewritten(saved, folder, change, *, hashed=True):
-    "A copy of a saved router whose router.json was changed; `hashed`: as another version would have written it, its hash included."
+    """A copy of a saved router whose router.json was changed.
+
+    `hashed`: as another version would have written it, its hash included.
+    """
     shutil.copytree(saved, folder)
     said = json.loads((folder / "router.json").read_text())
     change(said)
@@ -92,7 +96,10 @@ def test_a_router_of_another_version_is_named(saved, tmp_path, change, hashed):
 
 
 def test_no_changed_byte_of_a_saved_router_goes_unnoticed(saved, tmp_path):
-    "Every twelfth byte of router.json and 40 of the arrays turned: a named error, or the very same router (white space)."
+    """Every twelfth byte of router.json and 40 of the arrays turned.
+
+    A named error, or the very same router (white space).
+    """
     X, _ = toy_mlp()
     expected = load_router(saved).predict_quality(X)
     places = [("router.json", i) for i in range(0, (saved / "router.json").stat().st_size, 12)]
@@ -167,7 +174,8 @@ def test_the_origin_of_the_features_is_saved_and_compared(tmp_path):
 def test_two_processes_save_one_router(saved, tmp_path):
     code = (
         "import sys; from routercompanion.routers.registry import load_router, save_router\n"
-        "r = load_router(sys.argv[1])\nfor _ in range(15): save_router(r, sys.argv[2], overwrite=True)"
+        "r = load_router(sys.argv[1])\n"
+        "for _ in range(15): save_router(r, sys.argv[2], overwrite=True)"
     )
     running = [
         subprocess.Popen(

@@ -27,18 +27,23 @@ from ..parallel import progress
 from ..reading import checked, decode, parse_json
 
 # %% ../../nbs/5_agents/agent.ipynb #038dfa9a
-STOPS = {"answer": "it answered", "steps": "the step limit was reached", "time": "the time limit was reached",
-         "error": "the model could not be reached, or gave nothing that can be read"}
+STOPS = {
+    "answer": "it answered",
+    "steps": "the step limit was reached",
+    "time": "the time limit was reached",
+    "error": "the model could not be reached, or gave nothing that can be read",
+}
 
 
 @dataclass
 class Trace:
-    """What an agent did for one question (`key`). `answer`: '' unless `stop` (one of `STOPS`) is "answer", so that a run out of steps or time is
-    scored wrong.
+    """What an agent did for one question (`key`).
 
-    steps: dicts of action, argument, wrote (the model's own words; None for a call that the policy makes) and found (titles); `tool_calls`, `malformed`
-    (replies from which no action can be read), `missed` (names looked up that are no title); tokens read and written by the model; seconds (its share
-    of the batches).
+    `answer`: '' unless `stop` (one of `STOPS`) is "answer", so that a run out of steps or time is
+    scored wrong. steps: dicts of action, argument, wrote (the model's own words; None for a call
+    that the policy makes) and found (titles); `tool_calls`, `malformed` (replies from which no
+    action can be read), `missed` (names looked up that are no title); tokens read and written by
+    the model; seconds (its share of the batches).
     """
     key: str
     answer: str = ""

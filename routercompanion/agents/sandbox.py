@@ -79,7 +79,10 @@ def _main():
 
 # %% ../../nbs/5_agents/sandbox.ipynb #sand0008
 def clean_environment():
-    "The environment of the child: where this library lies, a fixed hash seed, UTF-8, and nothing of ours."
+    """The environment of the child: where this library lies, a fixed hash seed, UTF-8.
+
+    Nothing of ours is in it.
+    """
     import routercompanion
 
     package = Path(routercompanion.__file__).resolve().parents[1]
@@ -117,8 +120,9 @@ def _use_tool(tools, message):
 
 # %% ../../nbs/5_agents/sandbox.ipynb #sand0010
 class CleanExecutor(PythonExecutor):
-    """Runs model-written code in a child process with an empty environment; for smolagents' `CodeAgent`.
+    """Runs model-written code in a child process with an empty environment.
 
+    It is an executor of smolagents' `CodeAgent`.
     longest: signs of printed text that are kept. seconds: time for one piece of code, its tools
     included; beyond it the child is ended, and so it is by `cleanup`. What the code returns comes
     back as text; what it does wrong is an `InterpreterError` in the interpreter's own words.

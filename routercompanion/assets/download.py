@@ -261,7 +261,7 @@ def _network_named(asset, file, remedy):
     except (
         requests.exceptions.ChunkedEncodingError,
         requests.exceptions.ContentDecodingError,
-    ) as e:
+    ):
         raise TruncatedFileError.about(
             asset, file, "the connection broke before the whole file had arrived", "Fetch again."
         ) from None

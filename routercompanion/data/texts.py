@@ -47,9 +47,10 @@ _NO_FRACTION = re.compile("[^¼-¾⅐-⅟↉]+")  # NFKC would make 11/2 of 1½
 
 
 def plain_marks(text: str) -> str:
-    """`text` in the signs of a keyboard: NFKC, straight quotation marks, hyphens for dashes, no signs of zero width.
+    """`text` in the signs of a keyboard.
 
-    Raised digits stay powers (`10²` becomes `10^2` and not `102`), and fractions of one sign stay as they are.
+    NFKC, straight quotation marks, hyphens for dashes, no signs of zero width. Raised digits stay
+    powers (`10²` becomes `10^2` and not `102`), and fractions of one sign stay as they are.
     """
     if text.isascii():
         return text
@@ -59,7 +60,11 @@ def plain_marks(text: str) -> str:
 
 # %% ../../nbs/2_data/texts.ipynb #8da5b5f2
 def clean_answer(text):
-    "An answer for exact comparison: first line in `plain_marks`, normalised, without surrounding quotation marks and final punctuation (kept when nothing else is there)."
+    """An answer for exact comparison.
+
+    Its first line in `plain_marks`, normalised, without surrounding quotation marks and final
+    punctuation (kept when nothing else is there).
+    """
     line = normalise(plain_marks(text).strip().split("\n")[0])
     return line.strip(" .!?,;:\"'`") or line
 
@@ -80,7 +85,11 @@ LONGEST = 100_000  # signs of an answer that a parser reads: its end, where the 
 
 
 def answer_text(answer, *, row: int | None = None) -> str | None:
-    "An answer as text; None for a missing one (None, NaN, NA). A number is written out (15.0 as 15); anything else raises `JudgeError`, with its `row` if given."
+    """An answer as text; None for a missing one (None, NaN, NA).
+
+    A number is written out (15.0 as 15); anything else raises `JudgeError`, with its `row` if
+    given.
+    """
     if isinstance(answer, str):
         return answer
     if answer is None or type(answer).__name__ in ("NAType", "NaTType"):
@@ -92,7 +101,8 @@ def answer_text(answer, *, row: int | None = None) -> str | None:
         return str(int(answer)) if whole else str(answer)
     place = "The answer" if row is None else f"Answer, row {row},"
     raise JudgeError(
-        f"{place} is {answer!r:.60}, a {type(answer).__name__}: give a text, or None where a model gave none."
+        f"{place} is {answer!r:.60}, a {type(answer).__name__}: "
+        "give a text, or None where a model gave none."
     )
 
 
@@ -105,7 +115,11 @@ def answer_texts(answers) -> list[str | None]:
 
 
 def reference_texts(references) -> list[list[str]]:
-    "Per query a list of reference texts; one text stands for a list of one, for a query and for all of them. Anything else raises `JudgeError` with its row."
+    """Per query a list of reference texts.
+
+    One text stands for a list of one, for a query and for all of them. Anything else raises
+    `JudgeError` with its row.
+    """
     references = [references] if isinstance(references, str) else references
     return [as_texts(r, "references", row=i, error=JudgeError) for i, r in enumerate(references)]
 

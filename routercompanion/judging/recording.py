@@ -67,7 +67,10 @@ def _task_answers(lm, part, max_new_tokens):
         before, ids = lm.prefix_ids(shots), lm.tokens(part.table.prompt)
         tokens_in = [len(before) + len(x) for x in ids]
     about = [lm.hash, str(lm.dtype), max_new_tokens]
-    place = lambda key: cache_dir("answers", lm.name) / f"{content_hash(key)[:24]}.jsonl"
+
+    def place(key):
+        return cache_dir("answers", lm.name) / f"{content_hash(key)[:24]}.jsonl"
+
     path = place([*about, before, ids, list(part.query_ids)])
     rows = _kept_answers(path, part, tokens_in)
     if rows is None and named_by_prompts(
@@ -96,7 +99,10 @@ def answer_bank(lm, bank, *, max_new_tokens=MAX_NEW_TOKENS, cache=True):
 # %% ../../nbs/4_judging/recording.ipynb #c405784a
 def outcomes_of(lm, bank, answers, provenance="computed"):
     "An `OutcomeTable` with the one model `lm` from the frame of `answer_bank`; no text in it."
-    column = lambda values: np.asarray(values, np.float32)[:, None]
+
+    def column(values):
+        return np.asarray(values, np.float32)[:, None]
+
     cost = dict(tokens=column(answers.tokens_in + answers.tokens_out), latency_s=column(answers.seconds), params_b=np.full((len(bank), 1), lm.parameters_b, np.float32))
     return OutcomeTable(score=column(answers.score), cost=cost, query_ids=bank.query_ids, models=[lm.name],
                         metadata={lm.name: {**MODELS.get(lm.name, {}), "weights_sha256": lm.hash, "dtype": str(lm.dtype).split(".")[-1]}},

@@ -31,24 +31,40 @@ from routercompanion.core import (
 
 # %% ../../nbs/3_models/features.ipynb #9d795ad3
 class FeatureFileError(CompanionError):
-    "A feature file is missing, truncated or holds values that are not finite, or has no room on its disk; the message names the file and the remedy."
+    """A feature file is missing, truncated, has values that are not finite, or no room on its disk.
+
+    The message names the file and the remedy.
+    """
 
 
 class ModelError(CompanionError):
-    "A model's or encoder's folder cannot be loaded, or is of an architecture whose states cannot be read; the message says what is needed."
+    """A model's or encoder's folder cannot be loaded, or its architecture's states cannot be read.
+
+    The message says what is needed.
+    """
 
 # %% ../../nbs/3_models/features.ipynb #e6931c56
 def token_statistics(logits, top=20):
-    """Statistics of next-token logits (n, V): dict of `entropy` (nats), `margin` (p1 - p2), `max_logit`, `max_prob`,
-    `log_normaliser`, each (n,), and `top_logits` (n, top), `top_tokens` (n, top); float64 if `logits` are, else float32."""
+    """Statistics of next-token logits (n, V), as a dict.
+
+    `entropy` (nats), `margin` (p1 - p2), `max_logit`, `max_prob`, `log_normaliser`, each (n,), and
+    `top_logits` (n, top), `top_tokens` (n, top); float64 if `logits` are, else float32.
+    """
     logits = torch.as_tensor(logits)
     if logits.dtype != torch.float64: logits = logits.float()
     log_p = logits.log_softmax(-1)
     p = log_p.exp()
     best = logits.topk(min(top, logits.shape[-1]), dim=-1)
     two = p.topk(2, dim=-1).values
-    out = dict(entropy=-(p * log_p).sum(-1).clamp_max(0), margin=two[:, 0] - two[:, 1], max_logit=best.values[:, 0], max_prob=two[:, 0],
-               log_normaliser=logits.logsumexp(-1), top_logits=best.values, top_tokens=best.indices.int())
+    out = dict(
+        entropy=-(p * log_p).sum(-1).clamp_max(0),
+        margin=two[:, 0] - two[:, 1],
+        max_logit=best.values[:, 0],
+        max_prob=two[:, 0],
+        log_normaliser=logits.logsumexp(-1),
+        top_logits=best.values,
+        top_tokens=best.indices.int(),
+    )
     return {k: v.numpy() for k, v in out.items()}
 
 # %% ../../nbs/3_models/features.ipynb #3b40c358

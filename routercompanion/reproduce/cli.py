@@ -39,7 +39,10 @@ def about():
 
 
 def main(args=None):
-    "Run the command line; the exit status is 1 for a failed notebook or check, 2 for a request that cannot be met."
+    """Run the command line.
+
+    The exit status is 1 for a failed notebook or check, 2 for a request that cannot be met.
+    """
     try:
         return app(args, standalone_mode=True)
     except CompanionError as e:
@@ -47,13 +50,15 @@ def main(args=None):
     except OSError as e:
         if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
             fail(
-                f"{e.filename or 'a file'}: {e.strerror}. Give a place that you may read and write; the cache is where ROUTERCOMPANION_CACHE points.",
+                f"{e.filename or 'a file'}: {e.strerror}. Give a place that you may read and write; "
+                "the cache is where ROUTERCOMPANION_CACHE points.",
                 1,
             )
         if e.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         fail(
-            f"The disk is full ({e.filename or e.strerror}). Free some space and run the command again: it resumes.",
+            f"The disk is full ({e.filename or e.strerror}). "
+            "Free some space and run the command again: it resumes.",
             1,
         )
 

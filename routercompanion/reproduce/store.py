@@ -24,7 +24,7 @@ from pathlib import Path
 import pandas as pd
 
 from routercompanion.core import (
-    PROFILES, CompanionError, atomic_path, cache_dir, file_hash, get_profile, hash_fraction, lookup,
+    PROFILES, CompanionError, atomic_path, file_hash, get_profile, hash_fraction, lookup,
     project_root, write_text,
 )
 from ..reading import FileError, below, checked, parse_json, read_json, read_text

@@ -28,7 +28,8 @@ from routercompanion.core import (
 from ..features.kinds import FEATURE_NDIM, same_origin
 
 # %% ../../nbs/6_routers/registry.ipynb #1f913ade
-class SavedRouterError(RoutingInputError): "A saved router is missing, cut short, altered or of another version."
+class SavedRouterError(RoutingInputError):
+    "A saved router is missing, cut short, altered or of another version."
 
 # %% ../../nbs/6_routers/registry.ipynb #a1592dd1
 ROUTERS, ENTRY_POINT_GROUP = {}, "routercompanion.routers"
@@ -59,7 +60,7 @@ def _two_of_one_name(name, known, other):
 
 # %% ../../nbs/6_routers/registry.ipynb #b0e10002
 def _places():
-    "Class names below routers/ and the modules that hold them, by nbdev's index; imports none of them."
+    "Class names below routers/ and their modules, by nbdev's index; imports none of them."
     found = {}
     for module, symbols in importlib.import_module("routercompanion._modidx").d["syms"].items():
         if module.startswith("routercompanion.routers."):
@@ -127,7 +128,7 @@ def get_router(name):
 
 # %% ../../nbs/6_routers/registry.ipynb #b0e10009
 def _family(cls):
-    "The folder below routers/ that holds a class, or its module where there is none; else its package."
+    "The folder (or module) below routers/ that holds a class; of others, their package."
     parts = cls.__module__.split(".")
     return parts[2] if cls.__module__.startswith("routercompanion.routers.") else parts[0]
 
@@ -146,9 +147,10 @@ def _described(name, cls):
 def list_routers():
     """All routers, the library's and those of installed packages: a DataFrame, by family and name.
 
-    name; family (the folder); module; when (before, after, in stages, online); signals (query, model,
-    response, feedback, outcomes); how (heuristic, supervised, bandit, policy); source (paper and
-    equation, or "ours"); models ("two" or "many"); trained (False: decides without `fit`).
+    name; family (the folder); module; when (before, after, in stages, online); signals (query,
+    model, response, feedback, outcomes); how (heuristic, supervised, bandit, policy); source
+    (paper and equation, or "ours"); models ("two" or "many"); trained (False: decides without
+    `fit`).
     Imports every router.
     """
     import pandas as pd   # not needed by whoever asks for one router

@@ -52,9 +52,10 @@ def _routerbench_parquet(path):
     models = _priced_models(names, path)
     _need(names, ("prompt", "eval_name"), path)
     t = _read_columns(path, ["prompt", "eval_name", *models, *(f"{m}|total_cost" for m in models)])
-    grid = lambda ending: np.column_stack(
-        [_floats(t[m + ending], path, m + ending) for m in models]
-    )
+
+    def grid(ending):
+        return np.column_stack([_floats(t[m + ending], path, m + ending) for m in models])
+
     return (
         models,
         _strings(t["prompt"], path, "prompt"),
@@ -74,9 +75,10 @@ def _routerbench_csv(path):
         _csv_truths(path, models), pa.bool_()
     )  # a table that was saved with True and False
     t = _csv_table(path, types)
-    grid = lambda ending: np.column_stack(
-        [_floats(t[m + ending], path, m + ending) for m in models]
-    )
+
+    def grid(ending):
+        return np.column_stack([_floats(t[m + ending], path, m + ending) for m in models])
+
     return (
         models,
         t["prompt"].to_pylist(),
@@ -170,7 +172,10 @@ def load_routerbench(source=None, *, repeats="keep"):
                 row=1,
             )
     order = [[other.index(m) for m in models] for other, *_ in found]
-    stack = lambda k: np.vstack([part[k][:, o] for part, o in zip(found, order)])
+
+    def stack(k):
+        return np.vstack([part[k][:, o] for part, o in zip(found, order)])
+
     ending = [re.search(r"_(train|test)$", f.stem) for f in files]
     return _build(
         "routerbench",

@@ -31,9 +31,7 @@ from ..own_csv import CsvError
 from routercompanion.reading import (
     checked,
     decode,
-    describe,
     parse_json,
-    read_json,
     read_json_lines,
 )
 
