@@ -26,13 +26,20 @@ from pathlib import Path
 
 # %% ../nbs/0_core.ipynb #5de23d06
 class CompanionError(ValueError):
-    "Base of every error that this library raises about its input. The message says where, what and how to repair it."
+    """Base of every error that this library raises about its input.
+
+    The message says where, what and how to repair it.
+    """
 
 
 class UnknownNameError(CompanionError, KeyError):
-    "An unknown profile, item, model, task or router was asked for. The message lists the known names."
+    """An unknown profile, item, model, task or router was asked for.
 
-    def __str__(self): return ValueError.__str__(self)
+    The message lists the known names.
+    """
+
+    def __str__(self):
+        return ValueError.__str__(self)
 
 # %% ../nbs/0_core.ipynb #12a4561f
 class RoutingInputError(CompanionError):
@@ -44,14 +51,22 @@ class MisalignedError(RoutingInputError):
 
 # %% ../nbs/0_core.ipynb #999f5300
 def lookup(table, name, kind):
-    "Return `table[name]`, or raise `UnknownNameError` that says which `kind` of name was wrong and lists the known ones."
+    """Return `table[name]`.
+
+    `UnknownNameError` says which `kind` of name was wrong and lists the known ones.
+    """
     if name not in table:
-        raise UnknownNameError(f"Unknown {kind} {name!r}. Known: {', '.join(map(str, sorted(table)))}.")
+        raise UnknownNameError(
+            f"Unknown {kind} {name!r}. Known: {', '.join(map(str, sorted(table)))}."
+        )
     return table[name]
 
 # %% ../nbs/0_core.ipynb #e4710002
 def variable(name, default=None):
-    "The text of the environment variable `name` without blanks and quotes around it; `default` when it is empty or not set."
+    """The text of the environment variable `name` without blanks and quotes around it.
+
+    `default` when it is empty or not set.
+    """
     return os.environ.get(name, "").strip().strip("\"'").strip() or default
 
 
@@ -61,7 +76,10 @@ def switched_on(name):
 
 
 def whole_number(name, default):
-    "The environment variable `name` as a whole number from 1 on; `default` when it is not set. `CompanionError`: it says something else."
+    """The environment variable `name` as a whole number from 1 on; `default` when it is not set.
+
+    `CompanionError`: it says something else.
+    """
     text = str(variable(name, default))
     if not (text.isdecimal() and int(text)):
         raise CompanionError(f"{name}={text!r} must be a whole number from 1 on.")
@@ -69,7 +87,10 @@ def whole_number(name, default):
 
 
 def path_variable(name):
-    "The environment variable `name` as an absolute path (`~` is the home, a relative path counts from here), or None when it is not set."
+    """The environment variable `name` as an absolute path, or None when it is not set.
+
+    `~` is the home; a relative path counts from here.
+    """
     text = variable(name)
     return Path(os.path.abspath(os.path.expanduser(text))) if text else None
 
@@ -91,11 +112,15 @@ class Profile:
     paper_seed: int = 42
 
 # %% ../nbs/0_core.ipynb #ae6fdc8f
-PROFILES = {p.name: p for p in (
-    Profile("smoke", 64, 48, 32, 200, 15, seeds=(42,)),
-    Profile("embedded", 1200, 1000, 500, 10_000, 50),
-    Profile("bench", 4000, 1000, 1000, 10_000, 50),
-    Profile("paper", 4000, 10_000, 12_000, 10_000, 50))}
+PROFILES = {
+    p.name: p
+    for p in (
+        Profile("smoke", 64, 48, 32, 200, 15, seeds=(42,)),
+        Profile("embedded", 1200, 1000, 500, 10_000, 50),
+        Profile("bench", 4000, 1000, 1000, 10_000, 50),
+        Profile("paper", 4000, 10_000, 12_000, 10_000, 50),
+    )
+}
 
 
 def get_profile(name=None):
@@ -106,11 +131,12 @@ def get_profile(name=None):
 @functools.lru_cache(maxsize=64)
 def _project_name(path, changed):
     "What the `pyproject.toml` at `path` calls its project; None when it names none."
-    import tomllib   # read by few commands
+    import tomllib  # read by few commands
+
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8")).get("project", {}).get("name")
     except (ValueError, AttributeError):
-        return None   # somebody else's file, and broken
+        return None  # somebody else's file, and broken
 
 
 def _checkout_above(start, names):
@@ -129,10 +155,14 @@ def project_root(start=None):
     """
     given = Path(start) if start else path_variable("ROUTERCOMPANION_ROOT")
     here = [given] if given else [Path.cwd(), Path(globals().get("__file__", "."))]
-    names = ("routercompanion", None) if given else ("routercompanion",)   # a folder that was named may be a bare one
+    names = (
+        ("routercompanion", None) if given else ("routercompanion",)
+    )  # a folder that was named may be a bare one
     found = next(filter(None, (_checkout_above(first.resolve(), names) for first in here)), None)
     if found is None:
-        raise CompanionError(f"No routercompanion checkout above {here[0]}. Run inside the repository, or set ROUTERCOMPANION_ROOT to it.")
+        raise CompanionError(
+            f"No routercompanion checkout above {here[0]}. Run inside the repository, or set ROUTERCOMPANION_ROOT to it."
+        )
     return found
 
 # %% ../nbs/0_core.ipynb #e4710004
@@ -140,8 +170,10 @@ def cache_root():
     "The user's cache: `ROUTERCOMPANION_CACHE`, else `~/.cache/routercompanion`. It need not exist."
     try:
         return path_variable("ROUTERCOMPANION_CACHE") or Path.home() / ".cache" / "routercompanion"
-    except RuntimeError as e:   # no home at all
-        raise CompanionError(f"The cache has no place ({e}). Set ROUTERCOMPANION_CACHE to a folder that you may write.") from e
+    except RuntimeError as e:  # no home at all
+        raise CompanionError(
+            f"The cache has no place ({e}). Set ROUTERCOMPANION_CACHE to a folder that you may write."
+        ) from e
 
 
 def _one_place(part):
@@ -158,7 +190,9 @@ def cache_dir(*parts):
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise CompanionError(f"The cache folder {folder} cannot be made ({e.strerror}). Set ROUTERCOMPANION_CACHE to a folder that you may write.") from e
+        raise CompanionError(
+            f"The cache folder {folder} cannot be made ({e.strerror}). Set ROUTERCOMPANION_CACHE to a folder that you may write."
+        ) from e
     return folder
 
 # %% ../nbs/0_core.ipynb #e4710009
@@ -170,7 +204,9 @@ def results_folder(out, profile):
     if out:
         return Path(out)
     folder = project_root() / ".routercompanion" / "scratch" / profile
-    print(f"Started by hand: tables and figures go to {folder}, and figures/{profile} stays as it is.")
+    print(
+        f"Started by hand: tables and figures go to {folder}, and figures/{profile} stays as it is."
+    )
     return folder
 
 # %% ../nbs/0_core.ipynb #861a746a
@@ -217,7 +253,8 @@ def atomic_path(path):
 
 def write_text(path, text):
     "Write `text` (UTF-8, `\\n` line ends) to `path` atomically."
-    with atomic_path(path) as tmp: tmp.write_bytes(text.encode())
+    with atomic_path(path) as tmp:
+        tmp.write_bytes(text.encode())
 
 
 def write_json(path, value):
@@ -254,7 +291,8 @@ def _end(number, frame):
 @contextlib.contextmanager
 def only_one(path):
     "Hold the lock of the file or folder `path`, which need not exist; says so on stderr when another process has it."
-    from filelock import FileLock, Timeout   # not needed to read
+    from filelock import FileLock, Timeout  # not needed to read
+
     guard = FileLock(cache_dir("locks") / f"{content_hash(str(Path(path).resolve()))[:24]}.lock")
     try:
         guard.acquire(timeout=2)
@@ -269,7 +307,9 @@ def only_one(path):
 # %% ../nbs/0_core.ipynb #a176aba2
 def write_jsonl(path, rows):
     "Write `rows` (JSON-serialisable values) to `path` atomically, one per line."
-    write_text(path, "".join(json.dumps(r, ensure_ascii=False, sort_keys=True) + "\n" for r in rows))
+    write_text(
+        path, "".join(json.dumps(r, ensure_ascii=False, sort_keys=True) + "\n" for r in rows)
+    )
 
 # %% ../nbs/0_core.ipynb #58033228
 def make_rng(seed):

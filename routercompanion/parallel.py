@@ -24,6 +24,7 @@ def deterministic(seed=42, threads=None):
     Two runs with the same seed and threads on one machine give the same bytes; another number of threads adds in another order.
     """
     import torch
+
     threads = int(threads or whole_number("ROUTERCOMPANION_THREADS", 2))
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
@@ -32,7 +33,8 @@ def deterministic(seed=42, threads=None):
 
 def progress(items, description, total=None, quiet=None):
     "A progress bar over `items`; silent when `quiet`, or when `ROUTERCOMPANION_QUIET` is set (committed notebooks set it)."
-    if quiet is None: quiet = switched_on("ROUTERCOMPANION_QUIET")
+    if quiet is None:
+        quiet = switched_on("ROUTERCOMPANION_QUIET")
     return tqdm(items, desc=description, total=total, disable=quiet, leave=False)
 
 # %% ../nbs/0_parallel.ipynb #9ccfad8a
@@ -59,7 +61,13 @@ def _filtered(filters, function, *arguments):
     with warnings.catch_warnings():
         warnings.resetwarnings()
         for action, message, category, module, line in reversed(filters):
-            warnings.filterwarnings(action, getattr(message, "pattern", message or ""), category, getattr(module, "pattern", module or ""), line)
+            warnings.filterwarnings(
+                action,
+                getattr(message, "pattern", message or ""),
+                category,
+                getattr(module, "pattern", module or ""),
+                line,
+            )
         return function(*arguments)
 
 
@@ -71,5 +79,15 @@ def fan_out(function, arguments, description):
     `ROUTERCOMPANION_JOBS` sets the workers (default: the processors); under `joblib.parallel_config` a Dask or Ray cluster takes the work.
     """
     arguments, filters = list(arguments), list(warnings.filters)
-    run = joblib.Parallel(n_jobs=whole_number("ROUTERCOMPANION_JOBS", os.cpu_count()), return_as="generator", mmap_mode="r")
-    return list(progress(run(joblib.delayed(_filtered)(filters, function, *a) for a in arguments), description, total=len(arguments)))
+    run = joblib.Parallel(
+        n_jobs=whole_number("ROUTERCOMPANION_JOBS", os.cpu_count()),
+        return_as="generator",
+        mmap_mode="r",
+    )
+    return list(
+        progress(
+            run(joblib.delayed(_filtered)(filters, function, *a) for a in arguments),
+            description,
+            total=len(arguments),
+        )
+    )

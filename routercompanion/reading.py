@@ -112,8 +112,9 @@ def read_bytes(path, *, error: type[CompanionError] = FileError, what: str = "fi
         raise refuse(error, problem, "Check the path.", source=path) from None
 
 # %% ../nbs/0_reading.ipynb #read0013
-def decode(raw: bytes, source, *, error: type[CompanionError] = FileError,
-           what: str = "file") -> str:
+def decode(
+    raw: bytes, source, *, error: type[CompanionError] = FileError, what: str = "file"
+) -> str:
     """The text of bytes in UTF-8, with or without a byte-order mark.
 
     Else `error` names the other encoding or kind of file, or the row and byte of the fault.
@@ -201,8 +202,9 @@ def _object(pairs):
     return found
 
 
-def parse_json(text: str, source, *, error: type[CompanionError] = FileError,
-               row: int | None = None) -> object:
+def parse_json(
+    text: str, source, *, error: type[CompanionError] = FileError, row: int | None = None
+) -> object:
     """The value of a JSON text; `error` with the row of a fault, or with `row`, when that is given.
 
     A key that stands twice in an object is refused, and what is nested deeper than Python goes.
@@ -243,8 +245,9 @@ def read_json(path, *, error: type[CompanionError] = FileError, what: str = "fil
     return parse_json(read_text(path, error=error, what=what), path, error=error)
 
 # %% ../nbs/0_reading.ipynb #read0023
-def read_json_lines(path, *, error: type[CompanionError] = FileError,
-                    what: str = "file") -> list[tuple[int, dict]]:
+def read_json_lines(
+    path, *, error: type[CompanionError] = FileError, what: str = "file"
+) -> list[tuple[int, dict]]:
     """The objects of a file of JSON lines, or of one array of objects, as [(row, object)].
 
     Empty lines are skipped. Raises `error` with the row of a line that is broken, cut short,
@@ -323,8 +326,16 @@ _KINDS = {"text": (_is_text, "a text"), "number": (_is_number, "a number"),
 _REQUIRED = object()
 
 # %% ../nbs/0_reading.ipynb #read0027
-def checked(value, kind: str, *, path, row=None, column=None,
-            error: type[CompanionError] = FileError, missing=_REQUIRED):
+def checked(
+    value,
+    kind: str,
+    *,
+    path,
+    row=None,
+    column=None,
+    error: type[CompanionError] = FileError,
+    missing=_REQUIRED,
+):
     """`value`, when it is of the wanted `kind`; else an `error` with its place and what was found.
 
     Kinds: "text", "number" (finite), "whole" (as int), "flag", "list", "object", "texts",
@@ -353,8 +364,9 @@ def _fault_of(value, kind):
     return describe(value)
 
 # %% ../nbs/0_reading.ipynb #read0030
-def as_texts(value, name: str, *, row=None,
-             error: type[CompanionError] = RoutingInputError) -> list[str]:
+def as_texts(
+    value, name: str, *, row=None, error: type[CompanionError] = RoutingInputError
+) -> list[str]:
     """A list of texts from one text, or from a list, tuple, array or column of texts.
 
     Anything else raises `error`. `name` is the argument's name, `row` the row that the whole
@@ -400,8 +412,9 @@ def safe_name(name: str, *, error: type[CompanionError] = FileError, source="nam
     return f"{part[:120]}%-{hashlib.sha256(part.encode()).hexdigest()[:24]}"
 
 # %% ../nbs/0_reading.ipynb #read0034
-def below(root, path, *, error: type[CompanionError] = FileError, source=None, row=None,
-          column=None) -> Path:
+def below(
+    root, path, *, error: type[CompanionError] = FileError, source=None, row=None, column=None
+) -> Path:
     """`root / path`, for a path that was read from a file (`source`).
 
     Raises `error` when it is empty or absolute (on any system), has a part "..", or leaves
@@ -409,8 +422,14 @@ def below(root, path, *, error: type[CompanionError] = FileError, source=None, r
     """
     if fault := _path_fault(root, path):
         found = _short(path, 80) if isinstance(path, str) else describe(path)
-        raise refuse(error, f"the path {found} {fault}", "Restore the file, or remove this entry.",
-                     source=source or root, row=row, column=column)
+        raise refuse(
+            error,
+            f"the path {found} {fault}",
+            "Restore the file, or remove this entry.",
+            source=source or root,
+            row=row,
+            column=column,
+        )
     return Path(root) / path
 
 
@@ -426,8 +445,9 @@ def _path_fault(root, path):
         return "leads out of its folder, through a link"
 
 # %% ../nbs/0_reading.ipynb #read0037
-def csv_records(text: str, source, *, delimiter: str = ",",
-                error: type[CompanionError] = FileError) -> list[tuple[int, list[str]]]:
+def csv_records(
+    text: str, source, *, delimiter: str = ",", error: type[CompanionError] = FileError
+) -> list[tuple[int, list[str]]]:
     """The header and each record of a CSV that is not empty, as [(row, fields)], of any size.
 
     Raises `error` for broken quotes, a wrong number of fields, and a last line that was cut off.
@@ -438,8 +458,9 @@ def csv_records(text: str, source, *, delimiter: str = ",",
         records += csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     except csv.Error as e:
         problem = f"broken quotes, or a last line that was cut off ({e})"
-        remedy = ("Close every opening quote, double a quote inside a field, "
-                  "or export the file again.")
+        remedy = (
+            "Close every opening quote, double a quote inside a field, or export the file again."
+        )
         row = 1 + _good_records(text, delimiter)
         raise refuse(error, problem, remedy, source=source, row=row) from None
     finally:
@@ -519,9 +540,14 @@ def _kind_of(raw, source, column):
     return "csv" if column in names and all(map(_NAME.fullmatch, names)) else "text"
 
 # %% ../nbs/0_reading.ipynb #read0042
-def read_table(path, *, column: str = "prompt", kind: str | None = None,
-               delimiter: str | None = None,
-               error: type[CompanionError] = FileError) -> FileTable:
+def read_table(
+    path,
+    *,
+    column: str = "prompt",
+    kind: str | None = None,
+    delimiter: str | None = None,
+    error: type[CompanionError] = FileError,
+) -> FileTable:
     """The table in a file, in an open file (anything with `read`), or on standard input ("-").
 
     `kind` (see `FileTable`) says what it is, where neither content nor suffix do; the lines of a
@@ -589,6 +615,7 @@ def _json_table(text, source, column, delimiter, error):
 # %% ../nbs/0_reading.ipynb #read0044
 def _arrow_table(raw, source, column, delimiter, error):
     import pyarrow as pa
+
     try:
         table = _open_arrow(raw)
         table.validate(full=True)
@@ -605,6 +632,7 @@ def _open_arrow(raw):
     "The Arrow table of the bytes of a Parquet file, an Arrow file or an Arrow stream."
     import pyarrow as pa
     import pyarrow.parquet as pq
+
     buffer = pa.BufferReader(raw)
     if raw[:4] == b"PAR1":
         return pq.read_table(buffer, page_checksum_verification=True)
@@ -613,9 +641,10 @@ def _open_arrow(raw):
 
 def _safetensors_table(raw, source, column, delimiter, error):
     import safetensors.numpy
+
     try:
         arrays = dict(sorted(safetensors.numpy.load(raw).items()))
-    except Exception as e:   # its errors have no common class
+    except Exception as e:  # its errors have no common class
         problem = f"not a safetensors file that NumPy can read ({type(e).__name__}: {e})"
         remedy = "Write arrays as float32 with safetensors.numpy."
         raise refuse(error, problem, remedy, source=source) from None
@@ -626,5 +655,11 @@ def _safetensors_table(raw, source, column, delimiter, error):
     return arrays, [*range(1, 1 + max(sizes.values(), default=0))]
 
 
-_PARSERS = {"text": _text_table, "csv": _csv_table, "json": _json_table, "parquet": _arrow_table,
-            "arrow": _arrow_table, "safetensors": _safetensors_table}
+_PARSERS = {
+    "text": _text_table,
+    "csv": _csv_table,
+    "json": _json_table,
+    "parquet": _arrow_table,
+    "arrow": _arrow_table,
+    "safetensors": _safetensors_table,
+}

@@ -1,4 +1,8 @@
-"""Damaged files of the pipeline: manifests, records, locks, notebooks and logs, by the rules of test_mutations."""
+"""Damaged files of the pipeline, by the rules of test_mutations.
+
+Manifests, records, locks, notebooks and logs.
+"""
+
 import json
 
 import nbformat
@@ -10,11 +14,25 @@ from routercompanion.reproduce import checks, graph, notebooks, store
 from test_mutations import TRIES, Reader, as_csv, as_json, fuzz
 
 HASH = "0123456789abcdef" * 4
-STEPS = {f"papers/{name}": {"notebook": f"nbs/papers/{name}.ipynb", "key": HASH, "inputs": {"outcomes": "recorded"},
-                            "files": {f"{name}_table1.csv": HASH, f"{name}_table1.md": HASH}} for name in ("one", "two")}
+STEPS = {
+    f"papers/{name}": {
+        "notebook": f"nbs/papers/{name}.ipynb",
+        "key": HASH,
+        "inputs": {"outcomes": "recorded"},
+        "files": {f"{name}_table1.csv": HASH, f"{name}_table1.md": HASH},
+    }
+    for name in ("one", "two")
+}
 HEAD = ["row", "column", "metric", "value", "low", "high", "n"]
-TABLE = [["probe", "maths", "AUROC", 66.1, 64, 68, 1000], ["probe", "law", "AUROC", 55.5, 52, 58, 900], ["random", "maths", "AUROC", 50.0, 48, 52, 1000]]
-ITEMS = [["xbench", "Table 1", "Ability, by column", "analogue", "papers/xbench", ""], ["cscr", "Figure 2", "Pools", "planned", "", "a note"]]
+TABLE = [
+    ["probe", "maths", "AUROC", 66.1, 64, 68, 1000],
+    ["probe", "law", "AUROC", 55.5, 52, 58, 900],
+    ["random", "maths", "AUROC", 50.0, 48, 52, 1000],
+]
+ITEMS = [
+    ["xbench", "Table 1", "Ability, by column", "analogue", "papers/xbench", ""],
+    ["cscr", "Figure 2", "Pools", "planned", "", "a note"],
+]
 
 
 def manifest_file(folder):
@@ -41,10 +59,20 @@ def two_folders(folder):
 
 
 def notebook_file(folder):
-    nb = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}})
-    nb.cells = [nbformat.v4.new_code_cell("profile = 'smoke'", metadata={"tags": ["parameters"]}, id="p"),
-                nbformat.v4.new_markdown_cell("# One\n\ntext", id="m"), nbformat.v4.new_code_cell("1 + 1", id="c", execution_count=2)]
-    nb.cells[2].outputs = [nbformat.v4.new_output("execute_result", {"text/plain": "2"}, execution_count=2), nbformat.v4.new_output("stream", text="said\n")]
+    nb = nbformat.v4.new_notebook(
+        metadata={
+            "kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}
+        }
+    )
+    nb.cells = [
+        nbformat.v4.new_code_cell("profile = 'smoke'", metadata={"tags": ["parameters"]}, id="p"),
+        nbformat.v4.new_markdown_cell("# One\n\ntext", id="m"),
+        nbformat.v4.new_code_cell("1 + 1", id="c", execution_count=2),
+    ]
+    nb.cells[2].outputs = [
+        nbformat.v4.new_output("execute_result", {"text/plain": "2"}, execution_count=2),
+        nbformat.v4.new_output("stream", text="said\n"),
+    ]
     nbformat.write(nb, folder / "executed.ipynb")
     return (folder / "executed.ipynb").rename(folder / "executed.json")
 
@@ -63,7 +91,9 @@ def lock_file(folder):
 
 
 def pins(folder):
-    (folder / "environment.txt").write_text("# made for Python 3.11\naiohttp==3.1.2\nnumpy==2.0.1\ntorch==2.6.0  # large\n")
+    (folder / "environment.txt").write_text(
+        "# made for Python 3.11\naiohttp==3.1.2\nnumpy==2.0.1\ntorch==2.6.0  # large\n"
+    )
     return folder / "environment.txt"
 
 
@@ -71,7 +101,10 @@ def steps_file(folder):
     for name in "xy":
         (folder / f"nbs/papers/{name}.ipynb").parent.mkdir(parents=True, exist_ok=True)
         (folder / f"nbs/papers/{name}.ipynb").write_text("{}")
-    part = '[[step]]\nname = "papers/{0}"\nnotebook = "nbs/papers/{0}.ipynb"\nscale = true\ndata = ["data/paper"]\n'
+    part = (
+        '[[step]]\nname = "papers/{0}"\nnotebook = "nbs/papers/{0}.ipynb"\n'
+        'scale = true\ndata = ["data/paper"]\n'
+    )
     (folder / "nbs/papers/steps.txt").write_text("\n".join(part.format(n) for n in "xy"))
     return folder / "nbs/papers/steps.txt"
 
@@ -82,7 +115,11 @@ def read_steps(path):
 
 
 def recheck(folder):
-    return as_csv("bank_recheck.csv", ["model", "n", "flips", "rate", "rate_low", "rate_high"], [["small", 960, 6, .00625, .002, .013]])(folder)
+    return as_csv(
+        "bank_recheck.csv",
+        ["model", "n", "flips", "rate", "rate_low", "rate_high"],
+        [["small", 960, 6, 0.00625, 0.002, 0.013]],
+    )(folder)
 
 
 def record_file(folder):
@@ -90,14 +127,23 @@ def record_file(folder):
     home = folder / ".routercompanion/smoke/steps/one"
     write_text(home / "out/a.csv", "x\n1\n")
     write_text(home / "executed.ipynb", "{}")
-    record = {"name": "one", "notebook": "nbs/one.ipynb", "key": HASH, "inputs": {}, "kept": {},
-              "files": {"a.csv": store.file_hash(home / "out/a.csv")}, "executed": store.file_hash(home / "executed.ipynb")}
+    record = {
+        "name": "one",
+        "notebook": "nbs/one.ipynb",
+        "key": HASH,
+        "inputs": {},
+        "kept": {},
+        "files": {"a.csv": store.file_hash(home / "out/a.csv")},
+        "executed": store.file_hash(home / "executed.ipynb"),
+    }
     return as_json("record.json", record)(home)
 
 
 def read_record(path):
     "A record that is not whole is none: the step runs again."
-    found = store.load_record(store.Workspace(path.parents[4], "smoke"), graph.Step("one", "nbs/one.ipynb"), HASH)
+    found = store.load_record(
+        store.Workspace(path.parents[4], "smoke"), graph.Step("one", "nbs/one.ipynb"), HASH
+    )
     if found is None:
         raise notebooks.StepError(f"{path}: no whole record")
     return found
@@ -105,17 +151,65 @@ def read_record(path):
 
 TEXTS = dict.fromkeys(("notebook", "key", "profile", "library_version"), "text")
 PIPELINE = [
-    Reader("figures manifest", manifest_file, read_manifest, TEXTS | {"files": "object", "inputs": "object", "steps": "object", "items": "object"}, whole=True),
-    Reader("items.csv", as_csv("items.csv", store.ITEM_COLUMNS, ITEMS), store.read_items, {"paper": "text", "item": "text", "title": "text", "status": "text"}, unique=True),
-    Reader("verify", two_folders, read_compared, {"value": "number", "low": "number", "high": "number", "n": "whole"}, unique=True),
-    Reader("flip rate table", recheck, lambda path: checks.flip_rate(path.parent), {"n": "cost", "rate": "share", "rate_low": "share", "rate_high": "share"}),
-    Reader("provenance.json", as_json("provenance.json", {"inputs": {"outcomes": "recorded", "features": "computed"}, "kept": []}), store.read_provenance,
-           {"inputs": "object?", "kept": "list?"}),
-    Reader("record.json", record_file, read_record, {"files": "object", "kept": "object", "key": "text", "executed": "text"}, whole=True),
+    Reader(
+        "figures manifest",
+        manifest_file,
+        read_manifest,
+        TEXTS | {"files": "object", "inputs": "object", "steps": "object", "items": "object"},
+        whole=True,
+    ),
+    Reader(
+        "items.csv",
+        as_csv("items.csv", store.ITEM_COLUMNS, ITEMS),
+        store.read_items,
+        {"paper": "text", "item": "text", "title": "text", "status": "text"},
+        unique=True,
+    ),
+    Reader(
+        "verify",
+        two_folders,
+        read_compared,
+        {"value": "number", "low": "number", "high": "number", "n": "whole"},
+        unique=True,
+    ),
+    Reader(
+        "flip rate table",
+        recheck,
+        lambda path: checks.flip_rate(path.parent),
+        {"n": "cost", "rate": "share", "rate_low": "share", "rate_high": "share"},
+    ),
+    Reader(
+        "provenance.json",
+        as_json(
+            "provenance.json",
+            {"inputs": {"outcomes": "recorded", "features": "computed"}, "kept": []},
+        ),
+        store.read_provenance,
+        {"inputs": "object?", "kept": "list?"},
+    ),
+    Reader(
+        "record.json",
+        record_file,
+        read_record,
+        {"files": "object", "kept": "object", "key": "text", "executed": "text"},
+        whole=True,
+    ),
     Reader("environment.lock", pins, checks.read_lock),
-    Reader("assets lock", lock_file, lambda path: Lock.load(path).assets, dict.fromkeys(("kind", "licence", "root", "member", "repo_id", "revision"), "text")
-           | {"files": "list", "default": "flag?", "size": "cost?", "peak": "cost?"}, whole=True),
-    Reader("executed notebook", notebook_file, read_executed, {"cells": "list", "outputs": "list", "metadata": "object", "cell_type": "text"}, whole=True),
+    Reader(
+        "assets lock",
+        lock_file,
+        lambda path: Lock.load(path).assets,
+        dict.fromkeys(("kind", "licence", "root", "member", "repo_id", "revision"), "text")
+        | {"files": "list", "default": "flag?", "size": "cost?", "peak": "cost?"},
+        whole=True,
+    ),
+    Reader(
+        "executed notebook",
+        notebook_file,
+        read_executed,
+        {"cells": "list", "outputs": "list", "metadata": "object", "cell_type": "text"},
+        whole=True,
+    ),
     Reader("steps.toml", steps_file, read_steps),
 ]
 

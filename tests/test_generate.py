@@ -1,4 +1,5 @@
 "The generators: one command, one notebook, and it is found everywhere; all in temporary copies."
+
 import csv
 import os
 import shutil
@@ -96,12 +97,21 @@ main(["routers", "--csv"])
 
 def test_a_new_router_is_one_notebook_and_is_found_everywhere(copy):
     before = contents(copy)
-    said = python(copy, "-m", "routercompanion.reproduce.generate", "router", "MyRouter",
-                  "--family", "difficulty")
+    said = python(
+        copy,
+        "-m",
+        "routercompanion.reproduce.generate",
+        "router",
+        "MyRouter",
+        "--family",
+        "difficulty",
+    )
     assert "Wrote nbs/6_routers/difficulty/my_router.ipynb." in said and "Next:" in said
     new, changed = changes(before, contents(copy))
-    assert new == ["nbs/6_routers/difficulty/my_router.ipynb",
-                   "routercompanion/routers/difficulty/my_router.py"]
+    assert new == [
+        "nbs/6_routers/difficulty/my_router.ipynb",
+        "routercompanion/routers/difficulty/my_router.py",
+    ]
     assert changed == ["routercompanion/_modidx.py"], "nbdev's index, and no other file"
     said = python(copy, "-c", USE_ROUTER)
     row = next(r for r in csv.reader(said.splitlines()) if r and r[0] == "MyRouter")
@@ -124,16 +134,24 @@ def test_the_notebook_of_a_new_router_runs(copy, monkeypatch):
     assert said.count("kept: ") > 10
 
 
-@pytest.mark.parametrize("name, family, message", [
-    ("my_router", "difficulty", "'my_router' is no name for a router"),
-    ("MyRouter!", "difficulty", "is no name for a router"),
-    ("../MyRouter", "difficulty", "is no name for a router"),
-    ("Import", "difficulty", "'Import' is no name for a router"),
-    ("KNNRouter", "difficulty", "KNNRouter exists already, in routercompanion.routers.clustering"),
-    ("PoolRouter", "difficulty", "PoolRouter exists already, in routercompanion.routers.base"),
-    ("Probes", "difficulty", r"probes.ipynb exists. Choose another name"),
-    ("LogisticRegression", "difficulty", "is used inside the new notebook"),
-    ("MyRouter", "magic", "Unknown family 'magic'. Known: bandits, .*uncertainty. A new one")])
+@pytest.mark.parametrize(
+    "name, family, message",
+    [
+        ("my_router", "difficulty", "'my_router' is no name for a router"),
+        ("MyRouter!", "difficulty", "is no name for a router"),
+        ("../MyRouter", "difficulty", "is no name for a router"),
+        ("Import", "difficulty", "'Import' is no name for a router"),
+        (
+            "KNNRouter",
+            "difficulty",
+            "KNNRouter exists already, in routercompanion.routers.clustering",
+        ),
+        ("PoolRouter", "difficulty", "PoolRouter exists already, in routercompanion.routers.base"),
+        ("Probes", "difficulty", r"probes.ipynb exists. Choose another name"),
+        ("LogisticRegression", "difficulty", "is used inside the new notebook"),
+        ("MyRouter", "magic", "Unknown family 'magic'. Known: bandits, .*uncertainty. A new one"),
+    ],
+)
 def test_a_router_that_cannot_be_is_refused_and_nothing_is_written(name, family, message, tmp_path):
     copy = small_copy(tmp_path)
     before = contents(copy)
@@ -144,8 +162,14 @@ def test_a_router_that_cannot_be_is_refused_and_nothing_is_written(name, family,
 
 def small_copy(folder):
     "The routers, the data sets and the templates of the repository, enough to refuse a name."
-    for part in ("nbs/6_routers", "nbs/2_data/sets", "nbs/9_reproduce/_templates", "nbs/papers",
-                 "routercompanion/routers", "routercompanion/data"):
+    for part in (
+        "nbs/6_routers",
+        "nbs/2_data/sets",
+        "nbs/9_reproduce/_templates",
+        "nbs/papers",
+        "routercompanion/routers",
+        "routercompanion/data",
+    ):
         shutil.copytree(ROOT / part, folder / part)
     for part in ("pyproject.toml", "settings.ini", "routercompanion/__init__.py"):
         shutil.copy(ROOT / part, folder / part)
@@ -160,6 +184,7 @@ def test_an_export_that_fails_leaves_nothing_behind(error, tmp_path, monkeypatch
     def half(path, root):
         (copy / "routercompanion/routers/difficulty/my_router.py").write_text("half")
         raise error
+
     monkeypatch.setattr(generate, "export_notebook", half)
     with pytest.raises(type(error)):
         generate.new_router("MyRouter", "difficulty", copy)
@@ -186,25 +211,43 @@ def test_a_new_data_set_is_one_notebook_with_a_loader(copy, monkeypatch):
     before = contents(copy)
     path = generate.new_data_set("weekend_arena", copy)
     new, changed = changes(before, contents(copy))
-    assert new == ["nbs/2_data/sets/weekend_arena.ipynb",
-                   "routercompanion/data/sets/weekend_arena.py"]
+    assert new == [
+        "nbs/2_data/sets/weekend_arena.ipynb",
+        "routercompanion/data/sets/weekend_arena.py",
+    ]
     assert changed == ["routercompanion/_modidx.py"]
     assert longest_line(execute(copy, path.relative_to(copy), monkeypatch)) <= 100
     line = '{"prompt": "2 + 2", "task": "sums", "scores": {"tiny-1b": 1, "large-70b": 0.5}}\n'
     (copy / "set.jsonl").write_text(line)
     (copy / "bad.jsonl").write_text(line + line.replace("0.5", '"yes"'))
-    said = python(copy, "-c", """
+    said = python(
+        copy,
+        "-c",
+        """
 from routercompanion.data import load_weekend_arena
 table = load_weekend_arena("set.jsonl")
 assert table.score.tolist() == [[1, .5]] and table.models == ["tiny-1b", "large-70b"]
-load_weekend_arena("bad.jsonl")""", good=1)
-    assert "SchemaError: bad.jsonl, row 2, column 'large-70b': the text 'yes' where a number is expected" in said
+load_weekend_arena("bad.jsonl")""",
+        good=1,
+    )
+    assert (
+        "SchemaError: bad.jsonl, row 2, column 'large-70b': "
+        "the text 'yes' where a number is expected"
+        in said
+    )
 
 
-@pytest.mark.parametrize("name, message", [
-    ("WeekendArena", "is no name for a data set"), ("a-b", "is no name for a data set"),
-    ("import", "is no name for a data set"), ("csv", "load_csv exists already"),
-    ("embedllm", "load_embedllm exists already"), ("pickles", "pickles.ipynb exists")])
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("WeekendArena", "is no name for a data set"),
+        ("a-b", "is no name for a data set"),
+        ("import", "is no name for a data set"),
+        ("csv", "load_csv exists already"),
+        ("embedllm", "load_embedllm exists already"),
+        ("pickles", "pickles.ipynb exists"),
+    ],
+)
 def test_a_data_set_that_cannot_be_is_refused(name, message, tmp_path):
     copy = small_copy(tmp_path)
     before = contents(copy)
@@ -231,17 +274,27 @@ def test_a_new_paper_is_one_notebook_and_one_step_and_runs_small(copy, monkeypat
     given = {"profile": "smoke", "out": str(copy / "out")}
     assert longest_line(notebooks.read_notebook(copy / step.notebook)) <= 100
     execute(copy, step.notebook, monkeypatch, given)
-    assert {"small_talk_table1.csv", "small_talk_table1.md", "small_talk_figure1.png",
-            "small_talk_figure1.svg", "provenance.json"} <= set(os.listdir(copy / "out"))
+    assert {
+        "small_talk_table1.csv",
+        "small_talk_table1.md",
+        "small_talk_figure1.png",
+        "small_talk_figure1.svg",
+        "provenance.json",
+    } <= set(os.listdir(copy / "out"))
     rows = list(csv.DictReader(open(copy / "out/small_talk_table1.csv", encoding="utf-8")))
     assert {r["block"] for r in rows} == {"ours", "published"}
     assert not any(r["value"] for r in rows if r["block"] == "published"), "no invented numbers"
-    assert all(float(r["low"]) < float(r["value"]) < float(r["high"]) for r in rows
-               if r["block"] == "ours" and r["row"] == "SemanticEntropy")
+    assert all(
+        float(r["low"]) < float(r["value"]) < float(r["high"])
+        for r in rows
+        if r["block"] == "ours" and r["row"] == "SemanticEntropy"
+    )
 
 
-@pytest.mark.parametrize("name, message", [
-    ("SmallTalk", "is no name for a paper"), ("xbench", "a step papers/xbench already")])
+@pytest.mark.parametrize(
+    "name, message",
+    [("SmallTalk", "is no name for a paper"), ("xbench", "a step papers/xbench already")],
+)
 def test_a_paper_that_cannot_be_is_refused(name, message, tmp_path):
     copy = small_copy(tmp_path)
     before = contents(copy)
@@ -256,6 +309,7 @@ def test_a_paper_whose_step_cannot_be_written_leaves_no_notebook(tmp_path, monke
 
     def full(path, text):
         raise OSError("the disk is full")
+
     monkeypatch.setattr(generate, "write_text", full)
     with pytest.raises(OSError, match="the disk is full"):
         generate.new_paper("small_talk", copy)

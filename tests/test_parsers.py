@@ -1,4 +1,7 @@
-"""What models say is read as it was meant, or masked: letters, numbers, verdicts, grades, confidences; and what is no answer at all."""
+"""What models say is read as it was meant, or masked.
+
+Letters, numbers, verdicts, grades, confidences; and what is no answer at all.
+"""
 
 import logging
 import math
@@ -385,7 +388,10 @@ PARSERS = [
 
 @pytest.mark.parametrize("parse", PARSERS)
 def test_time_grows_with_the_length_and_no_faster(parse):
-    "Against itself on a quarter of the text, in processor time: a parser of quadratic time needs 16 times as long, a cubic one 64 times."
+    """Against itself on a quarter of the text, in processor time.
+
+    A parser of quadratic time needs 16 times as long, a cubic one 64 times.
+    """
     import time
 
     def cost(text):
@@ -582,7 +588,8 @@ def test_the_servers_own_words_are_shown_once(monkeypatch):
     server = Refusing(
         {
             "error": {
-                "message": "max_tokens is not supported with key sk-secret,\nuse max_completion_tokens"
+                "message": "max_tokens is not supported with key sk-secret,\n"
+                "use max_completion_tokens"
             }
         }
     )

@@ -27,19 +27,25 @@ from ..parallel import progress
 from ..reading import checked, decode, parse_json
 
 # %% ../../nbs/5_agents/agent.ipynb #038dfa9a
-STOPS = {"answer": "it answered", "steps": "the step limit was reached", "time": "the time limit was reached",
-         "error": "the model could not be reached, or gave nothing that can be read"}
+STOPS = {
+    "answer": "it answered",
+    "steps": "the step limit was reached",
+    "time": "the time limit was reached",
+    "error": "the model could not be reached, or gave nothing that can be read",
+}
 
 
 @dataclass
 class Trace:
-    """What an agent did for one question (`key`). `answer`: '' unless `stop` (one of `STOPS`) is "answer", so that a run out of steps or time is
-    scored wrong.
+    """What an agent did for one question (`key`).
 
-    steps: dicts of action, argument, wrote (the model's own words; None for a call that the policy makes) and found (titles); `tool_calls`, `malformed`
-    (replies from which no action can be read), `missed` (names looked up that are no title); tokens read and written by the model; seconds (its share
-    of the batches).
+    `answer`: '' unless `stop` (one of `STOPS`) is "answer", so that a run out of steps or time is
+    scored wrong. steps: dicts of action, argument, wrote (the model's own words; None for a call
+    that the policy makes) and found (titles); `tool_calls`, `malformed` (replies from which no
+    action can be read), `missed` (names looked up that are no title); tokens read and written by
+    the model; seconds (its share of the batches).
     """
+
     key: str
     answer: str = ""
     stop: str = ""
@@ -47,17 +53,25 @@ class Trace:
     tool_calls: int = 0
     malformed: int = 0
     missed: int = 0
-    tokens_in: float = 0.
-    tokens_out: float = 0.
-    seconds: float = 0.
+    tokens_in: float = 0.0
+    tokens_out: float = 0.0
+    seconds: float = 0.0
 
     @property
-    def titles(self): return list(dict.fromkeys(t for s in self.steps for t in s["found"]))
+    def titles(self):
+        return list(dict.fromkeys(t for s in self.steps for t in s["found"]))
 
-    def add(self, action, argument, wrote=None, found=(), **more): self.steps.append(dict(action=action, argument=argument, wrote=wrote, found=list(found), **more))
+    def add(self, action, argument, wrote=None, found=(), **more):
+        self.steps.append(
+            dict(action=action, argument=argument, wrote=wrote, found=list(found), **more)
+        )
 
     def pay(self, tokens_in, tokens_out, *seconds):
-        self.tokens_in, self.tokens_out, self.seconds = float(self.tokens_in + tokens_in), float(self.tokens_out + tokens_out), float(self.seconds + sum(seconds))
+        self.tokens_in, self.tokens_out, self.seconds = (
+            float(self.tokens_in + tokens_in),
+            float(self.tokens_out + tokens_out),
+            float(self.seconds + sum(seconds)),
+        )
 
     def finish(self, wrote, answer):
         self.add("answer", answer, wrote)
@@ -280,23 +294,33 @@ class RunLogError(CompanionError):
 # %% ../../nbs/5_agents/agent.ipynb #270f5d53
 class RunLog:
     "Finished traces on disk, a JSON line each, behind a first line that says which run it is (`about`). A last line that an interruption cut off is dropped."
-    def __init__(self, path, about): self.path, self.about = Path(path), json.loads(json.dumps(about))
+
+    def __init__(self, path, about):
+        self.path, self.about = Path(path), json.loads(json.dumps(about))
 
     def read(self):
         "The traces in the log, by key."
-        if not self.path.is_file(): return {}
-        with only_one(self.path):   # else another's half-written line would be taken for a cut one
+        if not self.path.is_file():
+            return {}
+        with only_one(self.path):  # else another's half-written line would be taken for a cut one
             data = self.path.read_bytes()
-            whole = data[:data.rfind(b"\n") + 1]
-            if len(whole) < len(data): os.truncate(self.path, len(whole))
+            whole = data[: data.rfind(b"\n") + 1]
+            if len(whole) < len(data):
+                os.truncate(self.path, len(whole))
         (_, head), *rows = _logged(whole, self.path) or [(1, None)]
-        if head is None: return {}
+        if head is None:
+            return {}
         if head != self.about:
-            raise RunLogError(f"{self.path} is the log of another run (other model, policy, corpus or limits). Give this run a log of its own, or delete that one.")
+            raise RunLogError(
+                f"{self.path} is the log of another run (other model, policy, corpus or limits). Give this run a log of its own, or delete that one."
+            )
         out = {}
         for number, row in rows:
             t = _logged_trace(row, self.path, number)
-            if t.key in out: raise RunLogError(f"{self.path}, line {number}: the question {t.key[:80]!r} stands in an earlier line too. Delete one of the two lines.")
+            if t.key in out:
+                raise RunLogError(
+                    f"{self.path}, line {number}: the question {t.key[:80]!r} stands in an earlier line too. Delete one of the two lines."
+                )
             out[t.key] = t
         return out
 
@@ -304,7 +328,8 @@ class RunLog:
         "Append finished traces and flush them to the disk."
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with only_one(self.path), open(self.path, "a", encoding="utf-8", newline="\n") as f:
-            if not f.tell(): f.write(json.dumps(self.about) + "\n")
+            if not f.tell():
+                f.write(json.dumps(self.about) + "\n")
             f.writelines(json.dumps(asdict(t), ensure_ascii=False) + "\n" for t in traces)
             f.flush()
             os.fsync(f.fileno())
@@ -314,25 +339,36 @@ def _logged(whole, path):
     "[(line, object)] of the bytes of a log; `RunLogError` with the line."
     found = []
     for number, line in enumerate(whole.split(b"\n")[:-1], 1):
-        value = parse_json(decode(line, path, error=RunLogError), path, error=RunLogError, row=number)
+        value = parse_json(
+            decode(line, path, error=RunLogError), path, error=RunLogError, row=number
+        )
         found.append((number, checked(value, "object", path=path, row=number, error=RunLogError)))
     return found
 
 
-_TRACE = {**dict.fromkeys(("key", "answer", "stop"), "text"), "steps": "list", **dict.fromkeys(("tool_calls", "malformed", "missed"), "whole"),
-          **dict.fromkeys(("tokens_in", "tokens_out", "seconds"), "number")}
+_TRACE = {
+    **dict.fromkeys(("key", "answer", "stop"), "text"),
+    "steps": "list",
+    **dict.fromkeys(("tool_calls", "malformed", "missed"), "whole"),
+    **dict.fromkeys(("tokens_in", "tokens_out", "seconds"), "number"),
+}
 
 
 def _logged_trace(row, path, number):
     "The `Trace` of one line of a log; `RunLogError` unless it has the fields of a trace, each of its kind."
     if set(row) != set(_TRACE):
         odd = ", ".join(sorted(set(row) ^ set(_TRACE)))
-        raise RunLogError(f"{path}, line {number}: not a trace ({odd} missing or too much). Delete this line; its question will be run again.")
+        raise RunLogError(
+            f"{path}, line {number}: not a trace ({odd} missing or too much). Delete this line; its question will be run again."
+        )
     for name, kind in _TRACE.items():
         value = checked(row[name], kind, path=path, row=number, column=name, error=RunLogError)
         if (name == "key" and not value.strip()) or (kind in ("whole", "number") and value < 0):
-            raise RunLogError(f"{path}, line {number}: {name} is {value!r}. Delete this line; its question will be run again.")
-    for step in row["steps"]: checked(step, "object", path=path, row=number, column="steps", error=RunLogError)
+            raise RunLogError(
+                f"{path}, line {number}: {name} is {value!r}. Delete this line; its question will be run again."
+            )
+    for step in row["steps"]:
+        checked(step, "object", path=path, row=number, column="steps", error=RunLogError)
     return Trace(**row)
 
 # %% ../../nbs/5_agents/agent.ipynb #eef9f016

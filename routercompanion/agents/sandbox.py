@@ -47,6 +47,7 @@ def _watch_parent():
 # %% ../../nbs/5_agents/sandbox.ipynb #sand0006
 def _serve(source, target):
     "The child's life: run each piece of code that comes in, until there is no more."
+
     def ask(**message):
         _say(target, **message)
         return json.loads(source.readline())
@@ -55,7 +56,9 @@ def _serve(source, target):
     executor = LocalPythonExecutor([], max_print_outputs_length=begin["longest"])
     tools = {name: _stub(name, ask) for name in begin["tools"]}
     if "final_answer" in tools:
-        tools["final_answer"] = lambda answer: answer   # the tool does no more, and any value may end a run
+        tools["final_answer"] = lambda answer: (
+            answer
+        )  # the tool does no more, and any value may end a run
     executor.send_tools(tools)
     while line := source.readline():
         try:
@@ -68,7 +71,7 @@ def _serve(source, target):
 
 def _main():
     target = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)   # whatever else is printed is no answer
+    os.dup2(2, 1)  # whatever else is printed is no answer
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     threading.Thread(target=_watch_parent, daemon=True).start()
@@ -76,8 +79,12 @@ def _main():
 
 # %% ../../nbs/5_agents/sandbox.ipynb #sand0008
 def clean_environment():
-    "The environment of the child: where this library lies, a fixed hash seed, UTF-8, and nothing of ours."
+    """The environment of the child: where this library lies, a fixed hash seed, UTF-8.
+
+    Nothing of ours is in it.
+    """
     import routercompanion
+
     package = Path(routercompanion.__file__).resolve().parents[1]
     found = {"PATH": os.defpath, "PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "HF_HUB_OFFLINE": "1"}
     return found | {"PYTHONPATH": str(package)}
@@ -113,14 +120,15 @@ def _use_tool(tools, message):
 
 # %% ../../nbs/5_agents/sandbox.ipynb #sand0010
 class CleanExecutor(PythonExecutor):
-    """Runs model-written code in a child process with an empty environment; for smolagents' `CodeAgent`.
+    """Runs model-written code in a child process with an empty environment.
 
+    It is an executor of smolagents' `CodeAgent`.
     longest: signs of printed text that are kept. seconds: time for one piece of code, its tools
     included; beyond it the child is ended, and so it is by `cleanup`. What the code returns comes
     back as text; what it does wrong is an `InterpreterError` in the interpreter's own words.
     """
 
-    def __init__(self, *, longest=50_000, seconds=60.):
+    def __init__(self, *, longest=50_000, seconds=60.0):
         self.longest, self.seconds = longest, seconds
         self.tools, self.state, self._child, self._end = {}, {}, None, None
 
@@ -129,7 +137,9 @@ class CleanExecutor(PythonExecutor):
 
     def send_variables(self, variables):
         if variables:
-            raise InterpreterError("Variables are not sent into the sandbox. Put them into the task.")
+            raise InterpreterError(
+                "Variables are not sent into the sandbox. Put them into the task."
+            )
 
     def cleanup(self):
         "End the child; the next piece of code starts another, which knows nothing of it."
@@ -147,8 +157,9 @@ class CleanExecutor(PythonExecutor):
             message = self._talk(code_action)
         except (OSError, ValueError):
             self.cleanup()
-            raise InterpreterError(f"The code was stopped: it took more than {self.seconds:g} s, "
-                                   "or ended its process.") from None
+            raise InterpreterError(
+                f"The code was stopped: it took more than {self.seconds:g} s, or ended its process."
+            ) from None
         finally:
             clock.cancel()
         self.state["_print_outputs"] = message["logs"]

@@ -108,29 +108,42 @@ class EndpointAgentModel(Model):
     """Any model behind an OpenAI-compatible server as a smolagents model. `url` ends before /chat/completions; the key is read from the environment variable
     `api_key_env` at the moment of the request. options: sent along (default temperature 0, 512 tokens). A refusal raises `EndpointError` with the status,
     never the key."""
-    def __init__(self, url, model, *, timeout=60., options=None, api_key_env="ROUTERCOMPANION_API_KEY"):
+
+    def __init__(
+        self, url, model, *, timeout=60.0, options=None, api_key_env="ROUTERCOMPANION_API_KEY"
+    ):
         super().__init__(flatten_messages_as_text=True, model_id=model)
         self.url, self.timeout, self.options, self.api_key_env = url, timeout, options, api_key_env
 
     def generate(self, messages, stop_sequences=None, tools_to_call_from=None, **options):
-        body = self._prepare_completion_kwargs(messages, stop_sequences, tools_to_call_from=tools_to_call_from)
+        body = self._prepare_completion_kwargs(
+            messages, stop_sequences, tools_to_call_from=tools_to_call_from
+        )
         body |= {"model": self.model_id}
         body |= {"temperature": 0, "max_tokens": 512} if self.options is None else self.options
-        body["messages"] = [{**m, "role": getattr(m["role"], "value", m["role"])} for m in body["messages"]]
+        body["messages"] = [
+            {**m, "role": getattr(m["role"], "value", m["role"])} for m in body["messages"]
+        ]
         got, place = self._post(body), shown_address(self.url)
         if got.status_code != 200:
-            remedy = f"Check the address, the model {self.model_id!r} and the key in {self.api_key_env}."
+            remedy = (
+                f"Check the address, the model {self.model_id!r} and the key in {self.api_key_env}."
+            )
             raise EndpointError(f"{place}: status {got.status_code}. {remedy}")
         try:
             return self._message(got.json())
         except (ValueError, LookupError, TypeError, AttributeError) as e:
-            raise EndpointError(f"{place}: the reply is no chat completion ({type(e).__name__}).") from None
+            raise EndpointError(
+                f"{place}: the reply is no chat completion ({type(e).__name__})."
+            ) from None
 
     def _post(self, body):
         key, address = read_key(self.api_key_env), f"{self.url.rstrip('/')}/chat/completions"
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
-            return requests.post(address, json=body, headers=headers, timeout=self.timeout, allow_redirects=False)
+            return requests.post(
+                address, json=body, headers=headers, timeout=self.timeout, allow_redirects=False
+            )
         except (requests.RequestException, ValueError) as e:
             remedy = "Check the address and the server."
             place = shown_address(self.url)
@@ -157,11 +170,17 @@ def framework_agent(model, box, *, kind="tool", max_steps=6, stop_after=None):
     chosen = lookup(AGENTS, kind, "kind of agent")
     options = {"executor": CleanExecutor()} if kind == "code" else {}
     callbacks = [lambda step, agent=None: stop_after(agent)] if stop_after else None
-    return chosen(tools=as_tools(box), model=model, max_steps=max_steps, step_callbacks=callbacks,
-                  verbosity_level=LogLevel.OFF, **options)
+    return chosen(
+        tools=as_tools(box),
+        model=model,
+        max_steps=max_steps,
+        step_callbacks=callbacks,
+        verbosity_level=LogLevel.OFF,
+        **options,
+    )
 
 # %% ../../nbs/5_agents/smolagents.ipynb #96568f59
-def framework_trace(question, model, box, *, kind="tool", max_steps=6, max_seconds=120.):
+def framework_trace(question, model, box, *, kind="tool", max_steps=6, max_seconds=120.0):
     """The `Trace` of a framework's agent for one question; beyond the step or time limit the answer is empty, and a reply that is no tool call (or no
     runnable code) is malformed.
     """
@@ -174,7 +193,11 @@ def framework_trace(question, model, box, *, kind="tool", max_steps=6, max_secon
     agent = framework_agent(model, box, kind=kind, max_steps=max_steps, stop_after=stop_after)
     try:
         result = agent.run(TASK.format(question.question), return_full_result=True)
-        trace.answer, trace.stop = ("", "steps") if result.state == "max_steps_error" else (str(result.output).strip(), "answer")
+        trace.answer, trace.stop = (
+            ("", "steps")
+            if result.state == "max_steps_error"
+            else (str(result.output).strip(), "answer")
+        )
     except smolagents.AgentGenerationError:
         trace.stop = "error"
     except smolagents.AgentError:
@@ -186,9 +209,11 @@ def framework_trace(question, model, box, *, kind="tool", max_steps=6, max_secon
             agent.cleanup()
     trace.seconds = time.perf_counter() - start
     for step in agent.memory.steps:
-        if isinstance(step, ActionStep): note_step(trace, step)
+        if isinstance(step, ActionStep):
+            note_step(trace, step)
     found = [t for tool in agent.tools.values() for t in getattr(tool, "found", [])]
-    if trace.steps: trace.steps[-1]["found"] = found
+    if trace.steps:
+        trace.steps[-1]["found"] = found
     return trace
 
 # %% ../../nbs/5_agents/smolagents.ipynb #a8122530

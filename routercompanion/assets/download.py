@@ -35,15 +35,25 @@ from ..core import switched_on
 # %% ../../nbs/0_assets/download.ipynb #88dceabd
 def _bar(description, total=None, unit="B", **kw):
     "A progress bar that shows itself after 2 s; silent when ROUTERCOMPANION_QUIET is set."
-    return tqdm(total=total, desc=description, unit=unit, unit_scale=unit == "B", unit_divisor=1024, delay=2, leave=False,
-                disable=switched_on("ROUTERCOMPANION_QUIET"), **kw)
+    return tqdm(
+        total=total,
+        desc=description,
+        unit=unit,
+        unit_scale=unit == "B",
+        unit_divisor=1024,
+        delay=2,
+        leave=False,
+        disable=switched_on("ROUTERCOMPANION_QUIET"),
+        **kw,
+    )
 
 
 def _copy_stream(source, target, bar, digest=None, chunk=1 << 20):
     "Copy a binary stream to another in pieces of `chunk` bytes, advancing `bar` and `digest`."
     while block := source.read(chunk):
         target.write(block)
-        if digest is not None: digest.update(block)
+        if digest is not None:
+            digest.update(block)
         bar.update(len(block))
 
 # %% ../../nbs/0_assets/download.ipynb #ef35be7c
@@ -245,21 +255,34 @@ def _network_named(asset, file, remedy):
     "Turn what requests or pypi-simple raise inside the block into `DownloadError` or `TruncatedFileError`."
     import requests
     from pypi_simple import UnsupportedContentTypeError
-    try: yield
-    except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError) as e:
-        raise TruncatedFileError.about(asset, file, "the connection broke before the whole file had arrived", "Fetch again.") from None
+
+    try:
+        yield
+    except (
+        requests.exceptions.ChunkedEncodingError,
+        requests.exceptions.ContentDecodingError,
+    ):
+        raise TruncatedFileError.about(
+            asset, file, "the connection broke before the whole file had arrived", "Fetch again."
+        ) from None
     except (requests.RequestException, UnsupportedContentTypeError) as e:
-        raise DownloadError.about(asset, file, f"it could not be downloaded ({type(e).__name__})", remedy) from None
+        raise DownloadError.about(
+            asset, file, f"it could not be downloaded ({type(e).__name__})", remedy
+        ) from None
 
 
 def _stream(session, url, target, asset, size):
     "Stream `url` to the file `target` with a progress bar; return the SHA-256 of the bytes received."
     digest = hashlib.sha256()
-    with session.get(url, stream=True, timeout=60, headers={"Accept-Encoding": "identity"}) as reply:
+    with session.get(
+        url, stream=True, timeout=60, headers={"Accept-Encoding": "identity"}
+    ) as reply:
         reply.raise_for_status()
         with open(target, "wb") as f, _bar(f"downloading {asset}", size) as bar:
             for block in reply.iter_content(1 << 20):
-                f.write(block); digest.update(block); bar.update(len(block))
+                f.write(block)
+                digest.update(block)
+                bar.update(len(block))
     return digest.hexdigest()
 
 # %% ../../nbs/0_assets/download.ipynb #bf061311

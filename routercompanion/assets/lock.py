@@ -36,20 +36,48 @@ class DiskFullError(AssetError): "There is not enough room to download, unpack a
 class CorruptCacheError(AssetError): "A folder in the cache no longer holds what was published there."
 
 # %% ../../nbs/0_assets/lock.ipynb #f4b87acf
-_FIELDS = {"wheel": ("files", "unpack"), "sdist": ("files", "root", "member", "keep"),
-           "github": ("owner", "repo", "commit", "files"), "hub": ("repo_id", "revision", "files")}
-_FILE_FIELDS = {"wheel": ("project", "version", "filename", "sha256", "member"),
-                "sdist": ("project", "version", "filename", "sha256"),
-                "github": ("path", "sha256"), "hub": ("path",)}
+_FIELDS = {
+    "wheel": ("files", "unpack"),
+    "sdist": ("files", "root", "member", "keep"),
+    "github": ("owner", "repo", "commit", "files"),
+    "hub": ("repo_id", "revision", "files"),
+}
+_FILE_FIELDS = {
+    "wheel": ("project", "version", "filename", "sha256", "member"),
+    "sdist": ("project", "version", "filename", "sha256"),
+    "github": ("path", "sha256"),
+    "hub": ("path",),
+}
 # fields that do not change what is published
 _UNHASHED = {"licence", "notes", "upstream", "default", "size", "peak", "tensor_hash"}
-_TEXTS = {"kind", "licence", "notes", "upstream", "unpack", "strip", "root", "member", "owner", "repo", "commit",
-          "repo_id", "repo_type", "revision", "tensor_hash", "filename", "project", "version", "path", "sha256"}
+_TEXTS = {
+    "kind",
+    "licence",
+    "notes",
+    "upstream",
+    "unpack",
+    "strip",
+    "root",
+    "member",
+    "owner",
+    "repo",
+    "commit",
+    "repo_id",
+    "repo_type",
+    "revision",
+    "tensor_hash",
+    "filename",
+    "project",
+    "version",
+    "path",
+    "sha256",
+}
 _REPAIR = "Repair the entry, or restore the file with `git checkout`."
 
 
 def _check_entry(name, entry, path):
     "Raise `LockFileError` when `entry` lacks a field of its kind, holds a value of another type, or leads out of its folder."
+
     def wrong(what):
         return LockFileError.about(name, path, what, _REPAIR)
 
@@ -67,9 +95,13 @@ def _check_entry(name, entry, path):
         if missing := [k for k in _FILE_FIELDS[kind] if k not in checked(file, "object", **place)]:
             raise wrong(f"a file of a {kind} entry needs {', '.join(missing)}")
         _check_values(file, place)
-    gguf = [{"filename": "the GGUF", **entry.get("gguf", {})}] if entry.get("unpack") == "gguf" else []
+    gguf = (
+        [{"filename": "the GGUF", **entry.get("gguf", {})}] if entry.get("unpack") == "gguf" else []
+    )
     for file in [*entry["files"], *gguf]:
-        _check_hash(file.get("filename", file.get("path")), file.get("sha256"), wrong, kind == "hub")
+        _check_hash(
+            file.get("filename", file.get("path")), file.get("sha256"), wrong, kind == "hub"
+        )
     if not entry["files"]:
         raise wrong("it names no file")
 
@@ -101,17 +133,30 @@ def _check_values(part, place):
 
 
 def _check_places(part, place):
-    named = [part[field] for field in ("filename", "path", "owner", "repo", "commit") if field in part]
+    named = [
+        part[field] for field in ("filename", "path", "owner", "repo", "commit") if field in part
+    ]
     gguf, contents = part.get("gguf", {}), part.get("contents", {})
     for file in [*named, *contents, *([gguf["filename"]] if "filename" in gguf else [])]:
-        below(place["path"].parent, file, source=place["path"], column=place["column"], error=LockFileError)
+        below(
+            place["path"].parent,
+            file,
+            source=place["path"],
+            column=place["column"],
+            error=LockFileError,
+        )
     for file, digest in contents.items():
-        _check_hash(file, digest, lambda what: LockFileError.about(place["column"], place["path"], what, _REPAIR))
+        _check_hash(
+            file,
+            digest,
+            lambda what: LockFileError.about(place["column"], place["path"], what, _REPAIR),
+        )
 
 # %% ../../nbs/0_assets/lock.ipynb #8b6b7af7
 @dataclass(frozen=True)
 class Lock:
     "The hash lock: `assets` maps a name to its entry (kind, files with hashes, licence, size, notes); `path` is where it was read."
+
     assets: dict
     path: Path
 
@@ -127,9 +172,13 @@ class Lock:
             assets = checked(whole.get("assets"), "object", path=path, column="assets")
         except FileError as e:
             where = f", row {e.row}" if e.row else ""
-            raise LockFileError.about("(all)", f"{path}{where}", f"not a lock file ({e.problem})", remedy) from None
+            raise LockFileError.about(
+                "(all)", f"{path}{where}", f"not a lock file ({e.problem})", remedy
+            ) from None
         if whole.get("version", 1) != 1 or not assets:
-            raise LockFileError.about("(all)", path, "not a lock file of version 1 with assets", remedy)
+            raise LockFileError.about(
+                "(all)", path, "not a lock file of version 1 with assets", remedy
+            )
         for name, entry in assets.items():
             _check_entry(name, entry, path)
         return cls(assets, path)

@@ -38,7 +38,10 @@ from ..reading import FileError, below, checked, read_json
 # %% ../../nbs/0_assets/store.ipynb #ebf903d4
 def fetch_github(asset, entry, work, out):
     "Copy the entry's files into `out` (same paths) from `ROUTERCOMPANION_MIRROR` when set, else over https; every hash is checked."
-    mirror, base = path_variable("ROUTERCOMPANION_MIRROR"), f"{entry['owner']}/{entry['repo']}/{entry['commit']}"
+    mirror, base = (
+        path_variable("ROUTERCOMPANION_MIRROR"),
+        f"{entry['owner']}/{entry['repo']}/{entry['commit']}",
+    )
     with _session(pip_settings() if not mirror else {}) as session:
         for file in entry["files"]:
             target = safe_join(asset, out, file["path"])
@@ -46,30 +49,62 @@ def fetch_github(asset, entry, work, out):
             if mirror:
                 source = Path(mirror, base, file["path"])
                 if not source.is_file():
-                    raise MissingMirrorFileError.about(asset, file["path"], f"it is not in the mirror ({source})", "Complete the mirror, or unset "
-                                                       "ROUTERCOMPANION_MIRROR to download it.")
+                    raise MissingMirrorFileError.about(
+                        asset,
+                        file["path"],
+                        f"it is not in the mirror ({source})",
+                        "Complete the mirror, or unset ROUTERCOMPANION_MIRROR to download it.",
+                    )
                 shutil.copyfile(source, target)
             else:
-                with _network_named(asset, file["path"], "Check the network, or point ROUTERCOMPANION_MIRROR at a local copy."):
-                    _stream(session, f"https://raw.githubusercontent.com/{base}/{quote(file['path'])}", target, asset, file.get("size"))
+                with _network_named(
+                    asset,
+                    file["path"],
+                    "Check the network, or point ROUTERCOMPANION_MIRROR at a local copy.",
+                ):
+                    _stream(
+                        session,
+                        f"https://raw.githubusercontent.com/{base}/{quote(file['path'])}",
+                        target,
+                        asset,
+                        file.get("size"),
+                    )
             check_file(asset, target, file["sha256"], file.get("size"))
 
 # %% ../../nbs/0_assets/store.ipynb #52960034
 def fetch_hub(asset, entry, work, out):
     "Take the entry's files of one hub revision (huggingface_hub's cache or the hub itself) into `out`; known hashes are checked."
     from huggingface_hub import snapshot_download
+
     offline = switched_on("HF_HUB_OFFLINE")
     paths = [f["path"] for f in entry["files"]]
     try:
-        source = snapshot_download(entry["repo_id"], revision=entry["revision"], repo_type=entry.get("repo_type"), allow_patterns=paths, local_files_only=offline,
-                                   cache_dir=os.environ.get("HF_HUB_CACHE"))
+        source = snapshot_download(
+            entry["repo_id"],
+            revision=entry["revision"],
+            repo_type=entry.get("repo_type"),
+            allow_patterns=paths,
+            local_files_only=offline,
+            cache_dir=os.environ.get("HF_HUB_CACHE"),
+        )
     except Exception as e:
-        if getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT): raise
-        raise DownloadError.about(asset, entry["repo_id"], f"the hub cannot be reached or refuses it ({type(e).__name__})",
-                                  "Check the network, HF_HUB_OFFLINE and, for a gated model, its licence and your token; then fetch again.") from e
+        if getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DownloadError.about(
+            asset,
+            entry["repo_id"],
+            f"the hub cannot be reached or refuses it ({type(e).__name__})",
+            "Check the network, HF_HUB_OFFLINE and, for a gated model, its licence and your token; then fetch again.",
+        ) from e
     for file in entry["files"]:
         path = Path(source, file["path"])
-        if not path.is_file(): raise DownloadError.about(asset, file["path"], "it is not in this revision's snapshot", "Fetch again while online.")
+        if not path.is_file():
+            raise DownloadError.about(
+                asset,
+                file["path"],
+                "it is not in this revision's snapshot",
+                "Fetch again while online.",
+            )
         target = safe_join(asset, out, file["path"])
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
@@ -121,16 +156,25 @@ def _manifest(name, lock):
             return None
         for file, facts in checked(found.get("files"), "object", path=path).items():
             below(path.parent, file, source=path)
-            checked(checked(facts, "object", path=path, column=file).get("size"), "whole", path=path, column=file)
+            checked(
+                checked(facts, "object", path=path, column=file).get("size"),
+                "whole",
+                path=path,
+                column=file,
+            )
             checked(facts.get("sha256"), "text", path=path, column=file)
     except FileError as e:
-        raise _damaged(name, "manifest.json", f"it is not JSON that we wrote ({e.problem})") from None
+        raise _damaged(
+            name, "manifest.json", f"it is not JSON that we wrote ({e.problem})"
+        ) from None
     return found
 
 
 def _damaged(name, file, what):
     "The error about a cached file that is no longer what was published."
-    return CorruptCacheError.about(name, asset_folder(name) / file, what, f"Run `fetch([{name!r}], force=True)` to replace it.")
+    return CorruptCacheError.about(
+        name, asset_folder(name) / file, what, f"Run `fetch([{name!r}], force=True)` to replace it."
+    )
 
 # %% ../../nbs/0_assets/store.ipynb #6c08cbc6
 def _write_manifest(name, entry, address, out, extra):
@@ -144,14 +188,16 @@ def _write_manifest(name, entry, address, out, extra):
 # %% ../../nbs/0_assets/store.ipynb #d625c473
 def _publish(out, final):
     "Move the finished folder `out` to `final`; a folder already there (of an older lock, or damaged) is moved away first."
-    if final.exists(): os.replace(final, out.with_name("old"))
+    if final.exists():
+        os.replace(final, out.with_name("old"))
     os.replace(out, final)
 
 
 def _build(name, entry, address):
     "Fetch asset `name` in a temporary sibling of its final folder and publish it there. The caller holds the asset's lock."
     final = asset_folder(name)
-    for stale in final.parent.glob(f".{name}.tmp-*"): shutil.rmtree(stale, ignore_errors=True)
+    for stale in final.parent.glob(f".{name}.tmp-*"):
+        shutil.rmtree(stale, ignore_errors=True)
     require_space(name, final.parent, entry.get("peak") or 2 * entry.get("size", 0))
     work = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{name}.tmp-"))
     try:
@@ -161,7 +207,8 @@ def _build(name, entry, address):
             extra = FETCHERS[entry["kind"]](name, entry, box, out) or {}
             _write_manifest(name, entry, address, out, extra)
             _publish(out, final)
-    finally: shutil.rmtree(work, ignore_errors=True)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 # %% ../../nbs/0_assets/store.ipynb #8d12d064
 @contextlib.contextmanager
@@ -184,11 +231,18 @@ def get_asset(name, *, lock=None, force=False):
     """
     lock = lock or Lock.load()
     entry, final = lock[name], asset_folder(name)
-    if not force and (found := _manifest(name, lock)): return _check_sizes(name, found)
+    if not force and (found := _manifest(name, lock)):
+        return _check_sizes(name, found)
     with _only_one(name):
-        if not force and (found := _manifest(name, lock)): return _check_sizes(name, found)
+        if not force and (found := _manifest(name, lock)):
+            return _check_sizes(name, found)
         if switched_on("ROUTERCOMPANION_OFFLINE"):
-            raise DownloadError.about(name, final, "it is not in the cache and ROUTERCOMPANION_OFFLINE is set", "Unset it once to fetch the asset.")
+            raise DownloadError.about(
+                name,
+                final,
+                "it is not in the cache and ROUTERCOMPANION_OFFLINE is set",
+                "Unset it once to fetch the asset.",
+            )
         _build(name, entry, lock.address(name))
     return final
 
@@ -197,9 +251,12 @@ def _check_sizes(name, manifest):
     "Return the folder of asset `name` after comparing the size of each file with the manifest."
     folder = asset_folder(name)
     for file, facts in manifest["files"].items():
-        try: size = (folder / file).stat().st_size
-        except FileNotFoundError: raise _damaged(name, file, "the file is gone") from None
-        if size != facts["size"]: raise _damaged(name, file, f"it has {size:,} bytes instead of {facts['size']:,}")
+        try:
+            size = (folder / file).stat().st_size
+        except FileNotFoundError:
+            raise _damaged(name, file, "the file is gone") from None
+        if size != facts["size"]:
+            raise _damaged(name, file, f"it has {size:,} bytes instead of {facts['size']:,}")
     return folder
 
 # %% ../../nbs/0_assets/store.ipynb #5e28a210

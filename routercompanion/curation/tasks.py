@@ -108,15 +108,17 @@ def shared_prefix(prompts, categories):
     for name in np.unique(categories).tolist():
         part = [prompts[i] for i in np.flatnonzero(categories == name)]
         text = os.path.commonprefix(part)
-        text = text[:text.rfind("\n") + 1]
-        out[name] = text if len(part) > 1 and all(p[len(text):].strip() for p in part) else ""
+        text = text[: text.rfind("\n") + 1]
+        out[name] = text if len(part) > 1 and all(p[len(text) :].strip() for p in part) else ""
     return out
 
 
 def without_shared_prefix(prompts, categories):
     "The prompts (n,) without the text that all prompts of their category begin with: what to give to an encoder."
     length = {name: len(text) for name, text in shared_prefix(prompts, categories).items()}
-    return [str(p)[length[c]:] for p, c in zip(prompts, np.asarray(categories).astype(str).tolist())]
+    return [
+        str(p)[length[c] :] for p, c in zip(prompts, np.asarray(categories).astype(str).tolist())
+    ]
 
 # %% ../../nbs/5_curation/tasks.ipynb #10236a72
 def hold_out(categories, held):

@@ -38,8 +38,10 @@ def _check_texts(table, name):
     for column in ("references", "choices"):
         given = table[column].tolist()
         place = dict(name=f"{name}, {column}", error=BankError)
-        texts = [v if column == "choices" and _is_missing(v) else as_texts(v, row=row, **place)
-                 for row, v in enumerate(given)]
+        texts = [
+            v if column == "choices" and _is_missing(v) else as_texts(v, row=row, **place)
+            for row, v in enumerate(given)
+        ]
         if texts != given:
             table[column] = texts
 
@@ -63,24 +65,32 @@ class QueryBank:
     text of the solved examples that precede every prompt of that task. A single reference may be
     given as a text.
     """
+
     table: pd.DataFrame
     shots: dict = field(default_factory=dict)
     name: str = "bank"
 
     def __post_init__(self):
         missing = [c for c in COLUMNS if c not in self.table.columns]
-        if missing: raise BankError(f"{self.name}: the column(s) {', '.join(missing)} are missing; a bank needs {', '.join(COLUMNS)}.")
+        if missing:
+            raise BankError(
+                f"{self.name}: the column(s) {', '.join(missing)} are missing; a bank needs {', '.join(COLUMNS)}."
+            )
         self.table = self.table[COLUMNS].reset_index(drop=True)
         _check_texts(self.table, self.name)
         twice = self.table.query_id.duplicated()
         if twice.any():
             row = int(np.flatnonzero(twice)[0])
-            raise BankError(f"{self.name}, row {row}: query_id {self.table.query_id[row]} stands twice; drop one of the two rows.")
+            raise BankError(
+                f"{self.name}, row {row}: query_id {self.table.query_id[row]} stands twice; drop one of the two rows."
+            )
 
-    def __len__(self): return len(self.table)
+    def __len__(self):
+        return len(self.table)
 
     @property
-    def query_ids(self): return self.table.query_id.to_numpy(str)
+    def query_ids(self):
+        return self.table.query_id.to_numpy(str)
 
     def take(self, rows):
         "The bank of the given rows (integer positions or a boolean mask), in that order."
@@ -90,7 +100,12 @@ class QueryBank:
     def select(self, **equal):
         "The bank of the rows whose columns equal the given values, e.g. `bank.select(split='test', domain='mathematics')`."
         keep = np.ones(len(self), bool)
-        for column, value in equal.items(): keep &= self.table[column].isin(value if isinstance(value, (list, tuple, set)) else [value]).to_numpy()
+        for column, value in equal.items():
+            keep &= (
+                self.table[column]
+                .isin(value if isinstance(value, (list, tuple, set)) else [value])
+                .to_numpy()
+            )
         return self.take(keep)
 
 # %% ../../nbs/2_data/bank.ipynb #e5afdd67
@@ -118,27 +133,45 @@ def load_bank(path):
     "Read a bank written by `save_bank`; a line that is broken, or a value of another kind, raises `BankError` with file, row and column."
     (_, head), *rows = read_json_lines(path, error=BankError) or [(1, {})]
     if not {"shots", "name"} <= set(head):
-        raise BankError(f"{path}, row 1: not a bank file (its first line holds the name and the shots); write one with save_bank.")
+        raise BankError(
+            f"{path}, row 1: not a bank file (its first line holds the name and the shots); write one with save_bank."
+        )
     name = checked(head["name"], "text", path=path, row=1, column="name", error=BankError)
-    for task, text in checked(head["shots"], "object", path=path, row=1, column="shots", error=BankError).items():
+    for task, text in checked(
+        head["shots"], "object", path=path, row=1, column="shots", error=BankError
+    ).items():
         checked(text, "text", path=path, row=1, column=f"shots of {task}", error=BankError)
     first = {}
     for number, row in rows:
         _check_row(row, path, number)
         other = first.setdefault(row["query_id"], number)
-        if other != number: raise BankError(f"{path}, row {number}: query_id {row['query_id']} stands in row {other} too; drop one of the two rows.")
+        if other != number:
+            raise BankError(
+                f"{path}, row {number}: query_id {row['query_id']} stands in row {other} too; drop one of the two rows."
+            )
     return QueryBank(pd.DataFrame([row for _, row in rows], columns=COLUMNS), head["shots"], name)
 
 
 def _check_row(row, path, number):
     "`BankError` unless a row of a bank file has all columns, each of its kind."
     if missing := [c for c in COLUMNS if c not in row]:
-        raise BankError(f"{path}, row {number}: {', '.join(missing)} missing; repair or drop this row.")
+        raise BankError(
+            f"{path}, row {number}: {', '.join(missing)} missing; repair or drop this row."
+        )
     for column in COLUMNS:
-        value = checked(row[column], _KINDS.get(column, "text"), path=path, row=number, column=column, error=BankError,
-                        **({"missing": None} if column == "choices" else {}))
+        value = checked(
+            row[column],
+            _KINDS.get(column, "text"),
+            path=path,
+            row=number,
+            column=column,
+            error=BankError,
+            **({"missing": None} if column == "choices" else {}),
+        )
         if column in ("query_id", "prompt", "task") and not value.strip():
-            raise BankError(f"{path}, row {number}, column {column!r}: the text is empty; repair or drop this row.")
+            raise BankError(
+                f"{path}, row {number}, column {column!r}: the text is empty; repair or drop this row."
+            )
 
 # %% ../../nbs/2_data/bank.ipynb #181c7c34
 def first_by_hash(items, count, *salt):

@@ -56,20 +56,28 @@ def iter_outcomes(path, *, block=256, by="models"):
     (by queries also one row group). Errors: `OutcomeFileError`.
     """
     lookup({"models": 0, "queries": 0}, by, "kind of block")
-    if block < 1: raise OutcomeError(f"a block of {block}", "Take at least 1.", source=path)
+    if block < 1:
+        raise OutcomeError(f"a block of {block}", "Take at least 1.", source=path)
     with _open_parquet(path) as file:
         about = _parquet_about(file.metadata.metadata, path)
         names, models = file.schema_arrow.names, about["models"]
         if by == "queries":
             first = 0
             for batch in file.iter_batches(block):
-                yield _from_arrow(OutcomeTable, pa.Table.from_batches([batch]), about, path, first=first)
+                yield _from_arrow(
+                    OutcomeTable, pa.Table.from_batches([batch]), about, path, first=first
+                )
                 first += len(batch)
             return
         rest = [n for n in names if n == "query_id" or ":" not in n]
         for start in range(0, len(models), block):
-            chosen = models[start:start + block]
-            cells = [name for kind in ("score", *about["costs"]) for m in chosen if (name := f"{kind}:{m}") in names]
+            chosen = models[start : start + block]
+            cells = [
+                name
+                for kind in ("score", *about["costs"])
+                for m in chosen
+                if (name := f"{kind}:{m}") in names
+            ]
             yield _from_arrow(OutcomeTable, file.read([*rest, *cells]), about, path, chosen)
 
 # %% ../../nbs/2_data/blocks.ipynb #bcaee14b

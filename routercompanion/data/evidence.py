@@ -109,6 +109,7 @@ def evidence_check(outcomes, small, large, by="task", *, band=(.15, .85), min_ga
 @dataclass(frozen=True)
 class FlipRate:
     "Share of `n` queries whose correctness changed (in [0, 1], lower is better), Wilson interval, and how many were `gained` or `lost`."
+
     rate: float
     low: float
     high: float
@@ -117,39 +118,83 @@ class FlipRate:
     lost: int
 
 
-def label_flip_rate(recorded, recomputed, *, model=None, level=.95):
+def label_flip_rate(recorded, recomputed, *, model=None, level=0.95):
     """`FlipRate` between two recordings of one model.
 
     Either two arrays of correctness (n,) in the same order, or two `OutcomeTable`s: then the recorded one is aligned to the queries of
     the recomputed one, which may be a sample, and `model` says which column (not needed if they share one model only). Missing scores raise.
     """
     if isinstance(recorded, OutcomeTable) != isinstance(recomputed, OutcomeTable):
-        raise OutcomeError("one of the two is a table, the other is not", "Give two tables, or two arrays of 0 and 1.")
+        raise OutcomeError(
+            "one of the two is a table, the other is not",
+            "Give two tables, or two arrays of 0 and 1.",
+        )
     if isinstance(recorded, OutcomeTable):
         shared = [m for m in recomputed.models if m in recorded.models]
-        if model is None and len(shared) != 1: raise OutcomeError(f"the tables share {len(shared)} models", "Say which: model=...", column="model")
+        if model is None and len(shared) != 1:
+            raise OutcomeError(
+                f"the tables share {len(shared)} models", "Say which: model=...", column="model"
+            )
         if recorded.correct_rule != recomputed.correct_rule:
-            raise OutcomeError("the tables have different rules", "Bring them to one correct_rule first.", column="correct_rule")
-        pick = lambda t: t.select(model or shared[0]).align(recomputed.query_ids, allow_extra=True).correct()[:, 0]
+            raise OutcomeError(
+                "the tables have different rules",
+                "Bring them to one correct_rule first.",
+                column="correct_rule",
+            )
+        pick = lambda t: (
+            t.select(model or shared[0])
+            .align(recomputed.query_ids, allow_extra=True)
+            .correct()[:, 0]
+        )
         recorded, recomputed = pick(recorded), pick(recomputed)
     before, after = _labels(recorded, "recorded"), _labels(recomputed, "recomputed")
-    if before.shape != after.shape or before.ndim != 1: raise ShapeError(f"shapes {before.shape} and {after.shape}", "Give two arrays (n,).")
+    if before.shape != after.shape or before.ndim != 1:
+        raise ShapeError(f"shapes {before.shape} and {after.shape}", "Give two arrays (n,).")
     for name, a in (("recorded", before), ("recomputed", after)):
         if (bad := np.flatnonzero(~np.isin(a, (0, 1)))).size:
-            raise OutcomeError(f"{a[bad[0]]} is neither right (1) nor wrong (0)", "Apply the rule first.", row=int(bad[0]), column=name)
+            raise OutcomeError(
+                f"{a[bad[0]]} is neither right (1) nor wrong (0)",
+                "Apply the rule first.",
+                row=int(bad[0]),
+                column=name,
+            )
     gained, lost = int((after > before).sum()), int((after < before).sum())
     n = len(before)
-    return FlipRate((gained + lost) / n if n else np.nan, *map(float, wilson_interval(gained + lost, n, level=level)), n, gained, lost)
+    return FlipRate(
+        (gained + lost) / n if n else np.nan,
+        *map(float, wilson_interval(gained + lost, n, level=level)),
+        n,
+        gained,
+        lost,
+    )
 
 
 def _labels(values, name):
     "`values` as an array; `OutcomeError` if they are not numbers or booleans."
-    try: labels = np.asarray(values)
-    except ValueError as e: raise ShapeError("rows of different lengths", "Give an array (n,) of 0 and 1.", column=name) from e
+    try:
+        labels = np.asarray(values)
+    except ValueError as e:
+        raise ShapeError(
+            "rows of different lengths", "Give an array (n,) of 0 and 1.", column=name
+        ) from e
     if labels.dtype.kind == "O" and labels.ndim == 1:
-        bad = next((i for i, v in enumerate(labels) if not isinstance(v, (bool, int, float, np.bool_, np.number))), None)
-        if bad is None: return labels.astype(float)
-    elif labels.dtype.kind in "biuf": return labels
-    else: bad = 0
-    raise OutcomeError(f"{describe(labels.ravel()[bad] if labels.size and bad is not None else values)} is neither right (1) nor wrong (0)", "Give an array (n,) of 0 and 1.",
-                       row=bad, column=name)
+        bad = next(
+            (
+                i
+                for i, v in enumerate(labels)
+                if not isinstance(v, (bool, int, float, np.bool_, np.number))
+            ),
+            None,
+        )
+        if bad is None:
+            return labels.astype(float)
+    elif labels.dtype.kind in "biuf":
+        return labels
+    else:
+        bad = 0
+    raise OutcomeError(
+        f"{describe(labels.ravel()[bad] if labels.size and bad is not None else values)} is neither right (1) nor wrong (0)",
+        "Give an array (n,) of 0 and 1.",
+        row=bad,
+        column=name,
+    )

@@ -29,21 +29,45 @@ class OutcomeError(LocatedError):
 
     Rows count from 0 in a table in memory and from 1, header included, in a file.
     """
+
     def __init__(self, problem, remedy, *, source="outcomes", **place):
         super().__init__(problem, remedy, source=source, **place)
 
 
-class ShapeError(OutcomeError): "Arrays that belong together differ in shape."
-class DuplicateIdError(OutcomeError): "Two rows, or two columns, carry the same name."
-class ScoreRangeError(OutcomeError): "A score lies outside [0, 1] (a sentinel such as -1, or percent)."
-class CostError(OutcomeError): "A cost is negative or infinite, or a number of parameters is zero."
-class MissingOutcomeError(OutcomeError): "A score is missing (NaN) where every cell is needed."
-class AlignmentError(OutcomeError): "Two tables are not about the same queries."
-class OutcomeFileError(OutcomeError): "A Parquet file of outcomes is missing, cut short, damaged or of another kind."
+class ShapeError(OutcomeError):
+    "Arrays that belong together differ in shape."
+
+
+class DuplicateIdError(OutcomeError):
+    "Two rows, or two columns, carry the same name."
+
+
+class ScoreRangeError(OutcomeError):
+    "A score lies outside [0, 1] (a sentinel such as -1, or percent)."
+
+
+class CostError(OutcomeError):
+    "A cost is negative or infinite, or a number of parameters is zero."
+
+
+class MissingOutcomeError(OutcomeError):
+    "A score is missing (NaN) where every cell is needed."
+
+
+class AlignmentError(OutcomeError):
+    "Two tables are not about the same queries."
+
+
+class OutcomeFileError(OutcomeError):
+    "A Parquet file of outcomes is missing, cut short, damaged or of another kind."
 
 # %% ../../nbs/2_data/outcomes.ipynb #58987459
-COSTS = {"params_b": "parameters of the model, in billions", "tokens": "tokens read and written", "latency_s": "seconds",
-         "usd": "price in US dollars"}
+COSTS = {
+    "params_b": "parameters of the model, in billions",
+    "tokens": "tokens read and written",
+    "latency_s": "seconds",
+    "usd": "price in US dollars",
+}
 PER_QUERY = ("task", "domain", "split", "prompts")
 
 
@@ -52,8 +76,12 @@ def _names(values, column, remedy):
     values = [values] if isinstance(values, str) else list(values)
     names, seen = np.array([str(v) for v in values], dtype=str), {}
     for row, name in enumerate(names.tolist()):
-        if not name or values[row] is None or values[row] != values[row]: raise OutcomeError("the name is empty", remedy, row=row, column=column)
-        if name in seen: raise DuplicateIdError(f"{name!r} occurs twice", remedy, row=row, column=column, other=seen[name])
+        if not name or values[row] is None or values[row] != values[row]:
+            raise OutcomeError("the name is empty", remedy, row=row, column=column)
+        if name in seen:
+            raise DuplicateIdError(
+                f"{name!r} occurs twice", remedy, row=row, column=column, other=seen[name]
+            )
         seen[name] = row
     return names
 
@@ -141,10 +169,14 @@ def _check(t):
 # %% ../../nbs/2_data/outcomes.ipynb #cbd9e222
 def _per_query(values, n, name):
     "An optional column as an array of str (n,) (prompts: of Python strings), or None; else `ShapeError`."
-    if values is None: return None
+    if values is None:
+        return None
     values = [values] if isinstance(values, str) else values
     values = np.array([str(v) for v in values], dtype=object if name == "prompts" else str)
-    if len(values) != n: raise ShapeError(f"{len(values)} values for {n} queries", "Give one value per query.", column=name)
+    if len(values) != n:
+        raise ShapeError(
+            f"{len(values)} values for {n} queries", "Give one value per query.", column=name
+        )
     return values
 
 # %% ../../nbs/2_data/outcomes.ipynb #6c71b7cb
@@ -293,12 +325,20 @@ def _open_parquet(path, *, error=OutcomeFileError, remedy=_AGAIN):
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             twice = pd.Index(file.schema_arrow.names)
             if twice.has_duplicates:
-                raise refuse(error, "two columns have one name", remedy, source=path, column=twice[twice.duplicated()][0])
+                raise refuse(
+                    error,
+                    "two columns have one name",
+                    remedy,
+                    source=path,
+                    column=twice[twice.duplicated()][0],
+                )
             yield file
     except CompanionError:
         raise
     except FileNotFoundError as e:
-        raise refuse(error, "there is no such file", "Check the path, or record it first.", source=path) from e
+        raise refuse(
+            error, "there is no such file", "Check the path, or record it first.", source=path
+        ) from e
     except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError, MemoryError) as e:
         words = " ".join(str(e).split())[:120].rstrip(". ")
         raise refuse(error, f"not a whole Parquet file ({words})", remedy, source=path) from e
@@ -318,10 +358,15 @@ def _parquet_column(data, name, kind, path, *, error=OutcomeFileError, remedy=_A
 def _parquet_about(meta, path):
     "What the metadata of a Parquet file say about a table of outcomes, as a dict; `OutcomeFileError` if it is damaged or of another kind."
     error = lambda problem, remedy: OutcomeFileError(problem, remedy, source=path)
-    if _KEY not in (meta or {}): raise error("a Parquet file, but not one of outcomes", "Write it with OutcomeTable.to_parquet.")
+    if _KEY not in (meta or {}):
+        raise error(
+            "a Parquet file, but not one of outcomes", "Write it with OutcomeTable.to_parquet."
+        )
     about, version = _hashed(meta[_KEY])
-    if isinstance(version, int) and version > SCHEMA_VERSION: raise error(f"layout {version} is newer than {SCHEMA_VERSION}", "Update routercompanion.")
-    if about is None: raise error("its metadata is damaged", _AGAIN)
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise error(f"layout {version} is newer than {SCHEMA_VERSION}", "Update routercompanion.")
+    if about is None:
+        raise error("its metadata is damaged", _AGAIN)
     return about
 
 
@@ -347,18 +392,36 @@ def _read_parquet(path):
 def _from_arrow(cls, data, about, path, models=None, first=0):
     "The `OutcomeTable` of an Arrow table and its `about`, for `models` only (default: all); an error names the file and counts rows from `first`."
     models = about["models"] if models is None else models
-    texts = {c: _parquet_column(data, c, pa.string(), path).to_pylist() for c in ("query_id", *PER_QUERY) if c in ("query_id", *data.column_names)}
+    texts = {
+        c: _parquet_column(data, c, pa.string(), path).to_pylist()
+        for c in ("query_id", *PER_QUERY)
+        if c in ("query_id", *data.column_names)
+    }
+
     def grid(name):
-        columns = [_parquet_column(data, f"{name}:{m}", pa.float32(), path).to_numpy() for m in models]
+        columns = [
+            _parquet_column(data, f"{name}:{m}", pa.float32(), path).to_numpy() for m in models
+        ]
         return np.array(columns).reshape(len(models), len(data)).T
+
     try:
-        return cls(grid("score"), {c: grid(c) for c in about["costs"]}, texts.pop("query_id"), models,
-                   {m: about["metadata"].get(m, {}) for m in models}, about["correct_rule"], about["provenance"], **texts)
+        return cls(
+            grid("score"),
+            {c: grid(c) for c in about["costs"]},
+            texts.pop("query_id"),
+            models,
+            {m: about["metadata"].get(m, {}) for m in models},
+            about["correct_rule"],
+            about["provenance"],
+            **texts,
+        )
     except OutcomeFileError:
         raise
     except OutcomeError as e:
         row, other = (None if k is None else k + first for k in (e.row, e.other))
-        raise type(e)(e.problem, e.remedy, source=path, row=row, column=e.column, other=other) from e
+        raise type(e)(
+            e.problem, e.remedy, source=path, row=row, column=e.column, other=other
+        ) from e
 
 
 @patch(cls_method=True)
@@ -370,8 +433,20 @@ def from_parquet(cls: OutcomeTable, path):
 @patch
 def equals(self: OutcomeTable, other):
     "True when all fields agree; missing equals missing."
-    same = lambda a, b: (a is None) == (b is None) and (a is None or (len(a) == len(b) and all(np.array_equal(x, y) for x, y in zip(a, b))))
-    plain = all(getattr(self, k) == getattr(other, k) for k in ("models", "metadata", "correct_rule", "provenance"))
-    return plain and list(self.cost) == list(other.cost) and all(
-        np.array_equal(a, b, equal_nan=True) for a, b in zip((self.score, *self.cost.values()), (other.score, *other.cost.values()))
-    ) and all(same(getattr(self, k), getattr(other, k)) for k in ("query_ids", *PER_QUERY))
+    same = lambda a, b: (
+        (a is None) == (b is None)
+        and (a is None or (len(a) == len(b) and all(np.array_equal(x, y) for x, y in zip(a, b))))
+    )
+    plain = all(
+        getattr(self, k) == getattr(other, k)
+        for k in ("models", "metadata", "correct_rule", "provenance")
+    )
+    return (
+        plain
+        and list(self.cost) == list(other.cost)
+        and all(
+            np.array_equal(a, b, equal_nan=True)
+            for a, b in zip((self.score, *self.cost.values()), (other.score, *other.cost.values()))
+        )
+        and all(same(getattr(self, k), getattr(other, k)) for k in ("query_ids", *PER_QUERY))
+    )

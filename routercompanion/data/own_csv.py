@@ -285,7 +285,7 @@ def _csv_bulk(text, path, delimiter, models):
     """
     if not _csv_regular(text, delimiter):
         return None
-    head = csv.reader(io.StringIO(text[:1 << 16], newline=""), delimiter=delimiter)
+    head = csv.reader(io.StringIO(text[: 1 << 16], newline=""), delimiter=delimiter)
     header, first, *_ = [*(f for f in head if any(x.strip() for x in f)), [], []]
     layout = _csv_layout(header, models, path)
     found = _csv_arrow(text, delimiter, header, first, layout[1])
@@ -293,14 +293,14 @@ def _csv_bulk(text, path, delimiter, models):
         return None
     columns = {j: found.column(j).to_pylist() for j in layout[2].values()}
     key = layout[2].get("query_id", layout[2].get("prompt"))
-    if not all(map(str.strip, columns[key])):   # perhaps an empty row, which is skipped
+    if not all(map(str.strip, columns[key])):  # perhaps an empty row, which is skipped
         return None
     for j in set(range(len(header))) - set(columns) - set(layout[1].values()):
         columns[j] = found.column(j).slice(0, _SAMPLE).to_pylist()
     for j in layout[1].values():
         columns[j] = found.column(j).cast(pa.float64()).to_numpy()
         known = np.isfinite(columns[j]).sum() + found.column(j).null_count
-        if known < len(found):   # "inf" or "-nan", which Arrow takes for numbers
+        if known < len(found):  # "inf" or "-nan", which Arrow takes for numbers
             return None
     return layout, columns, header, None
 

@@ -39,10 +39,24 @@ def preference_records(ids, prompts, preferred, responses, models):
     prompts = as_texts(prompts, "prompts", error=PreferenceError)
     responses = [as_texts(r, "responses", error=PreferenceError) for r in responses]
     lengths = [len(ids), len(prompts), len(p), *map(len, responses)]
-    if len(set(lengths)) > 1: raise MisalignedError(f"ids, prompts, preferences and the two lists of responses have {lengths} rows: give one of each per query.")
-    bad = ~np.isin(p, (0, .5, 1))
-    if bad.any(): raise PreferenceError(f"Preference in row {int(bad.argmax())} is {p[bad][0]}: a record holds 1 (strong), 0 (weak) or .5 (tie).")
-    columns = [list(ids), models[1], models[0], list(prompts), list(responses[1]), list(responses[0]), *((p == v).astype(int) for v in (1, 0, .5))]
+    if len(set(lengths)) > 1:
+        raise MisalignedError(
+            f"ids, prompts, preferences and the two lists of responses have {lengths} rows: give one of each per query."
+        )
+    bad = ~np.isin(p, (0, 0.5, 1))
+    if bad.any():
+        raise PreferenceError(
+            f"Preference in row {int(bad.argmax())} is {p[bad][0]}: a record holds 1 (strong), 0 (weak) or .5 (tie)."
+        )
+    columns = [
+        list(ids),
+        models[1],
+        models[0],
+        list(prompts),
+        list(responses[1]),
+        list(responses[0]),
+        *((p == v).astype(int) for v in (1, 0, 0.5)),
+    ]
     return pd.DataFrame(dict(zip(RECORD, columns)), index=range(len(p)))
 
 # %% ../../nbs/2_data/preferences.ipynb #4c1b0d3a
@@ -54,7 +68,16 @@ def write_preferences(records, path):
     path = Path(path)
     _check_records(records, path)
     rows = records[RECORD].to_dict("records")
-    write_jsonl(path, [{**{k: int(v) if k in WINNERS else str(v) for k, v in r.items()}, **{k: json.dumps([str(r[k])], ensure_ascii=False) for k in _TURNS}} for r in rows])
+    write_jsonl(
+        path,
+        [
+            {
+                **{k: int(v) if k in WINNERS else str(v) for k, v in r.items()},
+                **{k: json.dumps([str(r[k])], ensure_ascii=False) for k in _TURNS},
+            }
+            for r in rows
+        ],
+    )
     return path
 
 
@@ -63,23 +86,44 @@ def _check_records(table, path, rows=None):
     rows = range(1, len(table) + 1) if rows is None else rows
     error = lambda problem: PreferenceFileError(f"{path}: {problem}")
     missing = [c for c in RECORD if c not in table]
-    if missing: raise error(f"the column(s) {', '.join(missing)} are missing; a record has {', '.join(RECORD)}.")
-    if not len(table): raise error("there is no record. Write at least one.")
+    if missing:
+        raise error(
+            f"the column(s) {', '.join(missing)} are missing; a record has {', '.join(RECORD)}."
+        )
+    if not len(table):
+        raise error("there is no record. Write at least one.")
     empty = table[RECORD].isna().any(axis=1)
-    if empty.any(): raise error(f"row {rows[int(empty.argmax())]}, column {table[RECORD].iloc[int(empty.argmax())].isna().idxmax()!r}: no value. Fill it in, or drop the record.")
+    if empty.any():
+        raise error(
+            f"row {rows[int(empty.argmax())]}, column {table[RECORD].iloc[int(empty.argmax())].isna().idxmax()!r}: no value. Fill it in, or drop the record."
+        )
     wins = table[WINNERS].to_numpy(object)
-    good = [all(isinstance(w, (int, float, np.integer, np.floating)) and w in (0, 1) for w in row) and sum(row) == 1 for row in wins]
+    good = [
+        all(isinstance(w, (int, float, np.integer, np.floating)) and w in (0, 1) for w in row)
+        and sum(row) == 1
+        for row in wins
+    ]
     bad = ~np.array(good, bool)
-    if bad.any(): raise error(f"row {rows[int(bad.argmax())]}: {', '.join(WINNERS)} are {wins[bad][0].tolist()}; exactly one of them is 1, the others 0.")
+    if bad.any():
+        raise error(
+            f"row {rows[int(bad.argmax())]}: {', '.join(WINNERS)} are {wins[bad][0].tolist()}; exactly one of them is 1, the others 0."
+        )
     same = (table.model_a == table.model_b).to_numpy()
-    if same.any(): raise error(f"row {rows[int(same.argmax())]}: model_a and model_b are both {table.model_a.iloc[int(same.argmax())]!r}; a model is not compared with itself.")
+    if same.any():
+        raise error(
+            f"row {rows[int(same.argmax())]}: model_a and model_b are both {table.model_a.iloc[int(same.argmax())]!r}; a model is not compared with itself."
+        )
 
 # %% ../../nbs/2_data/preferences.ipynb #1965b4ec
 def _first_turn(value, path, row, column):
-    try: turns = parse_json(value, path, row=row) if isinstance(value, str) else None
-    except CompanionError: turns = None
+    try:
+        turns = parse_json(value, path, row=row) if isinstance(value, str) else None
+    except CompanionError:
+        turns = None
     if not isinstance(turns, list) or not turns or not isinstance(turns[0], str | None):
-        raise PreferenceFileError(f"{path}: row {row}, column {column!r}: {str(value)[:40]!r} is not a JSON list of turns, such as '[\"text\"]'. Write it with json.dumps([text]).")
+        raise PreferenceFileError(
+            f"{path}: row {row}, column {column!r}: {str(value)[:40]!r} is not a JSON list of turns, such as '[\"text\"]'. Write it with json.dumps([text])."
+        )
     return turns[0] or ""
 
 
@@ -89,12 +133,17 @@ def read_preferences(path):
     Raises `PreferenceFileError`, for one id with two prompts too, and for one that compares the same two models twice.
     """
     path = Path(path)
-    if not path.is_file(): raise PreferenceFileError(f"{path} does not exist. Write it with write_preferences, or check the name.")
+    if not path.is_file():
+        raise PreferenceFileError(
+            f"{path} does not exist. Write it with write_preferences, or check the name."
+        )
     found = read_json_lines(path, error=PreferenceFileError)
     table, rows = pd.DataFrame([r for _, r in found]), [row for row, _ in found]
     _check_records(table, path, rows)
-    for row, r in found: _check_texts(r, path, row)
-    for c in _TURNS: table[c] = [_first_turn(v, path, row, c) for row, v in zip(rows, table[c])]
+    for row, r in found:
+        _check_texts(r, path, row)
+    for c in _TURNS:
+        table[c] = [_first_turn(v, path, row, c) for row, v in zip(rows, table[c])]
     _check_ids(table, path, rows)
     return table[RECORD].assign(id=table.id.map(str)).astype({w: int for w in WINNERS})
 
@@ -105,17 +154,28 @@ def _check_texts(record, path, row):
         value = record[name]
         kind = "whole" if name == "id" and isinstance(value, (int, float)) else "text"
         text = str(checked(value, kind, path=path, row=row, column=name, error=PreferenceFileError))
-        if not text.strip(): raise PreferenceFileError(f"{path}: row {row}, column {name!r}: it is empty. Fill it in, or drop the record.")
+        if not text.strip():
+            raise PreferenceFileError(
+                f"{path}: row {row}, column {name!r}: it is empty. Fill it in, or drop the record."
+            )
 
 
 def _check_ids(table, path, rows):
     "`PreferenceFileError` for the first row whose id had another prompt before, or the same two models."
     prompts, pairs = {}, {}
-    for row, key, prompt, a, b in zip(rows, table.id.map(str), table.prompt, table.model_a, table.model_b):
+    for row, key, prompt, a, b in zip(
+        rows, table.id.map(str), table.prompt, table.model_a, table.model_b
+    ):
         first, other = prompts.setdefault(key, (row, prompt))
-        if prompt != other: raise PreferenceFileError(f"{path}: row {row}, column 'prompt': another text for id {key!r} than in row {first}. Give every query an id of its own.")
+        if prompt != other:
+            raise PreferenceFileError(
+                f"{path}: row {row}, column 'prompt': another text for id {key!r} than in row {first}. Give every query an id of its own."
+            )
         first = pairs.setdefault((key, *sorted((a, b))), row)
-        if first != row: raise PreferenceFileError(f"{path}: row {row}: {a} and {b} are compared on id {key!r} in row {first} too. Drop one of the two.")
+        if first != row:
+            raise PreferenceFileError(
+                f"{path}: row {row}: {a} and {b} are compared on id {key!r} in row {first} too. Drop one of the two."
+            )
 
 # %% ../../nbs/2_data/preferences.ipynb #c98ea8f6
 def routellm_pairs(records):

@@ -35,8 +35,9 @@ class Prompts:
         return len(self.prompts)
 
 # %% ../../nbs/2_data/prompts.ipynb #prom0007
-def read_prompts(path, *, column: str = "prompt", kind: str | None = None,
-                 delimiter: str | None = None) -> Prompts:
+def read_prompts(
+    path, *, column: str = "prompt", kind: str | None = None, delimiter: str | None = None
+) -> Prompts:
     """The prompts of a file, of an open file (anything with `read`) or of standard input ("-").
 
     `column` names the prompts; `kind` (text, csv, json, parquet or arrow) and the `delimiter` of a
@@ -51,8 +52,13 @@ def read_prompts(path, *, column: str = "prompt", kind: str | None = None,
     for row, prompt in zip(table.rows, prompts):
         place = dict(path=source, row=row, column=column, error=PromptError)
         if not checked(prompt, "text", **place).strip():
-            raise PromptError("the prompt is empty", "Write it, or remove this row.",
-                              source=source, row=row, column=column)
+            raise PromptError(
+                "the prompt is empty",
+                "Write it, or remove this row.",
+                source=source,
+                row=row,
+                column=column,
+            )
     others = {name: [*values] for name, values in columns.items()}
     return Prompts(prompts, table.rows, others, source, table.kind, position)
 

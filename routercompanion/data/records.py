@@ -37,12 +37,23 @@ class SignalFileError(CompanionError):
 def _signal_columns(query_ids, columns, path):
     "The columns as float32 arrays (n,), checked: one value per query, none infinite, no query twice."
     error = lambda problem: SignalFileError(f"{path.name}: {problem}")
-    if len(set(query_ids)) != len(query_ids): raise error(f"query {pd.Series(query_ids)[pd.Series(query_ids).duplicated()].iloc[0]} occurs twice; keep one row for each.")
-    if not columns or "query_id" in columns: raise error("give at least one column, and none called 'query_id'.")
+    if len(set(query_ids)) != len(query_ids):
+        raise error(
+            f"query {pd.Series(query_ids)[pd.Series(query_ids).duplicated()].iloc[0]} occurs twice; keep one row for each."
+        )
+    if not columns or "query_id" in columns:
+        raise error("give at least one column, and none called 'query_id'.")
     for name, values in columns.items():
-        if np.shape(values) != (len(query_ids),): raise error(f"column {name!r} has shape {np.shape(values)} for {len(query_ids)} queries; give one number for each.")
-        with np.errstate(over="ignore"): bad = np.isinf(np.asarray(values, np.float32))
-        if bad.any(): raise error(f"column {name!r}, row {int(bad.argmax())}: {np.asarray(values)[bad][0]} is not finite in float32; use NaN for a missing value.")
+        if np.shape(values) != (len(query_ids),):
+            raise error(
+                f"column {name!r} has shape {np.shape(values)} for {len(query_ids)} queries; give one number for each."
+            )
+        with np.errstate(over="ignore"):
+            bad = np.isinf(np.asarray(values, np.float32))
+        if bad.any():
+            raise error(
+                f"column {name!r}, row {int(bad.argmax())}: {np.asarray(values)[bad][0]} is not finite in float32; use NaN for a missing value."
+            )
     return {name: np.asarray(values, np.float32) for name, values in columns.items()}
 
 # %% ../../nbs/2_data/records.ipynb #1e6f22bd
@@ -54,11 +65,27 @@ def save_signals(name, query_ids, columns, about):
     """
     path, query_ids = outcomes_path(name), [str(q) for q in query_ids]
     columns = _signal_columns(query_ids, columns, path)
-    if path.is_file() and not _holds_signals(path): raise SignalFileError(f"{path.name} exists and holds something else; choose another name.")
+    if path.is_file() and not _holds_signals(path):
+        raise SignalFileError(f"{path.name} exists and holds something else; choose another name.")
     about = json.loads(json.dumps(about)) | {"columns": list(columns)}
-    table = pa.table({"query_id": pa.array(query_ids, pa.string()), **{k: pa.array(v) for k, v in columns.items()}})
-    table = table.replace_schema_metadata({_SIGNALS: json.dumps(about | {"sha256": content_hash(about)}, sort_keys=True)})
-    with atomic_path(path) as tmp: pq.write_table(table, tmp, compression="zstd", version="2.6", row_group_size=1 << 20, write_page_checksum=True)
+    table = pa.table(
+        {
+            "query_id": pa.array(query_ids, pa.string()),
+            **{k: pa.array(v) for k, v in columns.items()},
+        }
+    )
+    table = table.replace_schema_metadata(
+        {_SIGNALS: json.dumps(about | {"sha256": content_hash(about)}, sort_keys=True)}
+    )
+    with atomic_path(path) as tmp:
+        pq.write_table(
+            table,
+            tmp,
+            compression="zstd",
+            version="2.6",
+            row_group_size=1 << 20,
+            write_page_checksum=True,
+        )
     return path
 
 
@@ -71,15 +98,24 @@ def _holds_signals(path):
 def _read_signals(name):
     "(Arrow table, about) of a record of signals; `SignalFileError` if it is absent, damaged or of another kind."
     path, restore = outcomes_path(name), dict(error=SignalFileError, remedy=_RESTORE)
-    if not path.is_file(): raise SignalFileError(f"{path} does not exist. Record it first (--from-scratch computes it), or check the name.")
+    if not path.is_file():
+        raise SignalFileError(
+            f"{path} does not exist. Record it first (--from-scratch computes it), or check the name."
+        )
     with _open_parquet(path, **restore) as file:
         data, meta = file.read(), file.metadata.metadata or {}
-    if _SIGNALS not in meta: raise SignalFileError(f"{path} holds no signals (perhaps outcomes: read those with `recorded_outcomes`).")
+    if _SIGNALS not in meta:
+        raise SignalFileError(
+            f"{path} holds no signals (perhaps outcomes: read those with `recorded_outcomes`)."
+        )
     about, _ = _hashed(meta[_SIGNALS])
-    if about is None or about.get("columns") != data.column_names[1:]: raise SignalFileError(f"{path}: its metadata is damaged. {_RESTORE}")
+    if about is None or about.get("columns") != data.column_names[1:]:
+        raise SignalFileError(f"{path}: its metadata is damaged. {_RESTORE}")
     ids = pd.Index(_parquet_column(data, "query_id", pa.string(), path, **restore).to_pylist())
-    if ids.has_duplicates: raise SignalFileError(f"{path}: query {ids[ids.duplicated()][0]} stands twice. {_RESTORE}")
-    for column in about["columns"]: _parquet_column(data, column, pa.float32(), path, **restore)
+    if ids.has_duplicates:
+        raise SignalFileError(f"{path}: query {ids[ids.duplicated()][0]} stands twice. {_RESTORE}")
+    for column in about["columns"]:
+        _parquet_column(data, column, pa.float32(), path, **restore)
     return data, about
 
 # %% ../../nbs/2_data/records.ipynb #8bcdbffb
@@ -108,18 +144,32 @@ def read_rows(path, kinds: dict[str, str], *, ids=None) -> list[dict]:
     rows = read_json_lines(path, what="file of kept rows")
     for row, value in rows:
         for key, kind in kinds.items():
-            if key not in value: raise FileError(f"{key!r} is missing", again, source=path, row=row, column=key)
+            if key not in value:
+                raise FileError(f"{key!r} is missing", again, source=path, row=row, column=key)
             checked(value[key], kind, path=path, row=row, column=key)
-            if kind in ("whole", "number") and not 0 <= value[key] <= 1e30:   # counts and seconds
-                raise FileError(f"{value[key]} is out of range", again, source=path, row=row, column=key)
+            if kind in ("whole", "number") and not 0 <= value[key] <= 1e30:  # counts and seconds
+                raise FileError(
+                    f"{value[key]} is out of range", again, source=path, row=row, column=key
+                )
     if ids is not None:
-        _same_ids([(row, value["query_id"]) for row, value in rows], list(map(str, ids)), path, again)
+        _same_ids(
+            [(row, value["query_id"]) for row, value in rows], list(map(str, ids)), path, again
+        )
     return [value for _, value in rows]
 
 
 def _same_ids(found, wanted, path, again):
     "`FileError` unless `found` [(row, id)] are the ids `wanted`, in their order."
     if len(found) < len(wanted):
-        raise FileError(f"it lacks {len(wanted) - len(found)} of the {len(wanted)} queries", again, source=path)
+        raise FileError(
+            f"it lacks {len(wanted) - len(found)} of the {len(wanted)} queries", again, source=path
+        )
     for (row, q), want in zip(found, [*wanted, *[None] * (len(found) - len(wanted))]):
-        if q != want: raise FileError(f"query {q} where {want or 'no further one'} is expected", again, source=path, row=row, column="query_id")
+        if q != want:
+            raise FileError(
+                f"query {q} where {want or 'no further one'} is expected",
+                again,
+                source=path,
+                row=row,
+                column="query_id",
+            )

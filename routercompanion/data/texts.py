@@ -32,17 +32,25 @@ def normalise_space(text):
     return re.sub(r"\s+", " ", text).strip()
 
 # %% ../../nbs/2_data/texts.ipynb #5da5b5f1
-_MARKS = str.maketrans({
-    **dict.fromkeys("“”„‟«»〝〞", '"'), **dict.fromkeys("‘’‚‛′‹›", "'"), **dict.fromkeys("‐‒–—―−", "-"),
-    "。": ".", "、": ",", **dict.fromkeys("\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff", None)})
+_MARKS = str.maketrans(
+    {
+        **dict.fromkeys("“”„‟«»〝〞", '"'),
+        **dict.fromkeys("‘’‚‛′‹›", "'"),
+        **dict.fromkeys("‐‒–—―−", "-"),
+        "。": ".",
+        "、": ",",
+        **dict.fromkeys("\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff", None),
+    }
+)
 _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+")
-_NO_FRACTION = re.compile("[^¼-¾⅐-⅟↉]+")   # NFKC would make 11/2 of 1½
+_NO_FRACTION = re.compile("[^¼-¾⅐-⅟↉]+")  # NFKC would make 11/2 of 1½
 
 
 def plain_marks(text: str) -> str:
-    """`text` in the signs of a keyboard: NFKC, straight quotation marks, hyphens for dashes, no signs of zero width.
+    """`text` in the signs of a keyboard.
 
-    Raised digits stay powers (`10²` becomes `10^2` and not `102`), and fractions of one sign stay as they are.
+    NFKC, straight quotation marks, hyphens for dashes, no signs of zero width. Raised digits stay
+    powers (`10²` becomes `10^2` and not `102`), and fractions of one sign stay as they are.
     """
     if text.isascii():
         return text
@@ -52,12 +60,17 @@ def plain_marks(text: str) -> str:
 
 # %% ../../nbs/2_data/texts.ipynb #8da5b5f2
 def clean_answer(text):
-    "An answer for exact comparison: first line in `plain_marks`, normalised, without surrounding quotation marks and final punctuation (kept when nothing else is there)."
+    """An answer for exact comparison.
+
+    Its first line in `plain_marks`, normalised, without surrounding quotation marks and final
+    punctuation (kept when nothing else is there).
+    """
     line = normalise(plain_marks(text).strip().split("\n")[0])
     return line.strip(" .!?,;:\"'`") or line
 
 
-def is_number(text): return re.fullmatch(r"-?\d+(\.\d+)?(/\d+)?", text) is not None
+def is_number(text):
+    return re.fullmatch(r"-?\d+(\.\d+)?(/\d+)?", text) is not None
 
 # %% ../../nbs/2_data/texts.ipynb #65af707f
 class JudgeError(CompanionError):
@@ -68,11 +81,15 @@ class NoOptionsError(JudgeError):
     "A question carries no options that can be read; the message shows its end."
 
 # %% ../../nbs/2_data/texts.ipynb #65af7081
-LONGEST = 100_000   # signs of an answer that a parser reads: its end, where the answer stands
+LONGEST = 100_000  # signs of an answer that a parser reads: its end, where the answer stands
 
 
 def answer_text(answer, *, row: int | None = None) -> str | None:
-    "An answer as text; None for a missing one (None, NaN, NA). A number is written out (15.0 as 15); anything else raises `JudgeError`, with its `row` if given."
+    """An answer as text; None for a missing one (None, NaN, NA).
+
+    A number is written out (15.0 as 15); anything else raises `JudgeError`, with its `row` if
+    given.
+    """
     if isinstance(answer, str):
         return answer
     if answer is None or type(answer).__name__ in ("NAType", "NaTType"):
@@ -83,16 +100,26 @@ def answer_text(answer, *, row: int | None = None) -> str | None:
         whole = isinstance(answer, Integral) or float(answer).is_integer()
         return str(int(answer)) if whole else str(answer)
     place = "The answer" if row is None else f"Answer, row {row},"
-    raise JudgeError(f"{place} is {answer!r:.60}, a {type(answer).__name__}: give a text, or None where a model gave none.")
+    raise JudgeError(
+        f"{place} is {answer!r:.60}, a {type(answer).__name__}: "
+        "give a text, or None where a model gave none."
+    )
 
 
 def answer_texts(answers) -> list[str | None]:
     "`answer_text` of each of a list of answers; one text alone is a list of one."
-    return [answer_text(a, row=i) for i, a in enumerate([answers] if isinstance(answers, str) else answers)]
+    return [
+        answer_text(a, row=i)
+        for i, a in enumerate([answers] if isinstance(answers, str) else answers)
+    ]
 
 
 def reference_texts(references) -> list[list[str]]:
-    "Per query a list of reference texts; one text stands for a list of one, for a query and for all of them. Anything else raises `JudgeError` with its row."
+    """Per query a list of reference texts.
+
+    One text stands for a list of one, for a query and for all of them. Anything else raises
+    `JudgeError` with its row.
+    """
     references = [references] if isinstance(references, str) else references
     return [as_texts(r, "references", row=i, error=JudgeError) for i, r in enumerate(references)]
 
@@ -125,21 +152,29 @@ def parse_options(prompt):
 
 # %% ../../nbs/2_data/texts.ipynb #334a440e
 _ANSWER = "(?:answer|antwort|réponse|respuesta|risposta|resposta|ответ|答案|回答|答え)"
-_SPOKEN = re.compile(rf"(?i)(?<![a-z]){_ANSWER}[\"'*_`]{{0,4}}\s{{0,20}}(?:is(?!\s+not)|ist|est|es|è|是|は|:|=)"
-                     r"(?![a-z])[ \t\"'*_`]{0,20}:?[\s*_]{0,40}")
-_HEADING = re.compile(r"(?i)[\s#*_]{0,9}(?:the )?(?:final )?(?:answer|result|solution|conclusion)[\s:*_]{0,9}\n")
+_SPOKEN = re.compile(
+    rf"(?i)(?<![a-z]){_ANSWER}[\"'*_`]{{0,4}}\s{{0,20}}(?:is(?!\s+not)|ist|est|es|è|是|は|:|=)"
+    r"(?![a-z])[ \t\"'*_`]{0,20}:?[\s*_]{0,40}"
+)
+_HEADING = re.compile(
+    r"(?i)[\s#*_]{0,9}(?:the )?(?:final )?(?:answer|result|solution|conclusion)[\s:*_]{0,9}\n"
+)
 _TAG = re.compile(r"(?i)<(/?)(final[_ -]?answer|answer|ans|final|result|response|solution|output)>")
 _THOUGHT = re.compile(r"(?i)</think(?:ing)?>")
 
 # %% ../../nbs/2_data/texts.ipynb #d760f717
 def last_boxed(text):
     r"What stands in the last `\boxed{...}` of `text` (braces balanced), or None."
-    start = re.compile(r"\s{0,9}\{").match(text, text.rfind("\\boxed") + 6) if "\\boxed" in text else None
+    start = (
+        re.compile(r"\s{0,9}\{").match(text, text.rfind("\\boxed") + 6)
+        if "\\boxed" in text
+        else None
+    )
     depth = 0
     for i in range(start.end() - 1, len(text)) if start else ():
         depth += (text[i] == "{") - (text[i] == "}")
         if depth == 0:
-            return text[start.end():i]
+            return text[start.end() : i]
     return None
 
 
@@ -152,31 +187,40 @@ def unwrapped(text: str) -> str:
         if not tag[1]:
             opened[tag[2].lower()] = tag.end()
         elif tag[2].lower() in opened:
-            inside = text[opened.pop(tag[2].lower()):tag.start()].strip() or inside
-    if not inside and opened:   # the reply was cut before the closing tag
-        inside = text[max(opened.values()):].strip()
+            inside = text[opened.pop(tag[2].lower()) : tag.start()].strip() or inside
+    if not inside and opened:  # the reply was cut before the closing tag
+        inside = text[max(opened.values()) :].strip()
     text = inside or text
     fenced = text.startswith("```") and text.find("```", 3) == len(text) - 3
     return re.sub(r"^\w*\n", "", text[3:-3]).strip() if fenced else text
 
 # %% ../../nbs/2_data/texts.ipynb #d760f718
-_DISPLAYS = (("\\[", "\\]"), ("$$", "$$"), ("```", "```"))   # opening, closing
+_DISPLAYS = (("\\[", "\\]"), ("$$", "$$"), ("```", "```"))  # opening, closing
 
 
 def _block(text, *, last):
     "The first (or last) line of a text that says something, or the whole displayed formula or code block in its place."
     text = text.rstrip(" .\n") if last else text
     for opening, closing in _DISPLAYS:
-        if last and text.endswith(closing) and (at := text.rfind(opening, 0, len(text) - len(closing))) >= 0:
-            inside = text[at + len(opening):len(text) - len(closing)]
+        if (
+            last
+            and text.endswith(closing)
+            and (at := text.rfind(opening, 0, len(text) - len(closing))) >= 0
+        ):
+            inside = text[at + len(opening) : len(text) - len(closing)]
         elif not last and text.startswith(opening):
-            inside = text[len(opening):].split(closing, 1)[0]
+            inside = text[len(opening) :].split(closing, 1)[0]
         else:
             continue
-        inside = re.sub(r"^\w*\n", "", inside) if opening == "```" else inside   # the name of a language
+        inside = (
+            re.sub(r"^\w*\n", "", inside) if opening == "```" else inside
+        )  # the name of a language
         return " ".join(inside.split("\n")).strip()
     lines = text.split("\n")
-    return next((x for x in (lines[::-1] if last else lines) if any(c.isalnum() for c in x)), lines[-1 if last else 0])
+    return next(
+        (x for x in (lines[::-1] if last else lines) if any(c.isalnum() for c in x)),
+        lines[-1 if last else 0],
+    )
 
 # %% ../../nbs/2_data/texts.ipynb #d760f719
 def _of_json(text):
@@ -187,7 +231,11 @@ def _of_json(text):
         found = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    found = next((found[k] for k in ("answer", "final_answer", "result") if k in found), None) if isinstance(found, dict) else None
+    found = (
+        next((found[k] for k in ("answer", "final_answer", "result") if k in found), None)
+        if isinstance(found, dict)
+        else None
+    )
     return str(found) if isinstance(found, (str, int, float)) else None
 
 
@@ -196,15 +244,19 @@ def stated_answer(text: str) -> str | None:
     if (found := _of_json(text)) is not None:
         return found
     if (found := last_boxed(text)) is not None:
-        while re.fullmatch(r"\s*\{[^{}]*\}\s*", found):   # braces doubled by a template
+        while re.fullmatch(r"\s*\{[^{}]*\}\s*", found):  # braces doubled by a template
             found = found.strip()[1:-1]
         return found
     behind = "####" in text
-    if behind:   # only the first line counts: what follows may be a note
-        text = _block(_HEADING.sub("", text.rsplit("####", 1)[1].strip() + "\n", count=1).strip(), last=False)
-    ends = [m.end() for m in _SPOKEN.finditer(text) if text[m.end():m.end() + 40].strip(" \n.*_`")]
+    if behind:  # only the first line counts: what follows may be a note
+        text = _block(
+            _HEADING.sub("", text.rsplit("####", 1)[1].strip() + "\n", count=1).strip(), last=False
+        )
+    ends = [
+        m.end() for m in _SPOKEN.finditer(text) if text[m.end() : m.end() + 40].strip(" \n.*_`")
+    ]
     if ends or behind:
-        return _block(text[max(ends, default=0):], last=False)
+        return _block(text[max(ends, default=0) :], last=False)
     return None
 
 # %% ../../nbs/2_data/texts.ipynb #d760f71a

@@ -183,13 +183,23 @@ def _check_outcomes(part):
     "Raise for a model without any outcome among the test queries: every row would stay silent about it, and the oracle could fall below a router."
     none = np.isnan(part.score).all(0)
     if none.any():
-        raise PoolInputError(f"Model {part.models[int(none.argmax())]} has no outcome in {len(part.score)} test queries. Leave it out of the pool, or record some of its outcomes.")
+        raise PoolInputError(
+            f"Model {part.models[int(none.argmax())]} has no outcome in {len(part.score)} test queries. Leave it out of the pool, or record some of its outcomes."
+        )
 
 
 def _grid(curves, axis):
     "Where a band is drawn: the budgets, or 100 mean costs over the range of all curves."
     first = next(iter(curves.values()))
-    return first.cost if axis == "budget" else np.linspace(min(c.cost.min() for c in curves.values()), max(c.cost.max() for c in curves.values()), 100)
+    return (
+        first.cost
+        if axis == "budget"
+        else np.linspace(
+            min(c.cost.min() for c in curves.values()),
+            max(c.cost.max() for c in curves.values()),
+            100,
+        )
+    )
 
 
 def _tabulate(rows, estimates, draws, level):
@@ -201,8 +211,24 @@ def _tabulate(rows, estimates, draws, level):
     return pd.DataFrame(out)[["row", "column", "metric", "value", "low", "high", "n", "missing"]]
 
 
-def pool_evaluation(outcomes, embeddings, routers, *, train="train", test="test", cost="params_b", axis="budget", settings=None, metrics=METRICS,
-                    n_resamples=10_000, clusters=None, rng=42, level=.95, prices=None, fitted=None):
+def pool_evaluation(
+    outcomes,
+    embeddings,
+    routers,
+    *,
+    train="train",
+    test="test",
+    cost="params_b",
+    axis="budget",
+    settings=None,
+    metrics=METRICS,
+    n_resamples=10_000,
+    clusters=None,
+    rng=42,
+    level=0.95,
+    prices=None,
+    fitted=None,
+):
     """Fit, sweep and resample: `PoolEvaluation` of `routers` (dict name -> unfitted router) and the rows Random, Heuristic and Oracle.
 
     outcomes: table with score (n, m), cost[`cost`], models and (for split names) split; embeddings (n, D) or a dict feature kind -> feature.
@@ -212,17 +238,53 @@ def pool_evaluation(outcomes, embeddings, routers, *, train="train", test="test"
     fitting, where only the cost or the test part differs. A test query's missing cost is booked as the model's training mean.
     Memory: n_resamples x 100 numbers per row for the bands.
     """
-    test_rows, costs = pool_rows(outcomes, test), decision_costs(outcomes, train, cost) if prices is None else np.asarray(prices, dtype=np.float64)
-    if costs.shape != (outcomes.score.shape[1],): raise PoolInputError(f"prices has shape {costs.shape}: give one cost for each of {outcomes.score.shape[1]} models.")
+    test_rows, costs = (
+        pool_rows(outcomes, test),
+        decision_costs(outcomes, train, cost)
+        if prices is None
+        else np.asarray(prices, dtype=np.float64),
+    )
+    if costs.shape != (outcomes.score.shape[1],):
+        raise PoolInputError(
+            f"prices has shape {costs.shape}: give one cost for each of {outcomes.score.shape[1]} models."
+        )
     overlap = np.intersect1d(test_rows, pool_rows(outcomes, train))
-    if len(overlap): raise PoolInputError(f"{len(overlap)} queries are both in train and in test (the first is row {overlap[0]}). Split them first.")
+    if len(overlap):
+        raise PoolInputError(
+            f"{len(overlap)} queries are both in train and in test (the first is row {overlap[0]}). Split them first."
+        )
     part = pool_subset(outcomes, test_rows)
     _check_outcomes(part)
     paid = np.where(np.isnan(part.cost[cost]), costs, part.cost[cost])
-    fitted = _fitted({**routers, **{k: v for k, v in REFERENCE_ROWS.items() if k not in routers}}, outcomes, embeddings, train, fitted)
-    sweeps = sweep_pool(fitted, part, _feature_rows(embeddings, test_rows, len(outcomes.score)), costs, axis=axis, settings=settings, paid=paid)
-    return _resample_sweeps(sweeps, part, costs, paid, cost, fitted, metrics=metrics, n_resamples=n_resamples, rng=rng, level=level,
-                            clusters=None if clusters is None else np.asarray(clusters)[test_rows])
+    fitted = _fitted(
+        {**routers, **{k: v for k, v in REFERENCE_ROWS.items() if k not in routers}},
+        outcomes,
+        embeddings,
+        train,
+        fitted,
+    )
+    sweeps = sweep_pool(
+        fitted,
+        part,
+        _feature_rows(embeddings, test_rows, len(outcomes.score)),
+        costs,
+        axis=axis,
+        settings=settings,
+        paid=paid,
+    )
+    return _resample_sweeps(
+        sweeps,
+        part,
+        costs,
+        paid,
+        cost,
+        fitted,
+        metrics=metrics,
+        n_resamples=n_resamples,
+        rng=rng,
+        level=level,
+        clusters=None if clusters is None else np.asarray(clusters)[test_rows],
+    )
 
 # %% ../../nbs/7_evaluate/pool.ipynb #a40724b9
 def _resample_sweeps(sweeps, part, costs, paid, column, fitted, *, metrics, n_resamples, clusters, rng, level):

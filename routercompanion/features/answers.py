@@ -26,14 +26,29 @@ from ..reading import FileError, checked
 
 # %% ../../nbs/5_features/answers.ipynb #6dbf4dc6
 _NUMBER = r"(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)"
-_SURE = re.compile(rf"(?<![\d.])(-?{_NUMBER})\s{{0,3}}(%|percent\b|per cent\b)?(?:\s{{0,3}}(-|to\b|and\b|/|out of\b|of\b)\s{{0,3}}({_NUMBER}))?", re.I)
-_ENDS = {("0", "100"): 100., ("1", "100"): 100., ("0", "10"): 10., ("1", "10"): 10., ("0", "1"): 1., ("0.0", "1.0"): 1.}   # of scales
+_SURE = re.compile(
+    rf"(?<![\d.])(-?{_NUMBER})\s{{0,3}}(%|percent\b|per cent\b)?(?:\s{{0,3}}(-|to\b|and\b|/|out of\b|of\b)\s{{0,3}}({_NUMBER}))?",
+    re.I,
+)
+_ENDS = {
+    ("0", "100"): 100.0,
+    ("1", "100"): 100.0,
+    ("0", "10"): 10.0,
+    ("1", "10"): 10.0,
+    ("0", "1"): 1.0,
+    ("0.0", "1.0"): 1.0,
+}  # of scales
 
 
 def _is_range(match, before):
     "Whether two numbers are joined to a range: 80-90, 80 to 90, between 80 and 90; three joined ones are a date."
     joined = match[3] and match[3].lower()
-    if joined not in ("-", "to", "and") or joined == "and" and "between" not in before or re.search(r"\d-\Z", before):
+    if (
+        joined not in ("-", "to", "and")
+        or joined == "and"
+        and "between" not in before
+        or re.search(r"\d-\Z", before)
+    ):
         return False
     low, high = (float(x.replace(",", "")) for x in (match[1], match[4]))
     return 0 <= low < high <= 100
@@ -45,9 +60,9 @@ def _value(match, scale):
     if (match[3] or "").lower() in ("/", "of", "out of"):
         of = float(match[4].replace(",", ""))
     elif match[2]:
-        of = 100.
+        of = 100.0
     elif "." in match[1] and value <= 1:
-        of = 1.
+        of = 1.0
     return 100 * value / of if 0 <= value <= of and of > 0 else None
 
 
@@ -57,16 +72,23 @@ def parse_confidence(text):
     Numbers that are negative, beyond their scale or denied (not 100) are passed over, the ends of a scale ('0 to 100') too; a range (80-90) is NaN.
     Read are the last `texts.LONGEST` signs.
     """
-    text, at, scale = plain_marks(str(text)[-LONGEST:]), 0, 100.
+    text, at, scale = plain_marks(str(text)[-LONGEST:]), 0, 100.0
     while match := _SURE.search(text, at):
-        before = text[max(0, match.start() - 12):match.start()].lower()
-        ends = _ENDS.get((match[1], match[4])) if match[3] and match[3].lower() in ("-", "to", "and") else None
+        before = text[max(0, match.start() - 12) : match.start()].lower()
+        ends = (
+            _ENDS.get((match[1], match[4]))
+            if match[3] and match[3].lower() in ("-", "to", "and")
+            else None
+        )
         if ends is None and _is_range(match, before):
             break
         denied = re.search(r"\bnot\s{1,3}\Z", before)
         if ends is None and not denied and (value := _value(match, scale)) is not None:
             return value
-        scale, at = ends or scale, match.end(1) if ends is None and match[3] in ("-", "to", "and") else match.end()
+        scale, at = (
+            ends or scale,
+            match.end(1) if ends is None and match[3] in ("-", "to", "and") else match.end(),
+        )
     return float("nan")
 
 # %% ../../nbs/5_features/answers.ipynb #c16e158d
@@ -130,10 +152,18 @@ def answer_signals(lm, bank, *, judges=None, samples=5, temperature=.7, max_new_
     return {k: np.asarray(v, np.float32) for k, v in out.items()}
 
 # %% ../../nbs/5_features/answers.ipynb #20eb5463
-_SAMPLE_TYPES = dict(log_likelihood=np.float32, tokens_out=np.int32, tokens_scored=np.int32, tokens_in=np.int32, seconds=np.float32)
+_SAMPLE_TYPES = dict(
+    log_likelihood=np.float32,
+    tokens_out=np.int32,
+    tokens_scored=np.int32,
+    tokens_in=np.int32,
+    seconds=np.float32,
+)
 
 
-def sampled_answers(lm, bank, *, samples=5, temperature=.7, max_new_tokens=MAX_NEW_TOKENS, seed=42, chunk=320):
+def sampled_answers(
+    lm, bank, *, samples=5, temperature=0.7, max_new_tokens=MAX_NEW_TOKENS, seed=42, chunk=320
+):
     """`models.Samples` of `lm` for all queries of a bank, drawn `chunk` queries at a time; each finished piece is kept in the user's cache and never drawn again.
 
     The first pieces are the same for a longer bank that begins with the same queries. Memory: that of `lm.sample` for one piece, and the texts.
@@ -142,28 +172,66 @@ def sampled_answers(lm, bank, *, samples=5, temperature=.7, max_new_tokens=MAX_N
     for start in range(0, len(bank), chunk):
         part = bank.take(np.arange(start, min(start + chunk, len(bank))))
         shots = {t: part.shots.get(t, "") for t in sorted(part.table.task.unique())}
-        key = content_hash([lm.hash, str(lm.dtype), samples, temperature, max_new_tokens, seed, shots, list(part.query_ids), list(part.table.prompt)])
+        key = content_hash(
+            [
+                lm.hash,
+                str(lm.dtype),
+                samples,
+                temperature,
+                max_new_tokens,
+                seed,
+                shots,
+                list(part.query_ids),
+                list(part.table.prompt),
+            ]
+        )
         path = cache_dir("answers", lm.name) / f"samples-{key[:24]}.jsonl"
         if not path.is_file():
             with only_one(path):
-                if not path.is_file():   # nobody has drawn them while we waited
-                    found = lm.sample(part, samples=samples, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
-                    write_jsonl(path, [{k: v[i].tolist() if hasattr(v[i], "tolist") else v[i] for k, v in found._asdict().items()} for i in range(len(part))])
+                if not path.is_file():  # nobody has drawn them while we waited
+                    found = lm.sample(
+                        part,
+                        samples=samples,
+                        temperature=temperature,
+                        max_new_tokens=max_new_tokens,
+                        seed=seed,
+                    )
+                    write_jsonl(
+                        path,
+                        [
+                            {
+                                k: v[i].tolist() if hasattr(v[i], "tolist") else v[i]
+                                for k, v in found._asdict().items()
+                            }
+                            for i in range(len(part))
+                        ],
+                    )
         drawn += _read_samples(path, len(part), samples)
-    return Samples(text=[r["text"] for r in drawn], **{k: np.array([r[k] for r in drawn], kind) for k, kind in _SAMPLE_TYPES.items()})
+    return Samples(
+        text=[r["text"] for r in drawn],
+        **{k: np.array([r[k] for r in drawn], kind) for k, kind in _SAMPLE_TYPES.items()},
+    )
 
 
 def _read_samples(path, n, samples):
     "The rows of a file of kept samples, checked: `n` rows, each with its `text` and numbers, `samples` of each (or one)."
     again = "Delete this file: what it holds is drawn again."
     found = read_rows(path, {"text": "texts"})
-    if len(found) != n: raise FileError(f"{len(found)} rows for {n} queries", again, source=path)
+    if len(found) != n:
+        raise FileError(f"{len(found)} rows for {n} queries", again, source=path)
     for row, r in enumerate(found, 1):
         for name in ("text", *_SAMPLE_TYPES):
             values = r.get(name) if isinstance(r.get(name), list) else [r.get(name)]
-            if name != "text": checked(values, "numbers", path=path, row=row, column=name)
+            if name != "text":
+                checked(values, "numbers", path=path, row=row, column=name)
             if len(values) != (samples if isinstance(r.get(name), list) else 1):
-                raise FileError(f"{len(values)} values for {samples} samples", again, source=path, row=row, column=name)
+                raise FileError(
+                    f"{len(values)} values for {samples} samples",
+                    again,
+                    source=path,
+                    row=row,
+                    column=name,
+                )
     return found
 
 # %% ../../nbs/5_features/answers.ipynb #7b7d23ad

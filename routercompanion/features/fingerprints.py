@@ -249,16 +249,39 @@ def _read(path):
 def model_readings(lm, probes, texts, scorer, *, horizon=10, max_new_tokens=16, batch_tokens=2048):
     """Everything that the fingerprints of one model need, from the cache or computed: dict p, log_p (N, C), `nll` (N,) eq. 5, `nll_given` (N,) the same behind
     the prompts, `nll_target` (N,) eq. 3; and its manifest. The answers that are scored are greedy, first line only, and are not kept."""
-    about = dict(model=lm.name, model_hash=lm.hash, dtype=str(lm.dtype), threads=torch.get_num_threads(), scorer=scorer.name, scorer_hash=scorer.hash, horizon=horizon,
-                 max_new_tokens=max_new_tokens, batch_tokens=batch_tokens, probes=list(probes.query_ids), shots=content_hash(probes.shots),
-                 texts=content_hash(list(texts)), read=_tokens_read(lm, probes), source="cscr eq. 2, 3, 5")
+    about = dict(
+        model=lm.name,
+        model_hash=lm.hash,
+        dtype=str(lm.dtype),
+        threads=torch.get_num_threads(),
+        scorer=scorer.name,
+        scorer_hash=scorer.hash,
+        horizon=horizon,
+        max_new_tokens=max_new_tokens,
+        batch_tokens=batch_tokens,
+        probes=list(probes.query_ids),
+        shots=content_hash(probes.shots),
+        texts=content_hash(list(texts)),
+        read=_tokens_read(lm, probes),
+        source="cscr eq. 2, 3, 5",
+    )
     path = cache_dir("fingerprints", Path(lm.name).name) / f"{content_hash(about)[:24]}.safetensors"
-    if path.is_file(): return _read(path)
+    if path.is_file():
+        return _read(path)
     with only_one(path):
-        if not path.is_file():   # nobody has made them while we waited
+        if not path.is_file():  # nobody has made them while we waited
             said = lm.generate(probes, max_new_tokens=max_new_tokens).text
-            nll = dict(nll=response_nll(scorer, said), nll_given=response_nll(scorer, said, prompts=list(probes.table.prompt)), nll_target=target_nll(lm, probes))
-            _write(path, token_probabilities(lm, probes, texts, horizon=horizon, batch_tokens=batch_tokens) | nll, about)
+            nll = dict(
+                nll=response_nll(scorer, said),
+                nll_given=response_nll(scorer, said, prompts=list(probes.table.prompt)),
+                nll_target=target_nll(lm, probes),
+            )
+            _write(
+                path,
+                token_probabilities(lm, probes, texts, horizon=horizon, batch_tokens=batch_tokens)
+                | nll,
+                about,
+            )
     return _read(path)
 
 
@@ -328,8 +351,13 @@ def routerbench_responses(outcomes, source=None):
     names = [f"{m}|model_response" for m in outcomes.models]
     parts = [_csv_table(f, dict.fromkeys(names, pa.string())) for f in files]
     if sum(map(len, parts)) != len(outcomes):
-        raise ContrastiveError(f"{len(files)} files with {sum(map(len, parts))} rows, and outcomes of {len(outcomes)}: load both from the same source.")
-    return {m: [t for part in parts for t in part[f"{m}|model_response"].to_pylist()] for m in outcomes.models}
+        raise ContrastiveError(
+            f"{len(files)} files with {sum(map(len, parts))} rows, and outcomes of {len(outcomes)}: load both from the same source."
+        )
+    return {
+        m: [t for part in parts for t in part[f"{m}|model_response"].to_pylist()]
+        for m in outcomes.models
+    }
 
 # %% ../../nbs/5_features/fingerprints.ipynb #9ffc8528
 def save_record(record, path):

@@ -16,22 +16,28 @@ import numpy as np
 from ..core import MisalignedError, RoutingInputError, lookup
 
 # %% ../../nbs/5_features/kinds.ipynb #9f1aa4f1
-class EmptyInputError(RoutingInputError): "There is no query, or no model, to learn from or to route."
+class EmptyInputError(RoutingInputError):
+    "There is no query, or no model, to learn from or to route."
 
 
-class NotFiniteError(RoutingInputError): "A score, cost or feature is NaN or infinite; the message names the first such row."
+class NotFiniteError(RoutingInputError):
+    "A score, cost or feature is NaN or infinite; the message names the first such row."
 
 
-class WidthError(RoutingInputError): "An array has the wrong number of dimensions, layers, features or models."
+class WidthError(RoutingInputError):
+    "An array has the wrong number of dimensions, layers, features or models."
 
 
-class ForeignFeatureError(RoutingInputError): "The features come from another model or encoder, or were read in another way, than those the router was fitted on."
+class ForeignFeatureError(RoutingInputError):
+    "The features come from another model or encoder, or were read in another way, than those the router was fitted on."
 
 
-class NotNumbersError(RoutingInputError): "A feature that is numbers holds texts or nothing; the message names the row."
+class NotNumbersError(RoutingInputError):
+    "A feature that is numbers holds texts or nothing; the message names the row."
 
 
-class MissingFeatureError(RoutingInputError): "The feature that a router needs is not in its input."
+class MissingFeatureError(RoutingInputError):
+    "The feature that a router needs is not in its input."
 
 # %% ../../nbs/5_features/kinds.ipynb #6455c4ee
 def score_matrix(outcomes, n_models=None):
@@ -87,17 +93,31 @@ def float32_rows(X, layers=None, rows=256):
 
 # %% ../../nbs/5_features/kinds.ipynb #1a0745c0
 def _check_named(X, needs, kind="logits"):
-    what, remedy, masked = ("Logit summaries", "logit_summaries", False) if kind == "logits" else ("Signals of the answers", "answer_signals", True)
-    if getattr(getattr(X, "dtype", None), "names", None): X = {k: X[k] for k in X.dtype.names}
+    what, remedy, masked = (
+        ("Logit summaries", "logit_summaries", False)
+        if kind == "logits"
+        else ("Signals of the answers", "answer_signals", True)
+    )
+    if getattr(getattr(X, "dtype", None), "names", None):
+        X = {k: X[k] for k in X.dtype.names}
     X = {k: np.asarray(v, dtype=np.float64) for k, v in dict(X).items() if not needs or k in needs}
     missing = [k for k in needs if k not in X]
-    if missing: raise MissingFeatureError(f"{what} {missing} are missing; the input holds {sorted(X)}. Recompute with `{remedy}`.")
-    if not X or n_rows(X) == 0: raise EmptyInputError(f"No queries: the {what.lower()} are empty.")
+    if missing:
+        raise MissingFeatureError(
+            f"{what} {missing} are missing; the input holds {sorted(X)}. Recompute with `{remedy}`."
+        )
+    if not X or n_rows(X) == 0:
+        raise EmptyInputError(f"No queries: the {what.lower()} are empty.")
     if len({v.shape for v in X.values()}) > 1 or next(iter(X.values())).ndim != 1:
-        raise MisalignedError(f"{what} must be (n,) arrays of one length, got { {k: v.shape for k, v in X.items()} }.")
+        raise MisalignedError(
+            f"{what} must be (n,) arrays of one length, got { {k: v.shape for k, v in X.items()} }."
+        )
     for k, v in X.items():
         bad = np.isinf(v) if masked else ~np.isfinite(v)
-        if bad.any(): raise NotFiniteError(f"{what}, {k!r}, row {_first(bad)}: {v[bad][0]:g} is not a finite number. Recompute that row.")
+        if bad.any():
+            raise NotFiniteError(
+                f"{what}, {k!r}, row {_first(bad)}: {v[bad][0]:g} is not a finite number. Recompute that row."
+            )
     return X
 
 
@@ -105,11 +125,19 @@ def _numbers(X, kind):
     "X as it is, or an array of objects as float64. `NotNumbersError`: texts, or something that is no number, with its row."
     if getattr(X.dtype, "kind", "f") not in "OUS":
         return X
-    remedy = "Encode the prompts first: load_encoder(name).encode(prompts)." if kind == "embedding" else "Give numbers."
+    remedy = (
+        "Encode the prompts first: load_encoder(name).encode(prompts)."
+        if kind == "embedding"
+        else "Give numbers."
+    )
     for row, value in enumerate(X.reshape(len(X), -1) if X.dtype.kind == "O" else X.ravel()[:1]):
         for v in np.atleast_1d(value):
-            if not isinstance(v, (numbers.Real, np.number, np.bool_, np.ndarray, list, tuple)) or isinstance(v, str):
-                raise NotNumbersError(f"Features row {row}: {v!r:.60} is no number; a {kind} feature is numbers. {remedy}")
+            if not isinstance(
+                v, (numbers.Real, np.number, np.bool_, np.ndarray, list, tuple)
+            ) or isinstance(v, str):
+                raise NotNumbersError(
+                    f"Features row {row}: {v!r:.60} is no number; a {kind} feature is numbers. {remedy}"
+                )
     try:
         return np.array(X.tolist(), dtype=np.float64)
     except (ValueError, TypeError) as e:
@@ -121,7 +149,9 @@ def _labels(X, kind):
     if getattr(X.dtype, "kind", "") == "O":
         for row, value in enumerate(X.ravel()):
             if value is None or value != value:
-                raise EmptyInputError(f"Row {row}: the {kind} is missing ({value!r}). Name it, or drop the row.")
+                raise EmptyInputError(
+                    f"Row {row}: the {kind} is missing ({value!r}). Name it, or drop the row."
+                )
     return X
 
 # %% ../../nbs/5_features/kinds.ipynb #b917ced9
@@ -132,16 +162,27 @@ def check_features(X, kind, *, shape=None, needs=()):
     hidden states are checked for NaN while they are read (`float32_rows`), everything else here.
     """
     X, ndim = feature_of(X, kind), FEATURE_NDIM[kind]
-    if kind in ("logits", "answers"): return _check_named(X, needs, kind)
-    if n_rows(X) == 0: raise EmptyInputError(f"No queries: the {kind} feature is empty. Check the split or the filter that selected them.")
-    if kind == "none": return X
+    if kind in ("logits", "answers"):
+        return _check_named(X, needs, kind)
+    if n_rows(X) == 0:
+        raise EmptyInputError(
+            f"No queries: the {kind} feature is empty. Check the split or the filter that selected them."
+        )
+    if kind == "none":
+        return X
     X = X if hasattr(X, "shape") and hasattr(X, "dtype") else np.asarray(X)
     X = _labels(X, kind) if kind in ("text", "task") else _numbers(X, kind)
-    if X.ndim != ndim: raise WidthError(f"A {kind} feature has {ndim} dimension(s), this one has shape {tuple(X.shape)}.")
+    if X.ndim != ndim:
+        raise WidthError(
+            f"A {kind} feature has {ndim} dimension(s), this one has shape {tuple(X.shape)}."
+        )
     if shape is not None and tuple(X.shape[1:]) != tuple(shape):
-        raise WidthError(f"The router was fitted on rows of shape {tuple(shape)}, these have {tuple(X.shape[1:])}: same model and pooling?")
+        raise WidthError(
+            f"The router was fitted on rows of shape {tuple(shape)}, these have {tuple(X.shape[1:])}: same model and pooling?"
+        )
     if kind != "task" and ndim < 3 and getattr(X.dtype, "kind", "O") in "fiub":
-        for _ in float32_rows(X, rows=4096): pass
+        for _ in float32_rows(X, rows=4096):
+            pass
     return X
 
 # %% ../../nbs/5_features/kinds.ipynb #517b4e92
@@ -174,21 +215,29 @@ def same_origin(a, b):
     "Whether two origins agree in what both say. Weights decide; names do where one side has no hash of the weights."
     by_weights = a.get("weights_sha256") and b.get("weights_sha256")
     names = ("weights_sha256",) if by_weights else ("model", "encoder")
-    return all(a.get(k) == b.get(k) for k in (*names, "template", "shots", "pooling") if k in a and k in b) and ("encoder" in a) == ("encoder" in b)
+    return all(
+        a.get(k) == b.get(k) for k in (*names, "template", "shots", "pooling") if k in a and k in b
+    ) and ("encoder" in a) == ("encoder" in b)
 
 
 def describe_origin(origin):
     "An origin in words."
     said = [f"{k} {v}" for k, v in origin.items() if k != "weights_sha256"]
-    return ", ".join([*said, f"weights {origin['weights_sha256'][:12]}"] if origin.get("weights_sha256") else said)
+    return ", ".join(
+        [*said, f"weights {origin['weights_sha256'][:12]}"]
+        if origin.get("weights_sha256")
+        else said
+    )
 
 
 def check_origin(expected, X, kind, who="The router"):
     "Raise `ForeignFeatureError` when the feature of `kind` in X says that it was computed otherwise than `expected`; either may be None."
     found = origin_of(X, kind)
     if expected and found and not same_origin(expected, found):
-        raise ForeignFeatureError(f"{who} was fitted on: {describe_origin(expected)}; these features are: {describe_origin(found)}. "
-                                  "Compute them as for the fit, or fit the router again.")
+        raise ForeignFeatureError(
+            f"{who} was fitted on: {describe_origin(expected)}; these features are: {describe_origin(found)}. "
+            "Compute them as for the fit, or fit the router again."
+        )
 
 # %% ../../nbs/5_features/kinds.ipynb #40faa4ee
 def take(X, rows):

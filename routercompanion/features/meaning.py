@@ -110,10 +110,20 @@ def _answer_rows(answers):
 
 def judged_pairs(answers, judge):
     "Verdicts of `judge` on all distinct ordered pairs within the lists of texts: set of the (text, text) with entailment; one call of the judge."
-    wanted = dict.fromkeys((a, b) for texts in _answer_rows(answers) for i, a in enumerate(dict.fromkeys(texts)) for b in list(dict.fromkeys(texts))[i + 1:])
-    pairs = list(wanted if judge.symmetric else dict.fromkeys(p for a, b in wanted for p in ((a, b), (b, a))))
+    wanted = dict.fromkeys(
+        (a, b)
+        for texts in _answer_rows(answers)
+        for i, a in enumerate(dict.fromkeys(texts))
+        for b in list(dict.fromkeys(texts))[i + 1 :]
+    )
+    pairs = list(
+        wanted if judge.symmetric else dict.fromkeys(p for a, b in wanted for p in ((a, b), (b, a)))
+    )
     verdicts = np.asarray(judge.entails(pairs)) if pairs else np.zeros(0, bool)
-    if verdicts.shape != (len(pairs),): raise JudgeError(f"Judge {judge.name!r} gave shape {verdicts.shape} for {len(pairs)} pairs; give one verdict per pair.")
+    if verdicts.shape != (len(pairs),):
+        raise JudgeError(
+            f"Judge {judge.name!r} gave shape {verdicts.shape} for {len(pairs)} pairs; give one verdict per pair."
+        )
     yes = {p for p, v in zip(pairs, verdicts) if v}
     return yes | {(b, a) for a, b in yes} if judge.symmetric else yes
 
@@ -125,9 +135,15 @@ def semantic_clusters(answers, judge, questions=None):
     to (entailment both ways by `judge`; equal strings are equivalent). questions (n,) are put in front for judges that want them. Memory: the distinct pairs.
     """
     texts = [[a.strip() for a in row] for row in _answer_rows(answers)]
-    if len({len(row) for row in texts}) != 1 or not texts[0]: raise EmptyInputError("Give every query the same number (>= 1) of answers, and at least one query.")
+    if len({len(row) for row in texts}) != 1 or not texts[0]:
+        raise EmptyInputError(
+            "Give every query the same number (>= 1) of answers, and at least one query."
+        )
     if judge.with_question:
-        if questions is None or len(questions) != len(texts): raise JudgeError(f"Judge {judge.name!r} reads the question before each answer: give `questions`, one per query.")
+        if questions is None or len(questions) != len(texts):
+            raise JudgeError(
+                f"Judge {judge.name!r} reads the question before each answer: give `questions`, one per query."
+            )
         texts = [[f"{q.strip()} {a}" for a in row] for q, row in zip(questions, texts)]
     yes = judged_pairs(texts, judge)
     same = lambda a, b: a == b or ((a, b) in yes and (b, a) in yes)
@@ -136,7 +152,8 @@ def semantic_clusters(answers, judge, questions=None):
         firsts = []
         for j, text in enumerate(row):
             out[j] = next((c for c, first in enumerate(firsts) if same(first, text)), len(firsts))
-            if out[j] == len(firsts): firsts.append(text)
+            if out[j] == len(firsts):
+                firsts.append(text)
     return labels
 
 # %% ../../nbs/5_features/meaning.ipynb #5a9c9922

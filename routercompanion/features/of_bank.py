@@ -32,14 +32,25 @@ def bank_features(bank, model=SMALL, **options):
     options: those of `CausalLM.features` (poolings and so on); another choice gets a folder of its own, so that stores live side by side.
     """
     lm = model if hasattr(model, "features") else load_causal_lm(model)
-    variant = f"-{content_hash({k: list(v) if isinstance(v, tuple) else v for k, v in options.items()})[:8]}" if options else ""
-    return lm.features(bank, cache_dir("features", lm.name) / f"{bank.name}-{content_hash(list(bank.query_ids))[:12]}{variant}", **options)
+    variant = (
+        f"-{content_hash({k: list(v) if isinstance(v, tuple) else v for k, v in options.items()})[:8]}"
+        if options
+        else ""
+    )
+    return lm.features(
+        bank,
+        cache_dir("features", lm.name)
+        / f"{bank.name}-{content_hash(list(bank.query_ids))[:12]}{variant}",
+        **options,
+    )
 
 
 def bank_embeddings(bank, encoder=ENCODER):
     "Unit vectors (n, D) float32 of the bank's prompts (without shots) from a sentence encoder, kept in the user's cache. They know their `origin`."
     origin = _encoder_origin(encoder)
-    name = encoder if encoder in Lock.load().assets else [origin["encoder"], origin["weights_sha256"]]   # an asset's name stands for its weights
+    name = (
+        encoder if encoder in Lock.load().assets else [origin["encoder"], origin["weights_sha256"]]
+    )  # an asset's name stands for its weights
     key = content_hash([name, list(bank.query_ids), list(bank.table.prompt)])
     path = cache_dir("embeddings", encoder) / f"{key[:24]}.safetensors"
     if not path.is_file():
@@ -60,7 +71,8 @@ def _keep_embeddings(path, bank, encoder):
     if path.is_file():
         return
     vectors = load_encoder(encoder).encode(bank.table.prompt.str.strip())
-    with atomic_path(path) as tmp: save_file({"embeddings": np.asarray(vectors)}, tmp)
+    with atomic_path(path) as tmp:
+        save_file({"embeddings": np.asarray(vectors)}, tmp)
 
 # %% ../../nbs/5_features/of_bank.ipynb #2e0701e8
 def logit_summaries(logits, rows=256):
@@ -93,6 +105,7 @@ class Signals:
     """What the routers may look at, for n queries in one order: `kinds` maps a feature kind to its array or dict of arrays;
     `outcomes` (n, 2) scores of the small and the large model; `task`, `column`, `split`, (n,) strings; `query_ids` (n,);
     `origins`: for kinds whose origin is known, the model or encoder behind them."""
+
     kinds: dict
     outcomes: np.ndarray
     task: np.ndarray
@@ -101,24 +114,33 @@ class Signals:
     query_ids: np.ndarray
     origins: dict = field(default_factory=dict)
 
-    def __len__(self): return len(self.outcomes)
+    def __len__(self):
+        return len(self.outcomes)
 
     def of(self, router, rows):
         "The rows of the feature that `router` reads."
         kind = router.feature_kind
-        found, origin = take(lookup(self.kinds, kind, "feature kind of these signals"), rows), self.origins.get(kind)
+        found, origin = (
+            take(lookup(self.kinds, kind, "feature kind of these signals"), rows),
+            self.origins.get(kind),
+        )
         return found if origin is None else with_origin(found, origin)
 
     def rows(self, **equal):
         "Integer positions where the columns equal the given values, e.g. `rows(split='test', column='facts')`."
         keep = np.ones(len(self), bool)
-        for name, value in equal.items(): keep &= np.isin(getattr(self, name), value)
+        for name, value in equal.items():
+            keep &= np.isin(getattr(self, name), value)
         return np.flatnonzero(keep)
 
 
 def _known(kinds):
     "Origins of those kinds that know theirs."
-    return {kind: value.origin for kind, value in kinds.items() if getattr(value, "origin", None) is not None}
+    return {
+        kind: value.origin
+        for kind, value in kinds.items()
+        if getattr(value, "origin", None) is not None
+    }
 
 
 def bank_signals(bank, store, embeddings, outcomes, pair, extra=None):
@@ -130,17 +152,46 @@ def bank_signals(bank, store, embeddings, outcomes, pair, extra=None):
     same = np.array_equal(at, np.arange(len(store.query_ids)))
     scores = outcomes.align(bank.query_ids, allow_extra=True).select(list(pair)).score
     statistics = {k: v[at] for k, v in add_logit_margin(store.logits).items() if v.ndim == 1}
-    origins = _known(dict(hidden_mean=store.mean, hidden_last=store.last, logits=store.logits, embedding=embeddings))
-    kinds = dict(hidden_mean=store.mean if same else store.mean[at], hidden_last=store.last if same else store.last[at], logits=statistics, embedding=np.asarray(embeddings),
-                 text=bank.table.prompt.to_numpy(str), task=bank.table.task.to_numpy(str), none=np.arange(len(bank)), outcomes=scores)
-    if set(extra or {}) & set(kinds): raise CompanionError(f"The kinds {sorted(set(extra) & set(kinds))} are the bank's own; give extra ones another name, or use `with_kinds`.")
-    signals = Signals(kinds, scores, bank.table.task.to_numpy(str), bank.table.domain.to_numpy(str), bank.table.split.to_numpy(str), bank.query_ids, origins)
+    origins = _known(
+        dict(
+            hidden_mean=store.mean,
+            hidden_last=store.last,
+            logits=store.logits,
+            embedding=embeddings,
+        )
+    )
+    kinds = dict(
+        hidden_mean=store.mean if same else store.mean[at],
+        hidden_last=store.last if same else store.last[at],
+        logits=statistics,
+        embedding=np.asarray(embeddings),
+        text=bank.table.prompt.to_numpy(str),
+        task=bank.table.task.to_numpy(str),
+        none=np.arange(len(bank)),
+        outcomes=scores,
+    )
+    if set(extra or {}) & set(kinds):
+        raise CompanionError(
+            f"The kinds {sorted(set(extra) & set(kinds))} are the bank's own; give extra ones another name, or use `with_kinds`."
+        )
+    signals = Signals(
+        kinds,
+        scores,
+        bank.table.task.to_numpy(str),
+        bank.table.domain.to_numpy(str),
+        bank.table.split.to_numpy(str),
+        bank.query_ids,
+        origins,
+    )
     return with_kinds(signals, **(extra or {}))
 
 
 def with_kinds(signals, **kinds):
     "A copy of `signals` in which feature kinds are added or replaced, e.g. `with_kinds(signals, hidden_mean=store.max)`; rows stay in order, one for each query."
     for name, value in kinds.items():
-        if n_rows(value) != len(signals): raise MisalignedError(f"The kind {name!r} has {n_rows(value)} rows for {len(signals)} queries; take the rows of these queries first.")
+        if n_rows(value) != len(signals):
+            raise MisalignedError(
+                f"The kind {name!r} has {n_rows(value)} rows for {len(signals)} queries; take the rows of these queries first."
+            )
     kept = {kind: origin for kind, origin in signals.origins.items() if kind not in kinds}
     return replace(signals, kinds={**signals.kinds, **kinds}, origins=kept | _known(kinds))

@@ -12,43 +12,72 @@ import numpy as np
 
 from ..core import lookup
 from routercompanion.data.texts import (
-    LETTERS, NoOptionsError, answer_text, answer_texts, clean_answer, parse_options, stated_answer, unwrapped,
+    LETTERS,
+    NoOptionsError,
+    answer_text,
+    answer_texts,
+    clean_answer,
+    parse_options,
+    stated_answer,
+    unwrapped,
 )
 from ..reading import as_texts
 
 # %% ../../nbs/4_judging/choices.ipynb #e4112e03
 _WORD = r"(?:\b(?:answer|antwort|respuesta|risposta|resposta|choice|option|choose|pick|select|go(?:ing)? with)\b|réponse|ответ|答案|回答|答え|选择?|選択?)"
-_FILLER = (r"(?:\s{1,9}(?:is|are|be|would|should|must|might|seems? to be|appears? to be|has to be|option|choice|letter|answer|the|correct|right|"
-           r"best|most|likely|probably|clearly|definitely|therefore|thus)\b){0,6}")
+_FILLER = (
+    r"(?:\s{1,9}(?:is|are|be|would|should|must|might|seems? to be|appears? to be|has to be|option|choice|letter|answer|the|correct|right|"
+    r"best|most|likely|probably|clearly|definitely|therefore|thus)\b){0,6}"
+)
 _OPEN, _CLOSE = r"[*_\"'`]{0,4}[(\[<{]{0,3}", r"([)\]>}])?(?![A-Za-z0-9]|'[A-Za-z])"
 _STATED = re.compile(rf"(?i:{_WORD}{_FILLER})[\s:*\"'`=>_是は\-]{{0,20}}{_OPEN}([A-Za-z]){_CLOSE}")
-_BOXED = re.compile(r"\\f?box(?:ed)?\s{0,9}\{[\s{]{0,4}(?i:option|choice|answer)?[\s:]{0,4}[(\[]?([A-Za-z])([)\]])?\s{0,9}[.:}]")
-_CORRECT = re.compile(rf"(?<![A-Za-z0-9'])[(\[]?([A-Za-z]){_CLOSE}\s{{1,9}}(?:is|must be|should be|would be|seems|has to be)\s{{1,9}}"
-                      r"(?:the |clearly |definitely |probably |most likely |most ){0,3}(?:correct|right|best|true|answer)\b")
-_IT_IS = re.compile(rf"(?i:\bit(?:'s| is| must be| has to be| should be| would be)\s{{1,9}}(?:option |choice |letter |answer )?){_OPEN}([A-Za-z]){_CLOSE}")
-_CONCLUDED = re.compile(rf"(?i:\bso|\bthus|\btherefore|\bhence|(?<=[a-z]{{2}}),|[:>])\s{{0,9}}{_OPEN}([A-Z]){_CLOSE}[.!*_\"'`\s]*\Z")
+_BOXED = re.compile(
+    r"\\f?box(?:ed)?\s{0,9}\{[\s{]{0,4}(?i:option|choice|answer)?[\s:]{0,4}[(\[]?([A-Za-z])([)\]])?\s{0,9}[.:}]"
+)
+_CORRECT = re.compile(
+    rf"(?<![A-Za-z0-9'])[(\[]?([A-Za-z]){_CLOSE}\s{{1,9}}(?:is|must be|should be|would be|seems|has to be)\s{{1,9}}"
+    r"(?:the |clearly |definitely |probably |most likely |most ){0,3}(?:correct|right|best|true|answer)\b"
+)
+_IT_IS = re.compile(
+    rf"(?i:\bit(?:'s| is| must be| has to be| should be| would be)\s{{1,9}}(?:option |choice |letter |answer )?){_OPEN}([A-Za-z]){_CLOSE}"
+)
+_CONCLUDED = re.compile(
+    rf"(?i:\bso|\bthus|\btherefore|\bhence|(?<=[a-z]{{2}}),|[:>])\s{{0,9}}{_OPEN}([A-Z]){_CLOSE}[.!*_\"'`\s]*\Z"
+)
 
 # %% ../../nbs/4_judging/choices.ipynb #e4112e04
-_DENIED = re.compile(r"[*_\"'`]{0,4}(?:\s{1,9}(?:is|was|seems|looks))?\s{1,9}(?:not\b|wrong\b|incorrect\b|false\b|(?:is|was|ca|does|wo)n't\b|cannot\b|(?:is )?ruled out\b)")
-_NOT = re.compile(r"(?i)(?:\bnot|n't|\bnever|\bneither|\bnor|\brul(?:e|ed|ing) out|\bexclud(?:e|ed|ing)|\beliminat(?:e|ed|ing)|\bexcept|\binstead of|\brather than)"
-                  r"\s{1,9}(?:(?:the|option|choice|answer|letter) ){0,3}[*_\"'`(\[]{0,4}\Z")
+_DENIED = re.compile(
+    r"[*_\"'`]{0,4}(?:\s{1,9}(?:is|was|seems|looks))?\s{1,9}(?:not\b|wrong\b|incorrect\b|false\b|(?:is|was|ca|does|wo)n't\b|cannot\b|(?:is )?ruled out\b)"
+)
+_NOT = re.compile(
+    r"(?i)(?:\bnot|n't|\bnever|\bneither|\bnor|\brul(?:e|ed|ing) out|\bexclud(?:e|ed|ing)|\beliminat(?:e|ed|ing)|\bexcept|\binstead of|\brather than)"
+    r"\s{1,9}(?:(?:the|option|choice|answer|letter) ){0,3}[*_\"'`(\[]{0,4}\Z"
+)
 _ARTICLE = re.compile(r"\s{1,9}(?!(?:because|since|as|for|is|and|which|but|due|or)\b)[a-z]")
-_ENDED = re.compile(r"[*_\"'`]{0,4}(?:\s*\Z|\s{0,9}\n|[.,;:!?)}](?=\s|\Z|[*_\"'`)])|\s{1,9}(?:because|since|as|is|or|and)\b)")
-_OTHER = re.compile(rf"[*_\"'`]{{0,4}}\s{{0,9}}(?:(,)|/|&|\bor\b|(\band\b))\s{{0,9}}(?:(?:option|choice|maybe|perhaps|possibly) )?{_OPEN}([A-Za-z]){_CLOSE}")
+_ENDED = re.compile(
+    r"[*_\"'`]{0,4}(?:\s*\Z|\s{0,9}\n|[.,;:!?)}](?=\s|\Z|[*_\"'`)])|\s{1,9}(?:because|since|as|is|or|and)\b)"
+)
+_OTHER = re.compile(
+    rf"[*_\"'`]{{0,4}}\s{{0,9}}(?:(,)|/|&|\bor\b|(\band\b))\s{{0,9}}(?:(?:option|choice|maybe|perhaps|possibly) )?{_OPEN}([A-Za-z]){_CLOSE}"
+)
 _LAST = re.compile(r"[*_\"'`]{0,4}\s{0,9}(?:\Z|[.!;,\n]|\b(?:or|and)\b)")
 
 
 def _hedged(text, at, allowed):
     "Whether a second letter is named with the one that ends at `at`: *A or C*, *A and C.*"
     other = _OTHER.match(text, at)
-    if not other or other[3].upper() not in allowed or (other[3].islower() and not _ENDED.match(text, other.end())):
+    if (
+        not other
+        or other[3].upper() not in allowed
+        or (other[3].islower() and not _ENDED.match(text, other.end()))
+    ):
         return False
     return not (other[1] or other[2]) or bool(_LAST.match(text, other.end()))
 
 
 def _denied(text, match):
     "Whether the letter of a match is denied, before it or behind it."
-    before = (text[max(0, at - 60):at] for at in (match.start(), match.start(1)))
+    before = (text[max(0, at - 60) : at] for at in (match.start(), match.start(1)))
     return bool(_DENIED.match(text, match.end()) or any(map(_NOT.search, before)))
 
 # %% ../../nbs/4_judging/choices.ipynb #e4112e05
@@ -61,13 +90,20 @@ def _statements(text, allowed):
                 continue
             if pattern is not _BOXED and not m[2]:
                 needs_end = m[1].islower() or pattern is _IT_IS
-                if needs_end and not _ENDED.match(text, at) or letter in "AI" and _ARTICLE.match(text, at):
+                if (
+                    needs_end
+                    and not _ENDED.match(text, at)
+                    or letter in "AI"
+                    and _ARTICLE.match(text, at)
+                ):
                     continue
             yield at, None if _hedged(text, at, allowed) else letter
 
 # %% ../../nbs/4_judging/choices.ipynb #aeeb2c2a
 _LINE_START = re.compile(r"(?m)^[ \t*_\"'`>#]*[(\[]?([A-Za-z])([)\]]|[.:,](?=\s|$|\*)|[ \t*_]*$)")
-_SET = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mathsf|bf|rm)\s{0,9}\{([^{}]*)\}")   # a letter set in type
+_SET = re.compile(
+    r"\\(?:text|textbf|mathrm|mathbf|mathsf|bf|rm)\s{0,9}\{([^{}]*)\}"
+)  # a letter set in type
 _ALONE = re.compile(r"[\W_]*([A-Za-z])[\W_]*")
 
 
@@ -75,13 +111,19 @@ def _by_text(answer, options):
     "The letter whose option text is the whole answer, or what the answer states; None if no or several options match."
     stated = stated_answer(answer) or ""
     said = {clean_answer(a) for a in (answer, stated if len(stated) > 1 else "") if a.strip()}
-    hits = [LETTERS[i] for i, text in enumerate(options or ()) if clean_answer(text) and clean_answer(text) in said]
+    hits = [
+        LETTERS[i]
+        for i, text in enumerate(options or ())
+        if clean_answer(text) and clean_answer(text) in said
+    ]
     return hits[0] if len(hits) == 1 else None
 
 
 def _at_line_starts(text, allowed):
     "The letters that begin a line; small ones without a bracket only where no other letter does (else they number the steps of a reasoning)."
-    found = [m for m in _LINE_START.finditer(text) if m[1].upper() in allowed and not _denied(text, m)]
+    found = [
+        m for m in _LINE_START.finditer(text) if m[1].upper() in allowed and not _denied(text, m)
+    ]
     sure = [m for m in found if m[1].isupper() or m[2][:1] in (")", "]")]
     small = [m for m in found if m[2][:1] in (".", ":")]
     if not sure and len({m[1] for m in small}) == 1:
@@ -103,7 +145,11 @@ def parse_choice(answer, n_choices, *, options=None):
     if (alone := _ALONE.fullmatch(text)) and alone[1].upper() in allowed:
         return alone[1].upper()
     named = re.match(rf"[*_(\[]{{0,4}}([{allowed}])[.):\]]\s+(.+)", text)
-    if named and options and clean_answer(named[2]) == clean_answer(options[LETTERS.index(named[1])]):
+    if (
+        named
+        and options
+        and clean_answer(named[2]) == clean_answer(options[LETTERS.index(named[1])])
+    ):
         return named[1]
     if letter := _by_text(text, options):
         return letter
@@ -130,16 +176,25 @@ def choice_scores(answers, choices, references, *, on_error="raise"):
     per query the right letter. `on_error`: "raise" (`NoOptionsError` with the row) or "mask". A reference beyond the options is an error of the same kind.
     """
     lookup({"raise": 0, "mask": 0}, on_error, "on_error")
-    answers, references = answer_texts(answers), [references] if isinstance(references, str) else list(references)
+    answers, references = (
+        answer_texts(answers),
+        [references] if isinstance(references, str) else list(references),
+    )
     out = np.full(len(answers), np.nan, np.float32)
-    for row, (answer, options, reference) in enumerate(zip(answers, choices, references, strict=True)):
+    for row, (answer, options, reference) in enumerate(
+        zip(answers, choices, references, strict=True)
+    ):
         try:
             letter = _right_letter(options := _option_texts(options, row), reference)
         except NoOptionsError as e:
             if on_error == "raise":
                 raise NoOptionsError(f"Row {row}: {e} Or pass on_error='mask'.") from e
             continue
-        out[row] = np.nan if answer is None else parse_choice(answer, len(options), options=options) == letter
+        out[row] = (
+            np.nan
+            if answer is None
+            else parse_choice(answer, len(options), options=options) == letter
+        )
     return out
 
 
@@ -151,6 +206,10 @@ def _option_texts(options, row):
 
 
 def _right_letter(options, reference):
-    if not isinstance(reference, str) or len(reference) != 1 or reference not in LETTERS[:len(options)]:
+    if (
+        not isinstance(reference, str)
+        or len(reference) != 1
+        or reference not in LETTERS[: len(options)]
+    ):
         raise NoOptionsError(f"The reference {reference!r} is none of {len(options)} options.")
     return reference

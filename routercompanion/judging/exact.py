@@ -17,7 +17,15 @@ import numpy as np
 from ..data.bank import BankError
 from ..data.banks.embedded import generated_item
 from routercompanion.data.texts import (
-    _PROSE, JudgeError, answer_text, answer_texts, clean_answer, final_answer, is_number, reference_texts, unwrapped,
+    _PROSE,
+    JudgeError,
+    answer_text,
+    answer_texts,
+    clean_answer,
+    final_answer,
+    is_number,
+    reference_texts,
+    unwrapped,
 )
 from ..reading import as_texts
 
@@ -30,13 +38,19 @@ def judge_one(answer, references, source):
     if source.count("|") == 3 and source.startswith("reasoning-gym"):
         dataset, item = generated_item(source)
         return dataset.score_answer(answer.strip(), entry=item) >= 1
-    answer, wanted = clean_answer(answer), [clean_answer(r) for r in as_texts(references, "references", error=JudgeError)]
+    answer, wanted = (
+        clean_answer(answer),
+        [clean_answer(r) for r in as_texts(references, "references", error=JudgeError)],
+    )
     if answer in wanted:
         return True
     if not is_number(answer) or not all(map(is_number, wanted)):
         return False
     from math_verify import parse
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns on every call that no time limit is set
+
+    logging.getLogger("math_verify").setLevel(
+        logging.ERROR
+    )  # it warns on every call that no time limit is set
     found, *golds = (parse(text, parsing_timeout=None) for text in (answer, *wanted))
     return any(_same(gold, found, timeout_seconds=None) for gold in golds)
 
@@ -45,12 +59,19 @@ def judge(bank, answers):
     "Correctness of `answers` (one text per query of `bank`, None or NaN where a model gave none) as a float32 array (n,) of 0, 1 and NaN = missing."
     answers = answer_texts(answers)
     if len(answers) != len(bank):
-        raise BankError(f"{bank.name}: {len(answers)} answers for {len(bank)} queries; give one answer per query.")
+        raise BankError(
+            f"{bank.name}: {len(answers)} answers for {len(bank)} queries; give one answer per query."
+        )
     t = bank.table
-    return np.array([judge_one(a, r, s) for a, r, s in zip(answers, t.references, t.source)], np.float32)
+    return np.array(
+        [judge_one(a, r, s) for a, r, s in zip(answers, t.references, t.source)], np.float32
+    )
 
 # %% ../../nbs/4_judging/exact.ipynb #f03ba928
-TINY, TOLERANCE = 1e-4, 1e-6   # below TINY two numbers are equal if they differ by less than this share
+TINY, TOLERANCE = (
+    1e-4,
+    1e-6,
+)  # below TINY two numbers are equal if they differ by less than this share
 
 
 def _same_size(gold, found):
@@ -67,18 +88,30 @@ def _same_size(gold, found):
 def _same(golds, found, **options):
     "Whether math-verify finds one of the expressions `found` equal to one of `golds` (lists), tiny numbers in relation to their size."
     from math_verify import verify
+
     return any(verify(g, f, **options) and _same_size(g, f) for g in golds for f in found)
 
 # %% ../../nbs/4_judging/exact.ipynb #a2c84789
-_LONGEST_MATHS = 1_000   # signs of an expression that math-verify is given
-_UNREADABLE = (ArithmeticError, AttributeError, LookupError, RuntimeError, SyntaxError, TokenError, TypeError, ValueError)   # of the reader of LaTeX
+_LONGEST_MATHS = 1_000  # signs of an expression that math-verify is given
+_UNREADABLE = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    SyntaxError,
+    TokenError,
+    TypeError,
+    ValueError,
+)  # of the reader of LaTeX
 
 
 def _limit(seconds):
     "`seconds` as math-verify's alarm takes them, or an error."
     whole = isinstance(seconds, (int, np.integer)) and not isinstance(seconds, bool)
     if seconds is not None and not (whole and seconds > 0):
-        raise JudgeError(f"seconds={seconds!r}: give whole seconds from 1 on, or None for no time limit.")
+        raise JudgeError(
+            f"seconds={seconds!r}: give whole seconds from 1 on, or None for no time limit."
+        )
     return seconds
 
 
@@ -86,7 +119,7 @@ def _wants_maths(answer, given):
     "What math-verify is given of an answer whose final part is `given`, with the form it is put in: LaTeX, or for a sentence the text itself."
     if not _PROSE.search(given[:300]):
         return "${}$".format(given)
-    return unwrapped(answer).split("\n")[-1][-300:]   # math-verify looks for the expression in it
+    return unwrapped(answer).split("\n")[-1][-300:]  # math-verify looks for the expression in it
 
 # %% ../../nbs/4_judging/exact.ipynb #a2c8478a
 def math_score(answer, references, *, seconds=5):
@@ -104,9 +137,9 @@ def math_score(answer, references, *, seconds=5):
         return float(math_scores([answer], [wanted], seconds=seconds)[0])
     given, wanted = final_answer(answer), [final_answer(r) for r in wanted]
     if not given:
-        return 0.
+        return 0.0
     if clean_answer(given) in map(clean_answer, wanted):
-        return 1.
+        return 1.0
     return _math_verdict(_wants_maths(answer, given), wanted, seconds)
 
 
@@ -114,13 +147,20 @@ def _math_verdict(given, wanted, seconds):
     "Whether math-verify finds `given` equal to one of the texts `wanted`: 1., 0., or NaN where none of those can be read or the time is up."
     from math_verify import parse
     from math_verify.errors import TimeoutException
+
     read = partial(parse, parsing_timeout=seconds, raise_on_error=True)
     try:
-        golds = [g for g in (read(f"${w[:_LONGEST_MATHS]}$") for w in wanted) if any(not isinstance(x, str) for x in g)]
+        golds = [
+            g
+            for g in (read(f"${w[:_LONGEST_MATHS]}$") for w in wanted)
+            if any(not isinstance(x, str) for x in g)
+        ]
         if not golds:
             return np.nan
         found = read(given) if len(given) <= _LONGEST_MATHS else []
-        return float(any(_same(g, found, timeout_seconds=seconds, raise_on_error=True) for g in golds))
+        return float(
+            any(_same(g, found, timeout_seconds=seconds, raise_on_error=True) for g in golds)
+        )
     except (TimeoutException, *_UNREADABLE):
         return np.nan
 
@@ -135,14 +175,26 @@ def math_scores(answers, references, *, seconds=5, n_jobs=1):
     pairs = list(zip(answer_texts(answers), reference_texts(references), strict=True))
     if (on_main or seconds is None) and n_jobs == 1:
         return np.array([one(*p) for p in pairs], np.float32)
-    return np.array(joblib.Parallel(n_jobs=max(2, n_jobs), backend="loky")(joblib.delayed(one)(*p) for p in pairs), np.float32)
+    return np.array(
+        joblib.Parallel(n_jobs=max(2, n_jobs), backend="loky")(
+            joblib.delayed(one)(*p) for p in pairs
+        ),
+        np.float32,
+    )
 
 # %% ../../nbs/4_judging/exact.ipynb #6c747c71
 def short_scores(answers, references):
     """Scores (n,) float32 of short answers: 1 if the first line or the final part equals a reference after `clean_answer` (case, spaces, quotes, final stop),
     else 0; NaN for a missing answer (None, NaN). `references`: per query a list of texts."""
     pairs = zip(answer_texts(answers), reference_texts(references), strict=True)
-    return np.array([np.nan if a is None else bool(_forms(a) & {clean_answer(r) for r in rs}) for a, rs in pairs], np.float32)
+    return np.array(
+        [
+            np.nan if a is None else bool(_forms(a) & {clean_answer(r) for r in rs})
+            for a, rs in pairs
+        ],
+        np.float32,
+    )
 
 
-def _forms(answer): return {clean_answer(answer), clean_answer(final_answer(answer))}
+def _forms(answer):
+    return {clean_answer(answer), clean_answer(final_answer(answer))}

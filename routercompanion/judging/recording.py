@@ -14,12 +14,22 @@ from ..data.evidence import label_flip_rate
 from ..data.outcomes import OutcomeTable
 from ..data.records import read_rows
 from .exact import judge
-from ..models.causal_lm import MAX_NEW_TOKENS, MODELS, load_causal_lm, named_by_prompts
+from routercompanion.models.causal_lm import (
+    MAX_NEW_TOKENS,
+    MODELS,
+    load_causal_lm,
+    named_by_prompts,
+)
 from ..parallel import progress
 
 # %% ../../nbs/4_judging/recording.ipynb #d040231a
-_ANSWER = {"query_id": "text", "text": "text", "tokens_in": "whole", "tokens_out": "whole",
-           "seconds": "number"}
+_ANSWER = {
+    "query_id": "text",
+    "text": "text",
+    "tokens_in": "whole",
+    "tokens_out": "whole",
+    "seconds": "number",
+}
 
 
 def _kept_answers(path, part, tokens_in):
@@ -37,25 +47,39 @@ def _kept_answers(path, part, tokens_in):
 def _answer_rows(lm, part, max_new_tokens):
     found = lm.generate(part, max_new_tokens=max_new_tokens)
     each = zip(part.query_ids, found.text, found.tokens_in, found.tokens_out, found.seconds)
-    return [dict(query_id=str(q), seconds=round(float(s), 5), text=t, tokens_in=int(i), tokens_out=int(o)) for q, t, i, o, s in each]
+    return [
+        dict(
+            query_id=str(q), seconds=round(float(s), 5), text=t, tokens_in=int(i), tokens_out=int(o)
+        )
+        for q, t, i, o, s in each
+    ]
 
 
 def _task_answers(lm, part, max_new_tokens):
     "The rows of one task from the cache, or made and kept there; of several processes that ask, one answers."
     shots = part.shots[part.table.task[0]]
-    before, ids, tokens_in = shots, list(part.table.prompt), None   # a model without a tokenizer reads texts
+    before, ids, tokens_in = (
+        shots,
+        list(part.table.prompt),
+        None,
+    )  # a model without a tokenizer reads texts
     if hasattr(lm, "prefix_ids"):
         before, ids = lm.prefix_ids(shots), lm.tokens(part.table.prompt)
         tokens_in = [len(before) + len(x) for x in ids]
     about = [lm.hash, str(lm.dtype), max_new_tokens]
-    place = lambda key: cache_dir("answers", lm.name) / f"{content_hash(key)[:24]}.jsonl"
+
+    def place(key):
+        return cache_dir("answers", lm.name) / f"{content_hash(key)[:24]}.jsonl"
+
     path = place([*about, before, ids, list(part.query_ids)])
     rows = _kept_answers(path, part, tokens_in)
-    if rows is None and named_by_prompts(part):   # kept by an older version, under an address without the prompts
+    if rows is None and named_by_prompts(
+        part
+    ):  # kept by an older version, under an address without the prompts
         rows = _kept_answers(place([*about, shots, list(part.query_ids)]), part, tokens_in)
     if rows is None:
         with only_one(path):
-            rows = _kept_answers(path, part, tokens_in)   # made while we waited?
+            rows = _kept_answers(path, part, tokens_in)  # made while we waited?
             if rows is None:
                 write_jsonl(path, rows := _answer_rows(lm, part, max_new_tokens))
     return rows
@@ -66,19 +90,42 @@ def answer_bank(lm, bank, *, max_new_tokens=MAX_NEW_TOKENS, cache=True):
     parts = {}
     for task in progress(sorted(bank.table.task.unique()), f"{lm.name} answers"):
         part = bank.select(task=task)
-        parts[task] = pd.DataFrame((_task_answers if cache else _answer_rows)(lm, part, max_new_tokens))
+        parts[task] = pd.DataFrame(
+            (_task_answers if cache else _answer_rows)(lm, part, max_new_tokens)
+        )
         parts[task]["score"] = judge(part, list(parts[task].text))
     return pd.concat(parts.values()).set_index("query_id").loc[bank.query_ids].reset_index()
 
 # %% ../../nbs/4_judging/recording.ipynb #c405784a
 def outcomes_of(lm, bank, answers, provenance="computed"):
     "An `OutcomeTable` with the one model `lm` from the frame of `answer_bank`; no text in it."
-    column = lambda values: np.asarray(values, np.float32)[:, None]
-    cost = dict(tokens=column(answers.tokens_in + answers.tokens_out), latency_s=column(answers.seconds), params_b=np.full((len(bank), 1), lm.parameters_b, np.float32))
-    return OutcomeTable(score=column(answers.score), cost=cost, query_ids=bank.query_ids, models=[lm.name],
-                        metadata={lm.name: {**MODELS.get(lm.name, {}), "weights_sha256": lm.hash, "dtype": str(lm.dtype).split(".")[-1]}},
-                        correct_rule="score == 1", provenance=provenance, task=bank.table.task.to_numpy(str),
-                        domain=bank.table.domain.to_numpy(str), split=bank.table.split.to_numpy(str))
+
+    def column(values):
+        return np.asarray(values, np.float32)[:, None]
+
+    cost = dict(
+        tokens=column(answers.tokens_in + answers.tokens_out),
+        latency_s=column(answers.seconds),
+        params_b=np.full((len(bank), 1), lm.parameters_b, np.float32),
+    )
+    return OutcomeTable(
+        score=column(answers.score),
+        cost=cost,
+        query_ids=bank.query_ids,
+        models=[lm.name],
+        metadata={
+            lm.name: {
+                **MODELS.get(lm.name, {}),
+                "weights_sha256": lm.hash,
+                "dtype": str(lm.dtype).split(".")[-1],
+            }
+        },
+        correct_rule="score == 1",
+        provenance=provenance,
+        task=bank.table.task.to_numpy(str),
+        domain=bank.table.domain.to_numpy(str),
+        split=bank.table.split.to_numpy(str),
+    )
 
 # %% ../../nbs/4_judging/recording.ipynb #6e9bcb6b
 def record_models(bank, models=tuple(MODELS), path=None):

@@ -28,7 +28,8 @@ def words(text):
 def lcs_length(a, b):
     "Length of the longest common subsequence of two lists, by bit-parallel dynamic programming: O(len(b)) operations on integers of len(a) bits."
     where = {}
-    for i, x in enumerate(a): where[x] = where.get(x, 0) | 1 << i
+    for i, x in enumerate(a):
+        where[x] = where.get(x, 0) | 1 << i
     full = v = (1 << len(a)) - 1
     for x in b:
         u = v & where.get(x, 0)
@@ -39,13 +40,13 @@ def lcs_length(a, b):
 def rouge_l(answer, reference):
     "ROUGE-L F1 of two texts in [0, 1], high = close; 0 when one of them has no word."
     a, r = words(answer), words(reference)
-    return 2 * lcs_length(a, r) / (len(a) + len(r)) if a and r else 0.
+    return 2 * lcs_length(a, r) / (len(a) + len(r)) if a and r else 0.0
 
 
 def token_f1(answer, reference):
     "F1 of the common words (as multisets) of two texts in [0, 1], high = close."
     a, r = Counter(words(answer)), Counter(words(reference))
-    return 2 * (a & r).total() / (a.total() + r.total()) if a and r else 0.
+    return 2 * (a & r).total() / (a.total() + r.total()) if a and r else 0.0
 
 # %% ../../nbs/4_judging/reference.ipynb #6093b5a1
 class ReferenceScore:
@@ -54,15 +55,20 @@ class ReferenceScore:
     `metric`: "rouge_l", "token_f1" or "cosine" (needs `encoder`, see `models.load_encoder`; negative cosines are 0). It measures likeness to one
     way of answering, **not quality**: a right answer in other words scores low, a wrong one in the same words high.
     """
+
     METRICS = {"rouge_l": "ROUGE-L F1", "token_f1": "token F1", "cosine": "embedding cosine"}
 
     def __init__(self, metric="rouge_l", *, encoder=None):
         lookup(self.METRICS, metric, "reference metric")
-        if metric == "cosine" and encoder is None: raise JudgeError("ReferenceScore('cosine') needs an encoder: pass encoder=load_encoder('minilm-l6-v2').")
+        if metric == "cosine" and encoder is None:
+            raise JudgeError(
+                "ReferenceScore('cosine') needs an encoder: pass encoder=load_encoder('minilm-l6-v2')."
+            )
         self.metric, self.encoder = metric, encoder
 
     @property
-    def name(self): return f"{self.METRICS[self.metric]} with the reference (x 10; likeness, not quality)"
+    def name(self):
+        return f"{self.METRICS[self.metric]} with the reference (x 10; likeness, not quality)"
 
     def scores(self, answers, references):
         """Scores (n,) float32 in [0, 10]; NaN (masked) for a query without a reference and for a missing answer (None, NaN).
@@ -73,7 +79,10 @@ class ReferenceScore:
             out = self._cosines([a or "" for a in answers], references)
         else:
             measure = {"rouge_l": rouge_l, "token_f1": token_f1}[self.metric]
-            best = [max((measure(a or "", r) for r in rs), default=np.nan) for a, rs in zip(answers, references, strict=True)]
+            best = [
+                max((measure(a or "", r) for r in rs), default=np.nan)
+                for a, rs in zip(answers, references, strict=True)
+            ]
             out = np.array([10 * x for x in best], np.float32)
         out[[a is None for a in answers]] = np.nan
         return out
@@ -83,7 +92,13 @@ class ReferenceScore:
         vectors = self.encoder.encode(texts) if texts else np.empty((0, 1))
         rows, at = [], len(answers)
         for a, rs in zip(answers, references, strict=True):
-            rows.append(10 * np.clip((vectors[at:at + len(rs)] @ vectors[len(rows)]).max(), 0, 1) if rs and a.strip() else 0. if rs else np.nan)
+            rows.append(
+                10 * np.clip((vectors[at : at + len(rs)] @ vectors[len(rows)]).max(), 0, 1)
+                if rs and a.strip()
+                else 0.0
+                if rs
+                else np.nan
+            )
             at += len(rs)
         return np.array(rows, np.float32)
 
@@ -98,10 +113,14 @@ def normalise_answer(text):
 def exact_match(answer, references):
     "1. if the normalised answer equals one of the normalised `references` (a list of texts, or one text), else 0.; NaN for a missing answer (None, NaN)."
     answer, references = answer_text(answer), as_texts(references, "references", error=JudgeError)
-    return np.nan if answer is None else float(normalise_answer(answer) in map(normalise_answer, references))
+    return (
+        np.nan
+        if answer is None
+        else float(normalise_answer(answer) in map(normalise_answer, references))
+    )
 
 
-CLOSED = {"yes", "no", "noanswer"}   # such an answer counts whole or not at all
+CLOSED = {"yes", "no", "noanswer"}  # such an answer counts whole or not at all
 
 
 def answer_f1(answer, references):
@@ -113,9 +132,11 @@ def answer_f1(answer, references):
 
     def f1(a, r):
         common = sum((Counter(a.split()) & Counter(r.split())).values())
-        if (a in CLOSED or r in CLOSED) and a != r or not common: return 0.
+        if (a in CLOSED or r in CLOSED) and a != r or not common:
+            return 0.0
         return 2 * common / (len(a.split()) + len(r.split()))
-    return max((f1(normalise_answer(answer), normalise_answer(r)) for r in references), default=0.)
+
+    return max((f1(normalise_answer(answer), normalise_answer(r)) for r in references), default=0.0)
 
 # %% ../../nbs/4_judging/reference.ipynb #b6057ebf
 def support_scores(found, gold):
@@ -125,14 +146,28 @@ def support_scores(found, gold):
     Nothing found has precision 0; recall is what a retriever is judged by.
     """
     found, gold = set(found), set(gold)
-    if not gold: raise QuestionError("A question has no gold supporting facts: its recall is undefined. Leave it out, or score its answer alone.")
+    if not gold:
+        raise QuestionError(
+            "A question has no gold supporting facts: its recall is undefined. Leave it out, or score its answer alone."
+        )
     hit = len(found & gold)
-    precision, recall = hit / len(found) if found else 0., hit / len(gold)
-    return dict(em=float(found == gold), f1=2 * precision * recall / (precision + recall) if hit else 0., precision=precision, recall=recall)
+    precision, recall = hit / len(found) if found else 0.0, hit / len(gold)
+    return dict(
+        em=float(found == gold),
+        f1=2 * precision * recall / (precision + recall) if hit else 0.0,
+        precision=precision,
+        recall=recall,
+    )
 
 
 def answer_scores(answers, questions):
     "(exact match (n,), F1 (n,)) float32 of `answers` (n texts, None where there is none: NaN) to `questions` (n `Question`)."
     answers = answer_texts(answers)
-    if len(answers) != len(questions): raise QuestionError(f"{len(answers)} answers for {len(questions)} questions; give one for each ('' for none).")
-    return tuple(np.array([f(a, q.answers) for a, q in zip(answers, questions)], np.float32) for f in (exact_match, answer_f1))
+    if len(answers) != len(questions):
+        raise QuestionError(
+            f"{len(answers)} answers for {len(questions)} questions; give one for each ('' for none)."
+        )
+    return tuple(
+        np.array([f(a, q.answers) for a, q in zip(answers, questions)], np.float32)
+        for f in (exact_match, answer_f1)
+    )

@@ -217,15 +217,22 @@ def aiq(curve, *, largest_cost=None):
     that is `largest_cost`: equal costs, one model, a largest cost of 0.
     """
     top = float(curve.cost.max()) if largest_cost is None else float(largest_cost)
-    if top < curve.cost.max() - EPS: raise MetricInputError(f"largest_cost {top:g} lies inside the curve, which ends at {curve.cost.max():g}.")
+    if top < curve.cost.max() - EPS:
+        raise MetricInputError(
+            f"largest_cost {top:g} lies inside the curve, which ends at {curve.cost.max():g}."
+        )
     hull = convex_hull(curve)
     X, Y = hull._xy
     area = (np.diff(X) * (Y[:, 1:] + Y[:, :-1]) / 2).sum(1) + (top - X[:, -1]) * Y[:, -1]
-    wide = top - np.broadcast_to(X, Y.shape)[:, 0] > EPS * max(1., top)
+    wide = top - np.broadcast_to(X, Y.shape)[:, 0] > EPS * max(1.0, top)
     value = np.where(wide, area / top, np.nan) if top > 0 else np.full(len(Y), np.nan)
     if curve.quality.ndim == 2:
         return value
-    reason = "the largest cost is 0" if not top > 0 else "all costs are equal: there is no range of costs"
+    reason = (
+        "the largest cost is 0"
+        if not top > 0
+        else "all costs are equal: there is no range of costs"
+    )
     return float(value[0]) if wide[0] and top > 0 else Undefined(reason)
 
 # %% ../../nbs/1_metrics/deferral.ipynb #a1a47a0d

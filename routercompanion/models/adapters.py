@@ -179,6 +179,7 @@ def train_specialist(bank, column, *, base=SMALL, name=None, folder=None, rank=4
 @dataclass(frozen=True)
 class Specialist:
     "A stored adapter: its folder, `about` (provenance.json) and `log` (a dict with epoch, step, task and loss for each step)."
+
     folder: Path
     about: dict
     log: list
@@ -192,9 +193,13 @@ def _check_keys(value, kinds, path, row=None):
     "`SpecialistError` unless an object has the keys of `kinds`, each of its kind."
     checked(value, "object", path=path, row=row, error=SpecialistError)
     for name, kind in kinds.items():
-        found = checked(value.get(name), kind, path=path, row=row, column=name, error=SpecialistError)
+        found = checked(
+            value.get(name), kind, path=path, row=row, column=name, error=SpecialistError
+        )
         if (kind == "text" and not found.strip()) or (kind == "whole" and found < 0):
-            raise SpecialistError(f"{path}: {name} is {found!r}. Restore the file (git checkout), or train the adapter again.")
+            raise SpecialistError(
+                f"{path}: {name} is {found!r}. Restore the file (git checkout), or train the adapter again."
+            )
 
 
 def _provenance(path):
@@ -208,21 +213,35 @@ def read_specialist(name):
     "The `Specialist` of that name in data/adapters, or in the given folder; a missing or changed file raises `SpecialistError`."
     folder = Path(name) if Path(name).is_dir() else adapters_folder() / str(name)
     again = "Restore it (git checkout), or train it: train_specialist."
-    if not folder.is_dir(): raise SpecialistError(f"{folder}: no whole adapter (no such folder). {again}")
+    if not folder.is_dir():
+        raise SpecialistError(f"{folder}: no whole adapter (no such folder). {again}")
     about = _provenance(folder / "provenance.json")
-    log = checked(read_json(folder / "log.json", error=SpecialistError), "list", path=folder / "log.json", error=SpecialistError)
-    for row, step in enumerate(log, 1): _check_keys(step, _LOGGED, folder / "log.json", row)
+    log = checked(
+        read_json(folder / "log.json", error=SpecialistError),
+        "list",
+        path=folder / "log.json",
+        error=SpecialistError,
+    )
+    for row, step in enumerate(log, 1):
+        _check_keys(step, _LOGGED, folder / "log.json", row)
     path = folder / "adapter_model.safetensors"
-    if not path.is_file() or file_hash(path) != about["adapter_sha256"]: raise SpecialistError(f"{path} is missing or not the file that provenance.json names. Restore it, or train it again.")
+    if not path.is_file() or file_hash(path) != about["adapter_sha256"]:
+        raise SpecialistError(
+            f"{path} is missing or not the file that provenance.json names. Restore it, or train it again."
+        )
     return Specialist(folder, about, log)
 
 
 def with_adapter(lm, folder):
     "Put the stored adapter of `folder` into `lm` (not merged); returns the `peft` model."
     from peft import LoraConfig, set_peft_model_state_dict
+
     model = lora_model(lm.model, LoraConfig.from_pretrained(str(folder)))
     found = set_peft_model_state_dict(model, load_file(Path(folder) / "adapter_model.safetensors"))
-    if found.unexpected_keys: raise SpecialistError(f"{folder}: {lm.name} has no place for {found.unexpected_keys[0]}. Is this adapter another model's?")
+    if found.unexpected_keys:
+        raise SpecialistError(
+            f"{folder}: {lm.name} has no place for {found.unexpected_keys[0]}. Is this adapter another model's?"
+        )
     return model
 
 
@@ -231,7 +250,9 @@ def load_specialist(name, *, dtype=None, device=None):
     stored = read_specialist(name)
     lm = load_causal_lm(stored.about["base"], dtype=dtype, device=device)
     if lm.hash != stored.about["base_sha256"]:
-        raise SpecialistError(f"{stored.folder.name} was trained on other weights of {stored.about['base']} than those here. Fetch the locked ones, or train it again.")
+        raise SpecialistError(
+            f"{stored.folder.name} was trained on other weights of {stored.about['base']} than those here. Fetch the locked ones, or train it again."
+        )
     lm.model = with_adapter(lm, stored.folder).merge_and_unload().eval()
     lm.name, lm.base, lm.column = stored.about["name"], stored.about["base"], stored.about["column"]
     lm.hash = content_hash([lm.hash, stored.about["adapter_sha256"]])

@@ -57,7 +57,7 @@ def _repeats_embedding(model):
         return False
     rows = zip(head.weight.detach().split(8192), embedding.detach().split(8192))
     apart = sum(float((a.float() - b.float()).square().sum()) for a, b in rows)
-    return apart <= .01 * float(embedding.detach().float().square().sum())
+    return apart <= 0.01 * float(embedding.detach().float().square().sum())
 
 
 Generations = namedtuple("Generations", "text tokens_in tokens_out seconds")
@@ -68,21 +68,30 @@ def _load(folder, dtype):
     "(model, tokenizer) of a folder; `ModelError` with what is wrong there. No code of the folder is run, no pickle is read."
     safe = dict(trust_remote_code=False, local_files_only=True)
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **safe)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **safe
+        )
         tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
-    except Exception as e:   # whatever a foreign folder makes the library raise
+    except Exception as e:  # whatever a foreign folder makes the library raise
         said = (str(e).strip().splitlines() or [""])[0][:200]
-        raise ModelError(f"{folder}: no causal language model that can be loaded from here ({type(e).__name__}: {said}). "
-                         "It needs config.json, safetensors weights and a tokenizer of a decoder-only model.") from e
-    absent = sorted({*found.get("missing_keys", ()), *(k[0] for k in found.get("mismatched_keys", ()))})
+        raise ModelError(
+            f"{folder}: no causal language model that can be loaded from here ({type(e).__name__}: {said}). "
+            "It needs config.json, safetensors weights and a tokenizer of a decoder-only model."
+        ) from e
+    absent = sorted(
+        {*found.get("missing_keys", ()), *(k[0] for k in found.get("mismatched_keys", ()))}
+    )
     if absent:
-        raise ModelError(f"{folder}: the weights lack {absent[0]} (and {len(absent) - 1} more), which would be random numbers. "
-                         "Fetch the model again, or take the config.json that belongs to it.")
+        raise ModelError(
+            f"{folder}: the weights lack {absent[0]} (and {len(absent) - 1} more), which would be random numbers. "
+            "Fetch the model again, or take the config.json that belongs to it."
+        )
     return model, tokenizer
 
 
 class CausalLM:
     "A causal language model with batched scoring and generation over a `QueryBank`; see `features` and `generate`."
+
     def __init__(self, folder, *, dtype=None, device=None, name=None):
         self.folder, self.name = Path(folder), name or Path(folder).name
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -91,23 +100,36 @@ class CausalLM:
         self.model = model.to(self.device).eval()
         config = self.model.config.get_text_config()
         self.width = getattr(config, "hidden_size", None)
-        self.window = getattr(config, "max_position_embeddings", None) or min(self.tokenizer.model_max_length, 2**31)
-        self.bos = [self.tokenizer.bos_token_id] if self.model.config.model_type.startswith("gemma") else []
+        self.window = getattr(config, "max_position_embeddings", None) or min(
+            self.tokenizer.model_max_length, 2**31
+        )
+        self.bos = (
+            [self.tokenizer.bos_token_id]
+            if self.model.config.model_type.startswith("gemma")
+            else []
+        )
 
     @cached_property
     def base(self):
         "The layers without the head. `ModelError`: this architecture keeps them elsewhere."
         base = getattr(self.model, "model", None)
-        places = {"model.layers": getattr(base, "layers", None), "model.norm": getattr(base, "norm", None), "lm_head": getattr(self.model, "lm_head", None)}
+        places = {
+            "model.layers": getattr(base, "layers", None),
+            "model.norm": getattr(base, "norm", None),
+            "lm_head": getattr(self.model, "lm_head", None),
+        }
         absent = [place for place, there in places.items() if there is None]
         if absent:
-            raise ModelError(f"{self.name} is a {type(self.model).__name__} (model type {self.model.config.model_type!r}): it has no {', '.join(absent)}, "
-                             "where states and logits are read. Take a model built like Llama, Qwen, Gemma or SmolLM2; "
-                             "any model can be asked through `LocalChat` or a server.")
+            raise ModelError(
+                f"{self.name} is a {type(self.model).__name__} (model type {self.model.config.model_type!r}): it has no {', '.join(absent)}, "
+                "where states and logits are read. Take a model built like Llama, Qwen, Gemma or SmolLM2; "
+                "any model can be asked through `LocalChat` or a server."
+            )
         return base
 
     @cached_property
-    def hash(self): return content_hash([file_hash(p) for p in sorted(self.folder.glob("*.safetensors"))])
+    def hash(self):
+        return content_hash([file_hash(p) for p in sorted(self.folder.glob("*.safetensors"))])
 
     @cached_property
     def parameters_b(self):
@@ -121,7 +143,10 @@ class CausalLM:
     def stop_tokens(self):
         "Tokens that end an answer: the end of text, and every token that holds a line break."
         breaks = [i for i in range(len(self.tokenizer)) if "\n" in self.tokenizer.decode([i])]
-        return torch.tensor(breaks + [t for t in (self.tokenizer.eos_token_id,) if t is not None], device=self.device)
+        return torch.tensor(
+            breaks + [t for t in (self.tokenizer.eos_token_id,) if t is not None],
+            device=self.device,
+        )
 
     def tokens(self, texts):
         "Token ids of each text, without special tokens."
@@ -162,24 +187,36 @@ def prefix_ids(self: CausalLM, text, bos=None):
     It is never put there twice, and one that the text itself writes (a chat template's) stays.
     """
     ids, start = self.tokens([text])[0] if text else [], self.bos
-    if bos is not None: start = [self.tokenizer.bos_token_id] if bos else []
-    if start == [None]: raise TokenError(f"{self.name} has no start token in its tokenizer: leave bos at None or False.")
+    if bos is not None:
+        start = [self.tokenizer.bos_token_id] if bos else []
+    if start == [None]:
+        raise TokenError(
+            f"{self.name} has no start token in its tokenizer: leave bos at None or False."
+        )
     return ids if start and ids[:1] == start else start + ids
 
 
 @patch
 def frame(self: CausalLM, shots, chat=False):
     "(text before a query, token ids after it): the shots and nothing, or with `chat` the parts of the tokenizer's chat template around a user's turn of shots + query."
-    if not chat: return shots, []
-    if not self.tokenizer.chat_template: raise TokenError(f"{self.name} has no chat template (a base model?): use chat=False.")
+    if not chat:
+        return shots, []
+    if not self.tokenizer.chat_template:
+        raise TokenError(f"{self.name} has no chat template (a base model?): use chat=False.")
     mark = "<<the query>>"
     turn = [dict(role="user", content=shots + mark)]
     try:
-        parts = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True).split(mark)
-    except Exception as e:   # a template is a program of its own
-        raise TokenError(f"{self.name}: its chat template does not take a single user's turn ({e}). Use chat=False.") from e
+        parts = self.tokenizer.apply_chat_template(
+            turn, tokenize=False, add_generation_prompt=True
+        ).split(mark)
+    except Exception as e:  # a template is a program of its own
+        raise TokenError(
+            f"{self.name}: its chat template does not take a single user's turn ({e}). Use chat=False."
+        ) from e
     if len(parts) != 2:
-        raise TokenError(f"{self.name}: its chat template writes the user's turn {len(parts) - 1} times instead of once. Use chat=False.")
+        raise TokenError(
+            f"{self.name}: its chat template writes the user's turn {len(parts) - 1} times instead of once. Use chat=False."
+        )
     return parts[0], self.tokens([parts[1]])[0]
 
 # %% ../../nbs/3_models/causal_lm.ipynb #bf340842
@@ -189,7 +226,10 @@ def encode_shots(self: CausalLM, text, bos=None):
     "Keys and values of the shared shots as a cache of batch size one, and their number of tokens (the start token included, see `prefix_ids`)."
     ids = self.prefix_ids(text, bos)
     cache = DynamicCache(config=self.model.config)
-    if ids: self.base(input_ids=torch.tensor([ids], device=self.device), past_key_values=cache, use_cache=True)
+    if ids:
+        self.base(
+            input_ids=torch.tensor([ids], device=self.device), past_key_values=cache, use_cache=True
+        )
     return cache, len(ids)
 
 
@@ -198,8 +238,16 @@ def repeat_cache(self: CausalLM, cache, rows):
     "A new cache that holds the one-row `cache` `rows` times."
     repeated = DynamicCache(config=self.model.config)
     for i, layer in enumerate(cache.layers):
-        if layer.keys is not None and layer.keys.numel(): repeated.update(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1), i)
-        if hasattr(layer, "cumulative_length"): repeated.layers[i].cumulative_length = layer.cumulative_length   # a sliding window holds fewer keys than it has seen
+        if layer.keys is not None and layer.keys.numel():
+            repeated.update(
+                layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1), i
+            )
+        if hasattr(layer, "cumulative_length"):
+            repeated.layers[
+                i
+            ].cumulative_length = (
+                layer.cumulative_length
+            )  # a sliding window holds fewer keys than it has seen
     return repeated
 
 # %% ../../nbs/3_models/causal_lm.ipynb #b1913238
@@ -210,14 +258,24 @@ def forward_states(self: CausalLM, ids, shots, pool=None, tail=()):
     (cache, n_shot), own_lengths = shots, torch.tensor([len(x) for x in ids])
     lengths = own_lengths + len(tail)
     rows, longest = len(ids), int(lengths.max())
-    tokens, real, own = torch.zeros(rows, longest, dtype=torch.long), *((torch.arange(longest) < n[:, None]).long() for n in (lengths, own_lengths))
-    for r, x in enumerate(ids): tokens[r, :lengths[r]] = torch.tensor([*x, *tail])
+    tokens, real, own = (
+        torch.zeros(rows, longest, dtype=torch.long),
+        *((torch.arange(longest) < n[:, None]).long() for n in (lengths, own_lengths)),
+    )
+    for r, x in enumerate(ids):
+        tokens[r, : lengths[r]] = torch.tensor([*x, *tail])
     mask = torch.cat([torch.ones(rows, n_shot, dtype=torch.long), real], 1).to(self.device)
     positions = (n_shot + torch.arange(longest)).expand(rows, -1).to(self.device)
     cache = self.repeat_cache(cache, rows)
-    if pool is not None: pool.start(own.to(self.device), self.width)
-    states = self.base(input_ids=tokens.to(self.device), attention_mask=mask, position_ids=positions, past_key_values=cache,
-                              use_cache=True).last_hidden_state
+    if pool is not None:
+        pool.start(own.to(self.device), self.width)
+    states = self.base(
+        input_ids=tokens.to(self.device),
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state
     return states, lengths, (cache, mask, n_shot + lengths.to(self.device))
 
 
@@ -263,17 +321,30 @@ def continue_batch(self: CausalLM, logits, state, max_new_tokens, choose=None, l
     answers, rows = [[] for _ in range(len(logits))], torch.arange(len(logits))
     for step in range(max_new_tokens):
         token = logits.argmax(-1) if choose is None else choose(logits, rows, step)
-        if log_likelihood is not None: log_likelihood[rows] += token_log_p(logits, token).cpu()
+        if log_likelihood is not None:
+            log_likelihood[rows] += token_log_p(logits, token).cpu()
         running = ~torch.isin(token, self.stop_tokens)
-        for r, t in zip(rows[running.cpu()].tolist(), token[running].tolist()): answers[r].append(t)
-        if step + 1 == max_new_tokens or not running.any(): break
+        for r, t in zip(rows[running.cpu()].tolist(), token[running].tolist()):
+            answers[r].append(t)
+        if step + 1 == max_new_tokens or not running.any():
+            break
         keep = running.nonzero()[:, 0]
         if len(keep) < len(token):
             cache.batch_select_indices(keep)
-            rows, token, mask, positions = rows[keep.cpu()], token[keep], mask[keep], positions[keep]
+            rows, token, mask, positions = (
+                rows[keep.cpu()],
+                token[keep],
+                mask[keep],
+                positions[keep],
+            )
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        states = self.base(input_ids=token[:, None], attention_mask=mask, position_ids=(positions + step)[:, None], past_key_values=cache,
-                                  use_cache=True).last_hidden_state
+        states = self.base(
+            input_ids=token[:, None],
+            attention_mask=mask,
+            position_ids=(positions + step)[:, None],
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
         logits = self.model.lm_head(states[:, -1])
     return answers
 
@@ -416,7 +487,10 @@ _TEMPLATE = "{}, pooled over the prompt's own tokens"
 @patch
 def read_hash(self: CausalLM, ids, tasks, frames, bos=None):
     "64 hex digits: everything that the model reads for the token lists `ids` (n,) of `tasks` (n,) within `frames` (dict task -> `frame`)."
-    around = {task: [self.prefix_ids(before, bos), list(after)] for task, (before, after) in sorted(frames.items())}
+    around = {
+        task: [self.prefix_ids(before, bos), list(after)]
+        for task, (before, after) in sorted(frames.items())
+    }
     return content_hash([around, list(map(str, tasks)), ids])
 
 
@@ -427,33 +501,72 @@ def _is_of(folder, about, bank, ids):
     store = FeatureStore(folder)
     if store.manifest == about:
         return True
-    older = about | {"shots": content_hash(bank.shots), "template": _TEMPLATE.format("shots + prompt")}
-    return store.manifest == older and named_by_prompts(bank) and store.lengths.tolist() == [len(x) for x in ids]
+    older = about | {
+        "shots": content_hash(bank.shots),
+        "template": _TEMPLATE.format("shots + prompt"),
+    }
+    return (
+        store.manifest == older
+        and named_by_prompts(bank)
+        and store.lengths.tolist() == [len(x) for x in ids]
+    )
 
 
 def named_by_prompts(bank):
     "Whether every query id of a bank is the hash of its task and prompt (`data.query_id`), so that another prompt would have another id."
-    return all(q == query_id(t, p) for q, t, p in zip(bank.query_ids, bank.table.task, bank.table.prompt))
+    return all(
+        q == query_id(t, p) for q, t, p in zip(bank.query_ids, bank.table.task, bank.table.prompt)
+    )
 
 
 @patch
-def features(self: CausalLM, bank, folder, *, poolings=("mean", "last"), batch_tokens=4096, chat=False, bos=None, dtype="F16"):
+def features(
+    self: CausalLM,
+    bank,
+    folder,
+    *,
+    poolings=("mean", "last"),
+    batch_tokens=4096,
+    chat=False,
+    bos=None,
+    dtype="F16",
+):
     """Compute (or resume, or just open) the `FeatureStore` of `bank` in `folder`. Memory: one batch; disk: 2 n L D bytes a pooling.
 
     poolings: out of mean, last and max over the query's own tokens. chat: shots + prompt as a user's turn of the tokenizer's chat template; bos: force a
     start token (None: the model's habit); dtype: "F16", or "BF16" for models whose states leave float16's range, as those of Gemma 3 may.
     A store is taken again only when the same tokens were read by the same weights in the same way. Several processes may ask for it: one computes.
     """
-    for p in poolings: lookup(dict.fromkeys(POOLINGS), p, "pooling")
-    frames, folder = {t: self.frame(bank.shots.get(t, ""), chat) for t in bank.table.task.unique()}, Path(folder)
+    for p in poolings:
+        lookup(dict.fromkeys(POOLINGS), p, "pooling")
+    frames, folder = (
+        {t: self.frame(bank.shots.get(t, ""), chat) for t in bank.table.task.unique()},
+        Path(folder),
+    )
     ids = self.check_window(bank, frames=frames, bos=bos)
-    about = dict(model=self.name, model_hash=self.hash, dtype=str(self.dtype), threads=torch.get_num_threads(), batch_tokens=batch_tokens,
-                 poolings=list(poolings), shots=content_hash([bank.shots, self.read_hash(ids, bank.table.task, frames, bos)]), query_ids=list(bank.query_ids),
-                 layers=len(self.base.layers) + 1, template=_TEMPLATE.format("shots + prompt" if any(bank.shots.get(t) for t in frames) else "prompt"))
-    about |= (dict(chat=True) if chat else {}) | ({} if bos is None else dict(bos=bos)) | ({} if dtype == "F16" else dict(storage=dtype))
-    if _is_of(folder, about, bank, ids): return FeatureStore(folder)
+    about = dict(
+        model=self.name,
+        model_hash=self.hash,
+        dtype=str(self.dtype),
+        threads=torch.get_num_threads(),
+        batch_tokens=batch_tokens,
+        poolings=list(poolings),
+        shots=content_hash([bank.shots, self.read_hash(ids, bank.table.task, frames, bos)]),
+        query_ids=list(bank.query_ids),
+        layers=len(self.base.layers) + 1,
+        template=_TEMPLATE.format(
+            "shots + prompt" if any(bank.shots.get(t) for t in frames) else "prompt"
+        ),
+    )
+    about |= (
+        (dict(chat=True) if chat else {})
+        | ({} if bos is None else dict(bos=bos))
+        | ({} if dtype == "F16" else dict(storage=dtype))
+    )
+    if _is_of(folder, about, bank, ids):
+        return FeatureStore(folder)
     with only_one(folder):
-        if not _is_of(folder, about, bank, ids):   # nobody has made it while we waited
+        if not _is_of(folder, about, bank, ids):  # nobody has made it while we waited
             self._compute_features(bank, ids, frames, about, folder, bos, dtype)
     return FeatureStore(folder)
 
@@ -462,16 +575,25 @@ def features(self: CausalLM, bank, folder, *, poolings=("mean", "last"), batch_t
 def _compute_features(self: CausalLM, bank, ids, frames, about, folder, bos, dtype):
     "Compute the store that `about` describes, batch by batch, and publish it as `folder`."
     check_place(folder)
-    plan = plan_batches([len(x) for x in ids], list(bank.table.task), list(bank.query_ids), batch_tokens=about["batch_tokens"])
+    plan = plan_batches(
+        [len(x) for x in ids],
+        list(bank.table.task),
+        list(bank.query_ids),
+        batch_tokens=about["batch_tokens"],
+    )
     partial = folder.with_name(folder.name + f".{content_hash(about)[:12]}.partial")
-    arrays, done = open_partial(partial, about["poolings"], (len(bank), about["layers"], self.width), dtype)
+    arrays, done = open_partial(
+        partial, about["poolings"], (len(bank), about["layers"], self.width), dtype
+    )
     shots = (None, None)
     with PooledStates(self.model, about["poolings"]) as pool:
-        for number in progress([i for i in range(len(plan)) if i not in done], f"features of {self.name}"):
+        for number in progress(
+            [i for i in range(len(plan)) if i not in done], f"features of {self.name}"
+        ):
             batch = plan[number]
             task = bank.table.task[batch[0]]
             if shots[0] != task:
-                pool.mask = None   # the shots' own pass is not pooled
+                pool.mask = None  # the shots' own pass is not pooled
                 shots = task, self.encode_shots(frames[task][0], bos)
             logits, _ = self.forward_batch([ids[i] for i in batch], shots[1], pool, frames[task][1])
             write_batch(arrays, batch, pool, logits, [len(ids[i]) for i in batch])

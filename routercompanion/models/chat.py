@@ -39,6 +39,7 @@ class Reply:
     """The `text` of a reply; or None and the `problem`: 'timeout', 'http' (an error status, or no connection) or 'empty' (a reply without text).
 
     `reason`: the server's own words about a refusal."""
+
     text: str | None
     problem: str = ""
     reason: str = ""
@@ -54,8 +55,10 @@ def read_key(variable):
     for place, sign in enumerate(key, 1):
         if not "!" <= sign <= "~":
             kind = "a blank or line end" if sign.isspace() else "a sign that no key holds"
-            raise EndpointError(f"The key in {variable} has {kind} at place {place} of {len(key)}. "
-                                f"Set {variable} again, to the key alone.")
+            raise EndpointError(
+                f"The key in {variable} has {kind} at place {place} of {len(key)}. "
+                f"Set {variable} again, to the key alone."
+            )
     return key
 
 
@@ -76,29 +79,36 @@ class _Key(requests.auth.AuthBase):
         return request
 
 
-def backoff_wait(attempt, key, *, base=1., longest=60.):
+def backoff_wait(attempt, key, *, base=1.0, longest=60.0):
     "Seconds to wait after failed attempt number `attempt` (0, 1, ...): doubling, at most `longest`, with jitter that depends on `key` and attempt only."
     return min(longest, base * 2**attempt) * (1 + random.Random(f"{key}/{attempt}").random()) / 2
 
 # %% ../../nbs/3_models/chat.ipynb #58f12060
 class ReplyCache:
     "Replies on disk: one JSON line for each, {key: hash, text: reply}. A last line that was cut off by an interruption is dropped. Several processes may share it."
-    def __init__(self, path): self.path = path
+
+    def __init__(self, path):
+        self.path = path
 
     def read(self):
-        if not self.path.is_file(): return {}
-        with only_one(self.path):   # else another's half-written line would be taken for a cut one
+        if not self.path.is_file():
+            return {}
+        with only_one(self.path):  # else another's half-written line would be taken for a cut one
             data = self.path.read_bytes()
-            whole = data[:data.rfind(b"\n") + 1]
-            if len(whole) < len(data): os.truncate(self.path, len(whole))
+            whole = data[: data.rfind(b"\n") + 1]
+            if len(whole) < len(data):
+                os.truncate(self.path, len(whole))
         rows = {}
         for number, line in enumerate(whole.split(b"\n")[:-1], 1):
             try:
                 row = json.loads(line)
-                if not (isinstance(row["key"], str) and isinstance(row["text"], str)): raise TypeError
+                if not (isinstance(row["key"], str) and isinstance(row["text"], str)):
+                    raise TypeError
                 rows[row["key"]] = row["text"]
             except (ValueError, LookupError, TypeError, RecursionError) as e:
-                raise JudgeError(f"{self.path}, line {number}: not a kept reply; delete this line or the file.") from e
+                raise JudgeError(
+                    f"{self.path}, line {number}: not a kept reply; delete this line or the file."
+                ) from e
         return rows
 
     def add(self, key, text):
@@ -114,29 +124,74 @@ class ChatEndpoint:
     api_key_env: name of the environment variable with the key (none set: no key is sent). n_jobs: requests at a time. cache: keep replies
     in the user's cache (or in a given folder); failures are never kept.
     """
-    def __init__(self, url, model, *, timeout=60., retries=4, backoff=1., longest_wait=60., options=None,
-                 api_key_env="ROUTERCOMPANION_API_KEY", n_jobs=4, cache=True):
-        self.url, self.model, self.timeout, self.retries, self.backoff, self.longest_wait = url, model, timeout, retries, backoff, longest_wait
-        self.options, self.api_key_env, self.n_jobs, self.cache = options, api_key_env, n_jobs, cache
+
+    def __init__(
+        self,
+        url,
+        model,
+        *,
+        timeout=60.0,
+        retries=4,
+        backoff=1.0,
+        longest_wait=60.0,
+        options=None,
+        api_key_env="ROUTERCOMPANION_API_KEY",
+        n_jobs=4,
+        cache=True,
+    ):
+        self.url, self.model, self.timeout, self.retries, self.backoff, self.longest_wait = (
+            url,
+            model,
+            timeout,
+            retries,
+            backoff,
+            longest_wait,
+        )
+        self.options, self.api_key_env, self.n_jobs, self.cache = (
+            options,
+            api_key_env,
+            n_jobs,
+            cache,
+        )
 
     @property
-    def name(self): return self.model
+    def name(self):
+        return self.model
 
     def _attempt(self, prompt):
         "One request: (`Reply`, may it be tried again, seconds that the server asks us to wait)."
         body = {"temperature": 0, "max_tokens": 512} if self.options is None else self.options
         body = {**body, "model": self.model, "messages": [{"role": "user", "content": prompt}]}
-        try: got = requests.post(f"{self.url.rstrip('/')}/chat/completions", json=body, timeout=self.timeout, auth=_Key(self.api_key_env), allow_redirects=False)
-        except requests.Timeout: return Reply(None, "timeout"), True, 0
-        except requests.RequestException as e: return Reply(None, "timeout" if "timed out" in str(e) else "http"), True, 0
+        try:
+            got = requests.post(
+                f"{self.url.rstrip('/')}/chat/completions",
+                json=body,
+                timeout=self.timeout,
+                auth=_Key(self.api_key_env),
+                allow_redirects=False,
+            )
+        except requests.Timeout:
+            return Reply(None, "timeout"), True, 0
+        except requests.RequestException as e:
+            return Reply(None, "timeout" if "timed out" in str(e) else "http"), True, 0
         if got.status_code == 429 or got.status_code >= 500:
             asked = got.headers.get("Retry-After", "")
             return Reply(None, "http"), True, float(asked) if re.fullmatch(r"\d{1,6}", asked) else 0
         if got.status_code in (401, 403, 404):
-            raise EndpointError(f"{shown_address(self.url)} answers {got.status_code} for model {self.model!r}: check the address, the model's name and the key in "
-                                f"{self.api_key_env}.")
+            raise EndpointError(
+                f"{shown_address(self.url)} answers {got.status_code} for model {self.model!r}: check the address, the model's name and the key in "
+                f"{self.api_key_env}."
+            )
         if got.status_code != 200:
-            return Reply(None, "http", f"status {got.status_code}: {_reason(got, read_key(self.api_key_env))}"), False, 0
+            return (
+                Reply(
+                    None,
+                    "http",
+                    f"status {got.status_code}: {_reason(got, read_key(self.api_key_env))}",
+                ),
+                False,
+                0,
+            )
         text = _content(got)
         return (Reply(None, "empty") if text is None else Reply(text)), False, 0
 
@@ -144,8 +199,14 @@ class ChatEndpoint:
         "The final `Reply` to one prompt after all attempts, with its key."
         for attempt in range(self.retries + 1):
             reply, again, asked = self._attempt(prompt)
-            if not again or attempt == self.retries: return key, reply
-            time.sleep(max(min(asked, self.longest_wait), backoff_wait(attempt, key, base=self.backoff, longest=self.longest_wait)))
+            if not again or attempt == self.retries:
+                return key, reply
+            time.sleep(
+                max(
+                    min(asked, self.longest_wait),
+                    backoff_wait(attempt, key, base=self.backoff, longest=self.longest_wait),
+                )
+            )
 
     def ask(self, prompts, *, repeat=0):
         """A `Reply` for each prompt, in order. `repeat` asks again instead of taking a kept reply (0, 1, ... are kept apart).
@@ -154,16 +215,23 @@ class ChatEndpoint:
         """
         _check_address(self.url)
         prompts = as_texts(prompts, "prompts")
-        read_key(self.api_key_env)   # a key that cannot be sent is named before the first request
+        read_key(self.api_key_env)  # a key that cannot be sent is named before the first request
         keys = [content_hash([self.url, self.model, self.options, p, repeat]) for p in prompts]
         folder = cache_dir("chat") if self.cache is True else self.cache
-        store = ReplyCache(folder / f"{content_hash([self.url, self.model, self.options])[:16]}.jsonl") if folder else None
+        store = (
+            ReplyCache(folder / f"{content_hash([self.url, self.model, self.options])[:16]}.jsonl")
+            if folder
+            else None
+        )
         known = {k: Reply(t) for k, t in (store.read() if store else {}).items()}
         todo = {k: p for k, p in zip(keys, prompts) if k not in known}
-        work = joblib.Parallel(n_jobs=self.n_jobs, backend="threading", return_as="generator_unordered")(joblib.delayed(self._one)(k, p) for k, p in todo.items())
+        work = joblib.Parallel(
+            n_jobs=self.n_jobs, backend="threading", return_as="generator_unordered"
+        )(joblib.delayed(self._one)(k, p) for k, p in todo.items())
         for key, reply in progress(work, f"asking {self.model}", total=len(todo)):
             known[key] = reply
-            if store and reply.text is not None: store.add(key, reply.text)
+            if store and reply.text is not None:
+                store.add(key, reply.text)
         replies = [known[k] for k in keys]
         self._say_refusals(replies)
         return replies
@@ -186,7 +254,9 @@ def _check_address(url):
     except ValueError:
         good = False
     if not good:
-        raise EndpointError(f"{url!r} is no address of a server: begin it with http:// or https://.")
+        raise EndpointError(
+            f"{url!r} is no address of a server: begin it with http:// or https://."
+        )
 
 
 def _reason(got, key):
@@ -205,7 +275,10 @@ def _content(got):
     "The text of a reply, or None; a list of parts is joined."
     try:
         content = got.json()["choices"][0]["message"]["content"]
-        if isinstance(content, list): content = "".join(part["text"] for part in content if part.get("type", "text") == "text")
+        if isinstance(content, list):
+            content = "".join(
+                part["text"] for part in content if part.get("type", "text") == "text"
+            )
     except (ValueError, LookupError, TypeError, AttributeError):
         return None
     return content if isinstance(content, str) else None
@@ -213,27 +286,51 @@ def _content(got):
 # %% ../../nbs/3_models/chat.ipynb #980a6237
 class LocalChat:
     "A causal LM of this process (`models.load_causal_lm`) as somebody to `ask`: greedy, its chat template if it has one. Memory: one batch of prompts."
-    def __init__(self, lm, *, max_new_tokens=16, batch_size=8): self.lm, self.max_new_tokens, self.batch_size = lm, max_new_tokens, batch_size
+
+    def __init__(self, lm, *, max_new_tokens=16, batch_size=8):
+        self.lm, self.max_new_tokens, self.batch_size = lm, max_new_tokens, batch_size
 
     @property
-    def name(self): return self.lm.name
+    def name(self):
+        return self.lm.name
 
     def _text(self, prompt):
-        if not getattr(self.lm.tokenizer, "chat_template", None): return prompt
-        return self.lm.tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
+        if not getattr(self.lm.tokenizer, "chat_template", None):
+            return prompt
+        return self.lm.tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        )
 
     def ask(self, prompts, *, repeat=0):
         "A `Reply` for each prompt, in order (greedy: `repeat` changes nothing)."
         import torch
+
         prompts = as_texts(prompts, "prompts")
         ids, out = self.lm.tokens([self._text(p) for p in prompts]), []
-        pad = next(t for t in (self.lm.tokenizer.pad_token_id, self.lm.tokenizer.eos_token_id, 0) if t is not None)
+        pad = next(
+            t
+            for t in (self.lm.tokenizer.pad_token_id, self.lm.tokenizer.eos_token_id, 0)
+            if t is not None
+        )
         for start in progress(range(0, len(ids), self.batch_size), f"asking {self.name}"):
-            part = ids[start:start + self.batch_size]
+            part = ids[start : start + self.batch_size]
             longest = max(map(len, part))
-            tokens = torch.tensor([[pad] * (longest - len(x)) + x for x in part], device=self.lm.device)
-            mask = torch.tensor([[0] * (longest - len(x)) + [1] * len(x) for x in part], device=self.lm.device)
+            tokens = torch.tensor(
+                [[pad] * (longest - len(x)) + x for x in part], device=self.lm.device
+            )
+            mask = torch.tensor(
+                [[0] * (longest - len(x)) + [1] * len(x) for x in part], device=self.lm.device
+            )
             with torch.inference_mode():
-                made = self.lm.model.generate(input_ids=tokens, attention_mask=mask, max_new_tokens=self.max_new_tokens, do_sample=False, pad_token_id=pad)
-            out += [Reply(t) for t in self.lm.tokenizer.batch_decode(made[:, longest:], skip_special_tokens=True)]
+                made = self.lm.model.generate(
+                    input_ids=tokens,
+                    attention_mask=mask,
+                    max_new_tokens=self.max_new_tokens,
+                    do_sample=False,
+                    pad_token_id=pad,
+                )
+            out += [
+                Reply(t)
+                for t in self.lm.tokenizer.batch_decode(made[:, longest:], skip_special_tokens=True)
+            ]
         return out

@@ -31,24 +31,41 @@ from routercompanion.core import (
 
 # %% ../../nbs/3_models/features.ipynb #9d795ad3
 class FeatureFileError(CompanionError):
-    "A feature file is missing, truncated or holds values that are not finite, or has no room on its disk; the message names the file and the remedy."
+    """A feature file is missing, truncated, has values that are not finite, or no room on its disk.
+
+    The message names the file and the remedy.
+    """
 
 
 class ModelError(CompanionError):
-    "A model's or encoder's folder cannot be loaded, or is of an architecture whose states cannot be read; the message says what is needed."
+    """A model's or encoder's folder cannot be loaded, or its architecture's states cannot be read.
+
+    The message says what is needed.
+    """
 
 # %% ../../nbs/3_models/features.ipynb #e6931c56
 def token_statistics(logits, top=20):
-    """Statistics of next-token logits (n, V): dict of `entropy` (nats), `margin` (p1 - p2), `max_logit`, `max_prob`,
-    `log_normaliser`, each (n,), and `top_logits` (n, top), `top_tokens` (n, top); float64 if `logits` are, else float32."""
+    """Statistics of next-token logits (n, V), as a dict.
+
+    `entropy` (nats), `margin` (p1 - p2), `max_logit`, `max_prob`, `log_normaliser`, each (n,), and
+    `top_logits` (n, top), `top_tokens` (n, top); float64 if `logits` are, else float32.
+    """
     logits = torch.as_tensor(logits)
-    if logits.dtype != torch.float64: logits = logits.float()
+    if logits.dtype != torch.float64:
+        logits = logits.float()
     log_p = logits.log_softmax(-1)
     p = log_p.exp()
     best = logits.topk(min(top, logits.shape[-1]), dim=-1)
     two = p.topk(2, dim=-1).values
-    out = dict(entropy=-(p * log_p).sum(-1).clamp_max(0), margin=two[:, 0] - two[:, 1], max_logit=best.values[:, 0], max_prob=two[:, 0],
-               log_normaliser=logits.logsumexp(-1), top_logits=best.values, top_tokens=best.indices.int())
+    out = dict(
+        entropy=-(p * log_p).sum(-1).clamp_max(0),
+        margin=two[:, 0] - two[:, 1],
+        max_logit=best.values[:, 0],
+        max_prob=two[:, 0],
+        log_normaliser=logits.logsumexp(-1),
+        top_logits=best.values,
+        top_tokens=best.indices.int(),
+    )
     return {k: v.numpy() for k, v in out.items()}
 
 # %% ../../nbs/3_models/features.ipynb #3b40c358
@@ -125,15 +142,19 @@ def reserve(file, size):
     except (AttributeError, OSError) as e:
         if getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             free = shutil.disk_usage(Path(file.name).parent).free
-            raise FeatureFileError(f"{file.name}: {size / 1e6:,.1f} MB are needed and {free / 1e6:,.1f} MB of this disk are free. "
-                                   "Free some space, or point ROUTERCOMPANION_CACHE at a larger disk.") from e
-        file.truncate(size)   # a file system that cannot reserve
+            raise FeatureFileError(
+                f"{file.name}: {size / 1e6:,.1f} MB are needed and {free / 1e6:,.1f} MB of this disk are free. "
+                "Free some space, or point ROUTERCOMPANION_CACHE at a larger disk."
+            ) from e
+        file.truncate(size)  # a file system that cannot reserve
 
 
 def create_tensor(path, name, shape, dtype="F16"):
     "Create a safetensors file with one zero tensor of `shape` without holding it in memory; return its writable memory map."
     n_bytes = int(np.prod(shape, dtype=np.int64)) * numpy_dtype(dtype).itemsize
-    head = json.dumps({name: {"dtype": dtype, "shape": list(shape), "data_offsets": [0, n_bytes]}}).encode()
+    head = json.dumps(
+        {name: {"dtype": dtype, "shape": list(shape), "data_offsets": [0, n_bytes]}}
+    ).encode()
     head += b" " * (-len(head) % 8)
     with atomic_path(path) as tmp, open(tmp, "wb") as f:
         f.write(len(head).to_bytes(8, "little") + head)
@@ -144,6 +165,7 @@ def create_tensor(path, name, shape, dtype="F16"):
 # %% ../../nbs/3_models/features.ipynb #0a191002
 class FeatureArray(np.ndarray):
     "Numbers that know their `origin` (a dict, or None). Rows taken out of them know it too; what is calculated from them is a plain array."
+
     def __array_finalize__(self, source):
         self.origin = getattr(source, "origin", None)
 
@@ -153,12 +175,17 @@ class FeatureArray(np.ndarray):
 
 class FeatureDict(dict):
     "Arrays by name that know their `origin`."
+
     origin = None
 
 
 def with_origin(values, origin):
     "The array, or dict of arrays, `values` as one that knows its `origin`."
-    known = FeatureDict(values) if isinstance(values, Mapping) else np.asarray(values).view(FeatureArray)
+    known = (
+        FeatureDict(values)
+        if isinstance(values, Mapping)
+        else np.asarray(values).view(FeatureArray)
+    )
     known.origin = origin
     return known
 
@@ -175,23 +202,33 @@ class FeatureStore:
     `mean`, `last` and `max` (those that were asked for) are (n, L, D) float16 or bfloat16 arrays, `logits` a dict of (n,) or
     (n, k) arrays (`token_statistics`), `lengths` (n,) the numbers of the query's own tokens, `query_ids` (n,) strings.
     """
+
     def __init__(self, folder):
         self.folder = Path(folder)
         path = self.folder / "manifest.json"
         if not path.is_file():
-            raise FeatureFileError(f"{self.folder}: no complete feature store here (manifest.json is missing); compute the features again.")
+            raise FeatureFileError(
+                f"{self.folder}: no complete feature store here (manifest.json is missing); compute the features again."
+            )
         try:
             self.manifest = json.loads(path.read_bytes())
             self.query_ids = np.array([*map(str, self.manifest["query_ids"])])
         except (ValueError, LookupError, TypeError) as e:
-            raise FeatureFileError(f"{path}: not a feature store's manifest ({e}); delete its folder and compute the features again.") from e
+            raise FeatureFileError(
+                f"{path}: not a feature store's manifest ({e}); delete its folder and compute the features again."
+            ) from e
 
     def origin(self, pooling="mean"):
-        "Where these numbers come from: model, its weights, template, shots (\"none\" or \"worked examples\") and `pooling`."
+        'Where these numbers come from: model, its weights, template, shots ("none" or "worked examples") and `pooling`.'
         get = self.manifest.get
         bare = str(get("template", "")).startswith("prompt") or get("shots") == content_hash({})
-        return {"model": get("model"), "weights_sha256": get("model_hash"), "template": "chat" if get("chat") else "none",
-                "shots": "none" if bare else "worked examples", "pooling": pooling}
+        return {
+            "model": get("model"),
+            "weights_sha256": get("model_hash"),
+            "template": "chat" if get("chat") else "none",
+            "shots": "none" if bare else "worked examples",
+            "pooling": pooling,
+        }
 
     def _pooled(self, name):
         array = open_tensor(self.folder / f"{name}.safetensors", name)
@@ -199,37 +236,53 @@ class FeatureStore:
         return array
 
     @cached_property
-    def mean(self): return self._pooled("mean")
+    def mean(self):
+        return self._pooled("mean")
 
     @cached_property
-    def last(self): return self._pooled("last")
+    def last(self):
+        return self._pooled("last")
 
     @cached_property
-    def max(self): return self._pooled("max")
+    def max(self):
+        return self._pooled("max")
 
     @cached_property
     def _small(self):
         path = self.folder / "logits.safetensors"
         try:
-            with safe_open(path, "np") as f: return {k: f.get_tensor(k) for k in f.keys()}
+            with safe_open(path, "np") as f:
+                return {k: f.get_tensor(k) for k in f.keys()}
         except Exception as e:
-            raise FeatureFileError(f"{path}: cannot be read ({e}). The file is missing or truncated: delete its folder and compute the features again.") from e
+            raise FeatureFileError(
+                f"{path}: cannot be read ({e}). The file is missing or truncated: delete its folder and compute the features again."
+            ) from e
 
     @property
-    def logits(self): return with_origin({k: v for k, v in self._small.items() if k != "lengths"}, self.origin("logits"))
+    def logits(self):
+        return with_origin(
+            {k: v for k, v in self._small.items() if k != "lengths"}, self.origin("logits")
+        )
 
     @property
-    def lengths(self): return self._small["lengths"]
+    def lengths(self):
+        return self._small["lengths"]
 
     def rows(self, query_ids):
         "Positions of `query_ids` in this store; an id that is not here raises an error that names it."
         where = {q: i for i, q in enumerate(self.query_ids)}
         missing = [q for q in query_ids if q not in where]
-        if missing: raise CompanionError(f"{self.folder}: {len(missing)} of {len(query_ids)} query ids have no features, the first is {missing[0]}.")
+        if missing:
+            raise CompanionError(
+                f"{self.folder}: {len(missing)} of {len(query_ids)} query ids have no features, the first is {missing[0]}."
+            )
         return np.array([where[q] for q in query_ids], int)
 
 # %% ../../nbs/3_models/features.ipynb #cbb97aae
-POOLINGS, STATISTICS = ("mean", "last", "max"), ("entropy", "margin", "max_logit", "max_prob", "log_normaliser", "lengths")
+POOLINGS, STATISTICS = (
+    ("mean", "last", "max"),
+    ("entropy", "margin", "max_logit", "max_prob", "log_normaliser", "lengths"),
+)
 
 
 def open_partial(folder, poolings, shape, dtype="F16"):
@@ -243,8 +296,11 @@ def open_partial(folder, poolings, shape, dtype="F16"):
     except (OSError, ValueError, TypeError, FeatureFileError):
         _clear(folder)
     try:
-        for p in poolings: create_tensor(folder / f"{p}.safetensors", p, shape, dtype)
-        create_tensor(folder / "statistics.safetensors", "statistics", (shape[0], len(STATISTICS)), "F32")
+        for p in poolings:
+            create_tensor(folder / f"{p}.safetensors", p, shape, dtype)
+        create_tensor(
+            folder / "statistics.safetensors", "statistics", (shape[0], len(STATISTICS)), "F32"
+        )
         create_tensor(folder / "top.safetensors", "top", (shape[0], 2, 20), "F32")
     except CompanionError:
         _clear(folder)
@@ -255,14 +311,22 @@ def open_partial(folder, poolings, shape, dtype="F16"):
 
 def _clear(folder):
     "Remove what a store under construction consists of, and the folder when nothing else is in it."
-    for name in (*(f"{p}.safetensors" for p in POOLINGS), "statistics.safetensors", "top.safetensors", "done.json"):
+    for name in (
+        *(f"{p}.safetensors" for p in POOLINGS),
+        "statistics.safetensors",
+        "top.safetensors",
+        "done.json",
+    ):
         (folder / name).unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 
 
 def _partial_arrays(folder, poolings):
-    return {p: open_tensor(folder / f"{p}.safetensors", p, "r+") for p in (*poolings, "statistics", "top")}
+    return {
+        p: open_tensor(folder / f"{p}.safetensors", p, "r+")
+        for p in (*poolings, "statistics", "top")
+    }
 
 # %% ../../nbs/3_models/features.ipynb #21dd03ae
 def write_batch(arrays, batch, pool, logits, lengths):
@@ -290,7 +354,9 @@ def check_place(folder):
         return
     others = {p.name for p in folder.iterdir()} - STORE_FILES if folder.is_dir() else {folder.name}
     if others:
-        raise FeatureFileError(f"{folder} holds {sorted(others)[0]}, which is no part of a feature store. Choose a folder of its own for the features.")
+        raise FeatureFileError(
+            f"{folder} holds {sorted(others)[0]}, which is no part of a feature store. Choose a folder of its own for the features."
+        )
 
 
 def publish_store(partial, folder, arrays, about):
@@ -298,11 +364,17 @@ def publish_store(partial, folder, arrays, about):
     check_place(folder)
     numbers, top = np.array(arrays["statistics"]), np.array(arrays["top"])
     small = {k: np.ascontiguousarray(numbers[:, i]) for i, k in enumerate(STATISTICS)}
-    small |= dict(lengths=small["lengths"].astype(np.int32), top_logits=np.ascontiguousarray(top[:, 0]), top_tokens=top[:, 1].astype(np.int32))
+    small |= dict(
+        lengths=small["lengths"].astype(np.int32),
+        top_logits=np.ascontiguousarray(top[:, 0]),
+        top_tokens=top[:, 1].astype(np.int32),
+    )
     save_file(small, partial / "logits.safetensors")
-    for name in ("statistics.safetensors", "top.safetensors", "done.json"): (partial / name).unlink(missing_ok=True)
+    for name in ("statistics.safetensors", "top.safetensors", "done.json"):
+        (partial / name).unlink(missing_ok=True)
     write_json(partial / "manifest.json", about)
-    if folder.exists(): shutil.rmtree(folder)
+    if folder.exists():
+        shutil.rmtree(folder)
     os.replace(partial, folder)
     return FeatureStore(folder)
 
@@ -313,26 +385,39 @@ class TruncatedTextWarning(UserWarning):
 
 class Encoder:
     "A sentence encoder; `encode(texts)` returns (n, D) float32 vectors of length 1 that know their `origin`."
+
     def __init__(self, folder, *, name=None, device="cpu"):
         from sentence_transformers import SentenceTransformer
+
         self.folder, self.name = Path(folder), name or Path(folder).name
         try:
-            self.model = SentenceTransformer(str(folder), device=device, local_files_only=True, trust_remote_code=False)
+            self.model = SentenceTransformer(
+                str(folder), device=device, local_files_only=True, trust_remote_code=False
+            )
         except (OSError, ValueError, LookupError, AttributeError, ImportError) as e:
-            raise ModelError(f"{folder}: not a sentence encoder that can be loaded ({_first_line(e)}). Give the name of an asset or the folder of a sentence-transformers model.") from e
+            raise ModelError(
+                f"{folder}: not a sentence encoder that can be loaded ({_first_line(e)}). Give the name of an asset or the folder of a sentence-transformers model."
+            ) from e
 
     @cached_property
-    def hash(self): return weights_hash(self.folder)
+    def hash(self):
+        return weights_hash(self.folder)
 
     @property
-    def origin(self): return {"encoder": self.name, "weights_sha256": self.hash}
+    def origin(self):
+        return {"encoder": self.name, "weights_sha256": self.hash}
 
     def cut(self, texts):
         "Rows of `texts` of which the encoder reads only the beginning."
         limit = self.model.max_seq_length or float("inf")
-        long = [i for i, text in enumerate(texts) if len(text) + 2 > limit]   # a token has a character or more
-        if not long: return []
-        tokens = self.model.tokenizer([texts[i] for i in long], truncation=False, verbose=False)["input_ids"]
+        long = [
+            i for i, text in enumerate(texts) if len(text) + 2 > limit
+        ]  # a token has a character or more
+        if not long:
+            return []
+        tokens = self.model.tokenizer([texts[i] for i in long], truncation=False, verbose=False)[
+            "input_ids"
+        ]
         return [i for i, ids in zip(long, tokens) if len(ids) > limit]
 
     def encode(self, texts, batch_size=64):
@@ -340,10 +425,23 @@ class Encoder:
         texts = _texts(texts)
         if rows := self.cut(texts):
             shown = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
-            warnings.warn(f"{len(rows)} of {len(texts)} texts are longer than the {self.model.max_seq_length} tokens that {self.name} reads; "
-                          f"what follows is not seen. Rows (from 0): {shown}.", TruncatedTextWarning, stacklevel=2)
-        if not texts: return with_origin(np.zeros((0, self.model.encode([""]).shape[1]), np.float32), self.origin)
-        found = self.model.encode(texts, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True)
+            warnings.warn(
+                f"{len(rows)} of {len(texts)} texts are longer than the {self.model.max_seq_length} tokens that {self.name} reads; "
+                f"what follows is not seen. Rows (from 0): {shown}.",
+                TruncatedTextWarning,
+                stacklevel=2,
+            )
+        if not texts:
+            return with_origin(
+                np.zeros((0, self.model.encode([""]).shape[1]), np.float32), self.origin
+            )
+        found = self.model.encode(
+            texts,
+            batch_size=batch_size,
+            normalize_embeddings=True,
+            show_progress_bar=False,
+            convert_to_numpy=True,
+        )
         return with_origin(found, self.origin)
 
 
@@ -354,10 +452,14 @@ def load_encoder(name, *, device="cpu"):
 
 def _texts(texts):
     "A list of the texts; one text alone, or anything else than a text among them, is refused with its row."
-    if isinstance(texts, str): raise CompanionError(f"Give a list of texts, not one text: [{texts[:40]!r}].")
+    if isinstance(texts, str):
+        raise CompanionError(f"Give a list of texts, not one text: [{texts[:40]!r}].")
     texts = list(texts)
     for row, text in enumerate(texts):
-        if not isinstance(text, str): raise CompanionError(f"Row {row}: a text is wanted, this is {text!r:.60} ({type(text).__name__}). Drop the row, or write it as text.")
+        if not isinstance(text, str):
+            raise CompanionError(
+                f"Row {row}: a text is wanted, this is {text!r:.60} ({type(text).__name__}). Drop the row, or write it as text."
+            )
     return texts
 
 

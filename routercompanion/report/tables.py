@@ -36,30 +36,45 @@ _PUBLISHED_KEY = ["row", "column", "metric"]
 
 def _published_error(path, problem, row=None, column=None):
     "A `FileError` about a committed table of published numbers; `row` counts its values from 0."
-    return FileError(problem, "Restore it (git checkout), or repair this place.", source=path, row=None if row is None else row + 2, column=column)
+    return FileError(
+        problem,
+        "Restore it (git checkout), or repair this place.",
+        source=path,
+        row=None if row is None else row + 2,
+        column=column,
+    )
 
 
 def _read_published(path, needed, **options):
     "A CSV of data/paper as a DataFrame; `FileError` with row and column unless every row has all fields, and a text in each of those `needed`."
     text = read_text(path, what="table")
-    try: rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
-    except csv.Error as e: raise _published_error(path, f"broken quotes, or a line without end ({e})") from e
-    if len(rows) < 2: raise _published_error(path, "there are no rows")
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except csv.Error as e:
+        raise _published_error(path, f"broken quotes, or a line without end ({e})") from e
+    if len(rows) < 2:
+        raise _published_error(path, "there are no rows")
     for i, row in enumerate(rows[1:]):
-        if len(row) != len(rows[0]): raise _published_error(path, f"{len(row)} fields where the header has {len(rows[0])}", i)
+        if len(row) != len(rows[0]):
+            raise _published_error(
+                path, f"{len(row)} fields where the header has {len(rows[0])}", i
+            )
     for name in needed:
-        if rows[0].count(name) != 1: raise _published_error(path, f"{rows[0].count(name)} columns are called {name!r}", -1)
+        if rows[0].count(name) != 1:
+            raise _published_error(path, f"{rows[0].count(name)} columns are called {name!r}", -1)
     table = pd.read_csv(io.StringIO(text), skip_blank_lines=False, **options)
     for name in (n for n in needed if n != "value"):
         empty = table[name].isna() | (table[name].astype(str).str.strip() == "")
-        if empty.any(): raise _published_error(path, "the field is empty", int(empty.argmax()), name)
+        if empty.any():
+            raise _published_error(path, "the field is empty", int(empty.argmax()), name)
     return table
 
 
 def _one_row_each(table, path, key):
     "`table`, unless two of its rows agree in all columns of `key`."
     twice = table.duplicated(key)
-    if twice.any(): raise _published_error(path, "this row stands in the table twice", int(twice.argmax()))
+    if twice.any():
+        raise _published_error(path, "this row stands in the table twice", int(twice.argmax()))
     return table
 
 # %% ../../nbs/8_report/tables.ipynb #b1c63f5b
@@ -68,29 +83,44 @@ def load_published(paper, item):
     folder = project_root() / "data" / "paper"
     known = {p.stem: p for p in folder.glob("*_*.csv")}
     path = lookup(known, item_name(paper, item), "published item")
-    table = _read_published(path, ["paper", "item", *_PUBLISHED_KEY, "value", "unit"], keep_default_na=True)
+    table = _read_published(
+        path, ["paper", "item", *_PUBLISHED_KEY, "value", "unit"], keep_default_na=True
+    )
     for name in ("value", "low", "high"):
         if name in table and not pd.api.types.is_numeric_dtype(table[name]):
             bad = pd.to_numeric(table[name], errors="coerce").isna() & table[name].notna()
-            raise _published_error(path, f"{table[name][bad].iloc[0]!r} is not a number", int(bad.argmax()), name)
+            raise _published_error(
+                path, f"{table[name][bad].iloc[0]!r} is not a number", int(bad.argmax()), name
+            )
         if name in table and np.isinf(table[name]).any():
-            raise _published_error(path, "an infinite value", int(np.isinf(table[name]).argmax()), name)
+            raise _published_error(
+                path, "an infinite value", int(np.isinf(table[name]).argmax()), name
+            )
     return _one_row_each(table, path, [c for c in table if c not in ("value", "low", "high", "n")])
 
 
 def published_value(paper, item, row, metric, column=None):
     "One published number, e.g. `published_value('cscr', 'Table 1', 'UMR', 'AUDC', 'EmbedLLM')`, in the published unit; `column` only where it is needed."
     t = load_published(paper, item)
-    found = t[(t["row"].astype(str) == str(row)) & (t["metric"] == metric) & (True if column is None else t["column"] == column)]
-    if len(found) == 1: return float(found["value"].iloc[0])
-    raise CompanionError(f"{paper} {item} has {len(found)} published values of {metric!r} for row {row!r}, column {column!r}: one is needed. "
-                         f"Rows: {', '.join(map(str, t['row'].unique()))}; columns: {', '.join(map(str, t['column'].unique()))}.")
+    found = t[
+        (t["row"].astype(str) == str(row))
+        & (t["metric"] == metric)
+        & (True if column is None else t["column"] == column)
+    ]
+    if len(found) == 1:
+        return float(found["value"].iloc[0])
+    raise CompanionError(
+        f"{paper} {item} has {len(found)} published values of {metric!r} for row {row!r}, column {column!r}: one is needed. "
+        f"Rows: {', '.join(map(str, t['row'].unique()))}; columns: {', '.join(map(str, t['column'].unique()))}."
+    )
 
 
 def load_items():
     "Every table and figure of the five papers: paper, item, title, status, notebook, note, name (the stem of its files)."
     path = project_root() / "data" / "paper" / "items.csv"
-    items = _read_published(path, ["paper", "item", "title", "status", "notebook"], keep_default_na=False, dtype=str)
+    items = _read_published(
+        path, ["paper", "item", "title", "status", "notebook"], keep_default_na=False, dtype=str
+    )
     _one_row_each(items, path, ["paper", "item"])
     return items.assign(name=[item_name(p, i) for p, i in zip(items["paper"], items["item"])])
 
@@ -135,9 +165,14 @@ def direction(name):
 
 def format_interval(value, low=np.nan, high=np.nan, float_format="%.2f"):
     "`est [lo, hi]` as text; without an interval the estimate alone; a missing estimate is a dash."
-    if pd.isna(value): return "–"
+    if pd.isna(value):
+        return "–"
     text = float_format % value
-    return text if pd.isna(low) or pd.isna(high) else f"{text} [{float_format % low}, {float_format % high}]"
+    return (
+        text
+        if pd.isna(low) or pd.isna(high)
+        else f"{text} [{float_format % low}, {float_format % high}]"
+    )
 
 # %% ../../nbs/8_report/tables.ipynb #21de7dd2
 def format_points(found, digits=1):
@@ -183,13 +218,24 @@ def _markdown(frame):
 
 def _wide(part, float_format):
     "One block and one metric of a long frame as rows x columns of text, in the frame's own order; n stands in the column's head."
-    cells = part.assign(text=[format_interval(*v, float_format) for v in part.reindex(columns=["value", "low", "high"]).itertuples(index=False)])
+    cells = part.assign(
+        text=[
+            format_interval(*v, float_format)
+            for v in part.reindex(columns=["value", "low", "high"]).itertuples(index=False)
+        ]
+    )
     double = cells.duplicated(["row", "column"])
     if double.any():
         first = cells[double].iloc[0]
-        raise CompanionError(f"Two values for row {first['row']!r}, column {first['column']!r}: a table has one cell for each.")
+        raise CompanionError(
+            f"Two values for row {first['row']!r}, column {first['column']!r}: a table has one cell for each."
+        )
     n = part.groupby("column")["n"].max().dropna() if "n" in part else {}
-    wide = cells.pivot(index="row", columns="column", values="text").reindex(index=part["row"].unique(), columns=part["column"].unique()).fillna("–")
+    wide = (
+        cells.pivot(index="row", columns="column", values="text")
+        .reindex(index=part["row"].unique(), columns=part["column"].unique())
+        .fillna("–")
+    )
     wide.columns = [f"{c} (n = {int(n[c]):,})" if c in n else c for c in wide.columns]
     return wide.rename_axis(index="").reset_index()
 
@@ -210,20 +256,36 @@ def _flat(frame, float_format):
 def table_markdown(frame, *, caption, float_format="%.2f"):
     "The Markdown of `write_table`: a caption, then one table, or for a long frame (row, column, metric, value) one for each block and metric."
     parts = [f"**{plain_markdown(caption)}**\n"]
-    if not {"row", "column", "metric", "value"} <= set(frame): parts.append(_markdown(_flat(frame, float_format)))
+    if not {"row", "column", "metric", "value"} <= set(frame):
+        parts.append(_markdown(_flat(frame, float_format)))
     else:
         blocks = frame["block"] if "block" in frame else pd.Series("", index=frame.index)
         for block in blocks.unique():
             for metric in frame.loc[blocks == block, "metric"].unique():
                 part = frame[(blocks == block) & (frame["metric"] == metric)]
-                said = [", ".join(map(str, part[c].dropna().unique()[:4])) for c in ("model_small", "model_large") if c in part]
+                said = [
+                    ", ".join(map(str, part[c].dropna().unique()[:4]))
+                    for c in ("model_small", "model_large")
+                    if c in part
+                ]
                 unit = f" ({', '.join(part['unit'].dropna().unique())})" if "unit" in part else ""
                 head = f"{block}: {metric}" if block else metric
-                tail = "" if len(said) < 2 else f"; {said[0]}" if said[0] == said[1] else f"; small model {said[0]}, large model {said[1]}"   # a pool is named once
-                parts.append(f"{head[0].upper()}{head[1:]}{direction(metric)}{unit}{tail}\n\n{_markdown(_wide(part, float_format))}")
-    if any(str(c) == "low" or str(c).endswith("_low") for c in frame): parts.append("In brackets: 95% interval.\n")
+                tail = (
+                    ""
+                    if len(said) < 2
+                    else f"; {said[0]}"
+                    if said[0] == said[1]
+                    else f"; small model {said[0]}, large model {said[1]}"
+                )  # a pool is named once
+                parts.append(
+                    f"{head[0].upper()}{head[1:]}{direction(metric)}{unit}{tail}\n\n{_markdown(_wide(part, float_format))}"
+                )
+    if any(str(c) == "low" or str(c).endswith("_low") for c in frame):
+        parts.append("In brackets: 95% interval.\n")
     if "block" in frame and "published" in set(frame["block"]):
-        parts.append("Published values come from other models and data: they stand beside ours and are not to be subtracted.\n")
+        parts.append(
+            "Published values come from other models and data: they stand beside ours and are not to be subtracted.\n"
+        )
     return "\n".join(parts)
 
 # %% ../../nbs/8_report/tables.ipynb #f56057a2
@@ -234,7 +296,8 @@ def write_table(frame, item, folder, *, caption, float_format="%.2f"):
     An empty frame raises: a table without rows is a mistake upstream. A spreadsheet takes a cell
     that begins with = + - or @ for a formula: import the CSV there with all columns set to text.
     """
-    if not len(frame): raise CompanionError(f"The table {item!r} has no rows. Look at the step that computed it.")
+    if not len(frame):
+        raise CompanionError(f"The table {item!r} has no rows. Look at the step that computed it.")
     paths = [Path(folder) / f"{item}.{kind}" for kind in ("csv", "md")]
     text = table_markdown(frame, caption=caption, float_format=float_format)
     write_text(paths[0], frame.to_csv(index=False, lineterminator="\n"))

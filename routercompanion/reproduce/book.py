@@ -42,6 +42,7 @@ div.math > math { display: block math; width: max-content; margin: 0 auto; }
 def to_mathml(latex, block=False):
     "MathML of a LaTeX formula (`block`: displayed). A formula that cannot be read comes back as its source in <code>, with class math-source."
     from latex2mathml.converter import convert
+
     text = re.sub(r"\\(arg)(?![a-zA-Z])", r"\\mathrm{\1}", latex.strip())
     text = re.sub(r"\\operatorname\*?\s*\{", r"\\mathrm{", text)
     try:
@@ -55,8 +56,12 @@ def to_mathml(latex, block=False):
 
 def _without_launcher(app, page, template, context, doctree):
     "Drop the scripts of launch buttons that the book does not have: the theme adds them twice, which is an error."
+
     def told(script):
-        return f"{getattr(script, 'filename', '')} {getattr(script, 'attributes', {}).get('body', '')}"
+        return (
+            f"{getattr(script, 'filename', '')} {getattr(script, 'attributes', {}).get('body', '')}"
+        )
+
     for kind in ("script_files", "css_files"):
         context[kind] = [s for s in context.get(kind, ()) if "thebe" not in told(s).lower()]
 
@@ -69,6 +74,7 @@ def setup(app):
         formula = to_mathml(node.astext(), block)
         self.body.append(f'<div class="math">{formula}</div>\n' if block else formula)
         raise SkipNode
+
     app.connect("html-page-context", _without_launcher, priority=900)
     visits = [(functools.partial(visit, block=block), None) for block in (False, True)]
     app.add_html_math_renderer("mathml", *visits)
@@ -78,18 +84,36 @@ def setup(app):
 def book_config(title):
     "The jupyter-book configuration: no execution, no network, no dates, no launch buttons, MathML formulas."
     extensions = ["amsmath", "colon_fence", "dollarmath", "substitution", "tasklist"]
-    buttons = dict.fromkeys(("use_issues_button", "use_repository_button", "use_edit_page_button"), False)
+    buttons = dict.fromkeys(
+        ("use_issues_button", "use_repository_button", "use_edit_page_button"), False
+    )
     quiet = ["myst.domains", "myst.header", "toc.not_readable"]
     sphinx = {
-        "html_math_renderer": "mathml", "myst_update_mathjax": False, "nb_merge_streams": True,
-        "html_last_updated_fmt": None, "html_show_copyright": False, "suppress_warnings": quiet,
-        "html_theme_options": {"navigation_with_keys": False, "launch_buttons": {}}}
-    return {"title": title, "author": "The routercompanion authors", "copyright": "",
-            "only_build_toc_files": True, "execute": {"execute_notebooks": "off"},
-            "launch_buttons": {"notebook_interface": "", "thebe": False, "binderhub_url": "",
-                               "jupyterhub_url": "", "colab_url": ""},
-            "parse": {"myst_enable_extensions": extensions}, "html": buttons,
-            "sphinx": {"extra_extensions": ["routercompanion.reproduce.book"], "config": sphinx}}
+        "html_math_renderer": "mathml",
+        "myst_update_mathjax": False,
+        "nb_merge_streams": True,
+        "html_last_updated_fmt": None,
+        "html_show_copyright": False,
+        "suppress_warnings": quiet,
+        "html_theme_options": {"navigation_with_keys": False, "launch_buttons": {}},
+    }
+    return {
+        "title": title,
+        "author": "The routercompanion authors",
+        "copyright": "",
+        "only_build_toc_files": True,
+        "execute": {"execute_notebooks": "off"},
+        "launch_buttons": {
+            "notebook_interface": "",
+            "thebe": False,
+            "binderhub_url": "",
+            "jupyterhub_url": "",
+            "colab_url": "",
+        },
+        "parse": {"myst_enable_extensions": extensions},
+        "html": buttons,
+        "sphinx": {"extra_extensions": ["routercompanion.reproduce.book"], "config": sphinx},
+    }
 
 # %% ../../nbs/9_reproduce/book.ipynb #ab50c2d1
 def page_of(notebook):
@@ -175,10 +199,16 @@ def _outside_code(change, text):
 # %% ../../nbs/9_reproduce/book.ipynb #7db2aa71
 def results_page(ws, items=None):
     "Markdown of the page that shows and links every published file of `ws`; `items` is the table of `list_items`, if there is one."
-    lines = [f"# Results ({ws.profile})", "", "Every table and figure of this run, with the notebook that made it."]
+    lines = [
+        f"# Results ({ws.profile})",
+        "",
+        "Every table and figure of this run, with the notebook that made it.",
+    ]
     rows = {} if items is None else {r["id"]: r for r in items.to_dict("records")}
     for stem, entry in sorted(ws.manifest()["items"].items()):
-        owners = (i for i in sorted(rows, key=len, reverse=True) if stem == i or stem.startswith(i + "_"))
+        owners = (
+            i for i in sorted(rows, key=len, reverse=True) if stem == i or stem.startswith(i + "_")
+        )
         row = rows.get(next(owners, None))
         lines += ["", f"## {plain_markdown(stem)}", ""]
         if row:
@@ -232,14 +262,16 @@ def write_book_sources(ws, steps, folder, items=None, title="routercompanion"):
     for step in steps:
         write_page(ws, step, pages, folder)
     if "index" not in pages:
-        write_text(folder / "index.md", f"# {title}\n\nThe executed notebooks; see the results first.\n")
+        write_text(
+            folder / "index.md", f"# {title}\n\nThe executed notebooks; see the results first.\n"
+        )
     write_text(folder / "results.md", results_page(ws, items))
     write_text(folder / "_static/book.css", STYLE)
     published = folder / "extra/figures" / ws.profile
     shutil.copytree(ws.figures, published, ignore=shutil.ignore_patterns(".*"))
     config = book_config(title)
     config["sphinx"]["config"]["html_extra_path"] = ["extra"]
-    write_json(folder / "_config.yml", config)   # JSON is YAML
+    write_json(folder / "_config.yml", config)  # JSON is YAML
     write_json(folder / "_toc.yml", book_toc(steps))
 
 
@@ -264,19 +296,29 @@ def dead_links(html_folder):
             path = unquote(re.split("[?#]", unescape(address))[0])
             if path and not re.match("[a-z]+:|//", path) and not (page.parent / path).exists():
                 found.add((page.relative_to(folder).as_posix(), address))
-            elif not path and address.endswith(".ipynb"):   # what Sphinx makes of a link to no page
+            elif not path and address.endswith(".ipynb"):  # what Sphinx makes of a link to no page
                 found.add((page.relative_to(folder).as_posix(), address))
     return sorted(found)
 
 # %% ../../nbs/9_reproduce/book.ipynb #a35ed816
 def book_key(ws, steps, items=None, title="routercompanion"):
     "A hash of everything that the book is made of; reading it is a hundred times faster than writing the book's sources."
-    files = [path for s in steps for path in (ws.root / s.notebook, ws.executed(s)) if path.exists()]
-    files += [p for p in sorted(ws.figures.rglob("*")) if p.is_file() and not p.name.startswith(".")]
+    files = [
+        path for s in steps for path in (ws.root / s.notebook, ws.executed(s)) if path.exists()
+    ]
+    files += [
+        p for p in sorted(ws.figures.rglob("*")) if p.is_file() and not p.name.startswith(".")
+    ]
     code = [__file__] if "__file__" in globals() else []
-    return content_hash({
-        "files": {os.path.relpath(p, ws.root): file_hash(p) for p in files}, "toc": book_toc(steps),
-        "results": results_page(ws, items), "config": [book_config(title), STYLE], "code": [file_hash(p) for p in code]})
+    return content_hash(
+        {
+            "files": {os.path.relpath(p, ws.root): file_hash(p) for p in files},
+            "toc": book_toc(steps),
+            "results": results_page(ws, items),
+            "config": [book_config(title), STYLE],
+            "code": [file_hash(p) for p in code],
+        }
+    )
 
 
 @contextmanager
@@ -307,7 +349,9 @@ def _build(ws, steps, items, title, quiet):
     html = run_jupyter_book(work / "source", ws)
     if asks := external_requests(html):
         place, address = asks[0]
-        raise StepError(f"The book would need a network: {place} asks for {address} ({len(asks)} in all).")
+        raise StepError(
+            f"The book would need a network: {place} asks for {address} ({len(asks)} in all)."
+        )
     for place, address in dead_links(html):
         say(f"the book's page {place} links to {address}, which is not there", quiet)
     write_text(html / ".key", key)
@@ -334,10 +378,19 @@ def make_readme(root=None):
     "The text of README.md, from nbs/index.ipynb: cells tagged `hide` or `remove-cell` left out. Pictures must be links, not outputs."
     from nbconvert import MarkdownExporter
     from traitlets.config import Config
-    hidden = {"enabled": True, "remove_cell_tags": ["hide", "remove-cell"], "remove_input_tags": ["hide-input"]}
+
+    hidden = {
+        "enabled": True,
+        "remove_cell_tags": ["hide", "remove-cell"],
+        "remove_input_tags": ["hide-input"],
+    }
     steps = {"preprocessors": ["nbconvert.preprocessors.TagRemovePreprocessor"]}
-    exporter = MarkdownExporter(config=Config({"TagRemovePreprocessor": hidden, "MarkdownExporter": steps}))
-    text, extra = exporter.from_notebook_node(read_notebook(Path(root or project_root()) / "nbs/index.ipynb"))
+    exporter = MarkdownExporter(
+        config=Config({"TagRemovePreprocessor": hidden, "MarkdownExporter": steps})
+    )
+    text, extra = exporter.from_notebook_node(
+        read_notebook(Path(root or project_root()) / "nbs/index.ipynb")
+    )
     if extra.get("outputs"):
         remedy = "Save it under figures/ and link to it instead."
         raise StepError(f"nbs/index.ipynb shows a picture as an output. {remedy}")

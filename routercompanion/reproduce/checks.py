@@ -98,8 +98,11 @@ def exchanged_rows(a, b, numbers):
     old, new = (list(f[numbers].itertuples(index=False, name=None)) for f in (a, b))
     places = {row: i for i, row in enumerate(old)}
     there = [places.get(row, i) for i, row in enumerate(new)]
-    return [f"the numbers of rows {i + 2} and {j + 2} are exchanged" for i, j in enumerate(there)
-            if i < j and there[j] == i and old[i] != old[j]]
+    return [
+        f"the numbers of rows {i + 2} and {j + 2} are exchanged"
+        for i, j in enumerate(there)
+        if i < j and there[j] == i and old[i] != old[j]
+    ]
 
 # %% ../../nbs/9_reproduce/checks.ipynb #d4e921a1
 def compare_tables(old, new):
@@ -139,7 +142,9 @@ def typed_faults(a, b):
         if numeric == [True, False] and b[name].notna().any():
             wrong = pd.to_numeric(b[name], errors="coerce").isna() & b[name].notna()
             place = int(np.argmax(wrong))
-            faults.append(f"row {place + 2}, {name}: {str(b[name].iloc[place])[:40]!r} is no number")
+            faults.append(
+                f"row {place + 2}, {name}: {str(b[name].iloc[place])[:40]!r} is no number"
+            )
         elif numeric == [False, True]:
             faults.append(f"{name}: numbers stand where texts stood")
     return faults
@@ -193,16 +198,20 @@ def interval_gaps(a, b, differs):
         covered += int(differs.loc[known, parts].to_numpy().sum())
         if moved.any() and not first:
             row = int(np.argmax(moved))
-            values = [f"{f[estimate].iloc[row]} [{f[low].iloc[row]}, {f[high].iloc[row]}]" for f in (b, a)]
+            values = [
+                f"{f[estimate].iloc[row]} [{f[low].iloc[row]}, {f[high].iloc[row]}]" for f in (b, a)
+            ]
             first = f"row {row + 2}, {estimate}: {' instead of '.join(values)}"
     return apart, covered, first
 
 
 def moved_away(a, b, estimate, low, high):
     "For each row: do the two intervals and their estimates contradict each other?"
+
     def outside(value, frame):
         slack = 1e-6 * value.abs() + 1e-9
         return (value < frame[low] - slack) | (value > frame[high] + slack)
+
     widths = (b[high] - b[low]) > 10 * (a[high] - a[low])
     wider = widths & (a[high] > a[low])
     gap = (a[low] > b[high]) | (b[low] > a[high])
@@ -216,7 +225,9 @@ def committed_figures(root, profile, target, revision="HEAD"):
     try:
         done = subprocess.run(ask, cwd=root, capture_output=True)
     except FileNotFoundError:
-        raise CompanionError(f"git is not installed, so the committed tables cannot be read. {remedy}") from None
+        raise CompanionError(
+            f"git is not installed, so the committed tables cannot be read. {remedy}"
+        ) from None
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip()
         raise CompanionError(f"git has no {name} in {revision} ({said}). {remedy}")
@@ -256,13 +267,24 @@ def flip_rate(folder):
         except (TypeError, ValueError, OverflowError):
             value = np.nan
         if not (np.isfinite(value) and 0 <= value <= (2**53 if name == "n" else 1)):
-            raise FileError(f"{row.get(name)!r} is no {'number' if name == 'n' else 'share'}",
-                            source=path, row=2, column=name, remedy="Run `routercompanion reproduce`.")
+            raise FileError(
+                f"{row.get(name)!r} is no {'number' if name == 'n' else 'share'}",
+                source=path,
+                row=2,
+                column=name,
+                remedy="Run `routercompanion reproduce`.",
+            )
     rate, low, high, n = (float(row[name]) for name in names)
     if not low <= rate <= high:
-        raise FileError(f"the rate {rate} is outside its interval [{low}, {high}]", source=path, row=2,
-                        remedy="Run `routercompanion reproduce`.")
-    return f"Label-flip rate here: {rate:.2%} [{low:.2%}, {high:.2%}] of {int(n)} re-answered queries."
+        raise FileError(
+            f"the rate {rate} is outside its interval [{low}, {high}]",
+            source=path,
+            row=2,
+            remedy="Run `routercompanion reproduce`.",
+        )
+    return (
+        f"Label-flip rate here: {rate:.2%} [{low:.2%}, {high:.2%}] of {int(n)} re-answered queries."
+    )
 
 # %% ../../nbs/9_reproduce/checks.ipynb #41e7d576
 def read_lock(path):
@@ -275,8 +297,9 @@ def read_lock(path):
         try:
             name, version = pinned(line)
         except InvalidRequirement:
-            raise FileError(f"{line[:60]!r} is no `name==version`", source=path, row=number,
-                            remedy=remedy) from None
+            raise FileError(
+                f"{line[:60]!r} is no `name==version`", source=path, row=number, remedy=remedy
+            ) from None
         if pins.setdefault(name, version) != version:
             raise FileError(f"{name} is pinned twice", source=path, row=number, remedy=remedy)
     if not pins:
@@ -323,12 +346,18 @@ def bf16_state():
         flags = ""
     if fast := re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags):
         return "ok", f"fast bfloat16 ({fast.group(1)})", ""
-    return "note", "no fast bfloat16: models run 3-6 times slower, with the same code", "none needed"
+    return (
+        "note",
+        "no fast bfloat16: models run 3-6 times slower, with the same code",
+        "none needed",
+    )
 
 # %% ../../nbs/9_reproduce/checks.ipynb #f6bc263b
 def memory_gb():
-    try: return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    except (ValueError, OSError, AttributeError): return float("nan")
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    except (ValueError, OSError, AttributeError):
+        return float("nan")
 
 
 def nearest_folder(folder):
@@ -337,7 +366,7 @@ def nearest_folder(folder):
         try:
             place.lstat()
             return place
-        except OSError:   # absent, below a file, or not to be looked at
+        except OSError:  # absent, below a file, or not to be looked at
             continue
     return Path(folder).anchor
 
@@ -346,21 +375,40 @@ def check_writable(folder):
     "Whether files can be made in `folder` (or, while it does not exist, in the nearest folder above it)."
     place = nearest_folder(folder)
     try:
-        with tempfile.TemporaryFile(dir=place): return "ok", f"{folder} is writable", ""
-    except OSError as e: return "problem", f"{folder} is not writable ({e.strerror})", "change its owner, or point ROUTERCOMPANION_CACHE elsewhere"
+        with tempfile.TemporaryFile(dir=place):
+            return "ok", f"{folder} is writable", ""
+    except OSError as e:
+        return (
+            "problem",
+            f"{folder} is not writable ({e.strerror})",
+            "change its owner, or point ROUTERCOMPANION_CACHE elsewhere",
+        )
 
 
 def check_assets():
     from routercompanion.assets.lock import Lock
     from routercompanion.assets.store import asset_status
+
     try:
-        status, default = asset_status(), {n for n, e in Lock.load().assets.items() if e.get("default")}
+        status, default = (
+            asset_status(),
+            {n for n, e in Lock.load().assets.items() if e.get("default")},
+        )
     except CompanionError as e:
         return "problem", str(e), "see the finding"
     except OSError as e:
-        return "problem", f"the assets cannot be looked at ({e.strerror or e})", "point ROUTERCOMPANION_CACHE at a folder that you may read and write"
+        return (
+            "problem",
+            f"the assets cannot be looked at ({e.strerror or e})",
+            "point ROUTERCOMPANION_CACHE at a folder that you may read and write",
+        )
     absent = sorted(default - set(status.name[status.cached]))
-    if absent: return "note", f"not yet in the cache: {', '.join(absent)}", "`routercompanion assets fetch` (or let reproduce do it)"
+    if absent:
+        return (
+            "note",
+            f"not yet in the cache: {', '.join(absent)}",
+            "`routercompanion assets fetch` (or let reproduce do it)",
+        )
     return "ok", f"the {len(default)} default assets are in the cache", ""
 
 # %% ../../nbs/9_reproduce/checks.ipynb #6d7b0067
@@ -380,12 +428,31 @@ def examine(root=None, network=False):
     memory, place = memory_gb(), nearest_folder(cache)
     free = shutil.disk_usage(place).free / 1e9
     fits = sys.version_info[:2] == (3, 11)
-    rows = {"python": ("ok" if fits else "note", sys.version.split()[0], "" if fits else "the lock is made for Python 3.11"),
-            "packages": check_packages(root / "data/environment.lock"), "bfloat16": bf16_state(),
-            "cores": ("ok" if (os.cpu_count() or 1) > 1 else "note", f"{os.cpu_count()} cores", ""),
-            "memory": ("problem", f"{memory:.1f} GB", "4 GB are needed") if memory < 4 else ("ok", f"{memory:.1f} GB", ""),
-            "disk": ("ok", f"{free:.1f} GB free", "") if free >= 5 else
-                    ("problem", f"{free:.1f} GB free at {place}", "5 GB are needed; point ROUTERCOMPANION_CACHE elsewhere"),
-            "cache": check_writable(cache), "results": check_writable(root / "figures"), "assets": check_assets()}
-    if network: rows["index"] = check_index()
-    return pd.DataFrame([(k, *v) for k, v in rows.items()], columns=["check", "state", "finding", "remedy"])
+    rows = {
+        "python": (
+            "ok" if fits else "note",
+            sys.version.split()[0],
+            "" if fits else "the lock is made for Python 3.11",
+        ),
+        "packages": check_packages(root / "data/environment.lock"),
+        "bfloat16": bf16_state(),
+        "cores": ("ok" if (os.cpu_count() or 1) > 1 else "note", f"{os.cpu_count()} cores", ""),
+        "memory": ("problem", f"{memory:.1f} GB", "4 GB are needed")
+        if memory < 4
+        else ("ok", f"{memory:.1f} GB", ""),
+        "disk": ("ok", f"{free:.1f} GB free", "")
+        if free >= 5
+        else (
+            "problem",
+            f"{free:.1f} GB free at {place}",
+            "5 GB are needed; point ROUTERCOMPANION_CACHE elsewhere",
+        ),
+        "cache": check_writable(cache),
+        "results": check_writable(root / "figures"),
+        "assets": check_assets(),
+    }
+    if network:
+        rows["index"] = check_index()
+    return pd.DataFrame(
+        [(k, *v) for k, v in rows.items()], columns=["check", "state", "finding", "remedy"]
+    )

@@ -18,16 +18,30 @@ from pathlib import Path
 
 import typer
 
-from ..core import PROFILES, CompanionError, ended_by_signals, project_root, write_text
+from routercompanion.core import (
+    PROFILES,
+    CompanionError,
+    ended_by_signals,
+    project_root,
+    write_text,
+)
 from ..reading import checked
 
 # %% ../../nbs/9_reproduce/cli.ipynb #8a19fc93
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-PROFILE = typer.Option(None, "--profile", "-p", help=f"Scale of the run: {', '.join(PROFILES)}. Default: embedded.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+PROFILE = typer.Option(
+    None, "--profile", "-p", help=f"Scale of the run: {', '.join(PROFILES)}. Default: embedded."
+)
 
 
 @app.callback()
-def about(): "A notebook-first, reproducible companion to five papers on LLM routing."
+def about():
+    "A notebook-first, reproducible companion to five papers on LLM routing."
 
 
 def main(args=None):
@@ -38,25 +52,32 @@ def main(args=None):
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")   # a terminal may not have every sign
+            stream.reconfigure(errors="backslashreplace")  # a terminal may not have every sign
     try:
         with ended_by_signals():
             return app(args, standalone_mode=True)
     except SystemExit as e:
         if e.code in _SIGNALS:
-            with contextlib.suppress(OSError):   # the terminal may be gone
+            with contextlib.suppress(OSError):  # the terminal may be gone
                 typer.echo(f"Ended by {_SIGNALS[e.code]}. Run the command again.", err=True)
         raise
     except CompanionError as e:
         fail(e, 1 if _is_step_error(e) else 2)
     except OSError as e:
         if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-            fail(f"{e.filename or 'a file'}: {e.strerror}. Give a place that you may read and write; the cache is where ROUTERCOMPANION_CACHE points.", 1)
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT): raise
-        fail(f"The disk is full ({e.filename or e.strerror}). Free some space and run the command again: it resumes.", 1)
+            fail(
+                f"{e.filename or 'a file'}: {e.strerror}. Give a place that you may read and write; the cache is where ROUTERCOMPANION_CACHE points.",
+                1,
+            )
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        fail(
+            f"The disk is full ({e.filename or e.strerror}). Free some space and run the command again: it resumes.",
+            1,
+        )
 
 
-_SIGNALS = {130: "Ctrl-C", 143: "SIGTERM", 129: "SIGHUP"}   # by exit status
+_SIGNALS = {130: "Ctrl-C", 143: "SIGTERM", 129: "SIGHUP"}  # by exit status
 
 
 def _is_step_error(error):
@@ -72,6 +93,7 @@ def fail(error, status):
 
 def console():
     from rich.console import Console
+
     return Console(width=None if sys.stdout.isatty() else 150, highlight=False, markup=False)
 
 # %% ../../nbs/9_reproduce/cli.ipynb #9c77c3d2
@@ -133,12 +155,17 @@ GOOD = ("identical", "equal", "overlap", "added")
 
 
 @app.command("verify")
-def verify_command(profile: str = PROFILE,
-                   against: Path = typer.Option(None, "--against", help="A folder with the tables to compare with. Default: git's HEAD."),
-                   strict: bool = typer.Option(False, "--strict", help="Accept nothing but identical bytes.")):
+def verify_command(
+    profile: str = PROFILE,
+    against: Path = typer.Option(
+        None, "--against", help="A folder with the tables to compare with. Default: git's HEAD."
+    ),
+    strict: bool = typer.Option(False, "--strict", help="Accept nothing but identical bytes."),
+):
     "Compare the regenerated tables with the committed ones, cell by cell. Exit status 1 when a table is not what it should be."
     from routercompanion.reproduce.checks import committed_figures, compare_figures, flip_rate
     from routercompanion.reproduce.store import Workspace
+
     ws = Workspace(profile=profile)
     if not ws.figures.is_dir():
         again = f"Run `routercompanion reproduce --profile {ws.profile}` first."
@@ -149,7 +176,9 @@ def verify_command(profile: str = PROFILE,
         old = against or committed_figures(ws.root, ws.profile, folder)
         table = compare_figures(old, ws.figures)
     if not len(table):
-        raise CompanionError("There is no table on either side. Run `routercompanion reproduce` first.")
+        raise CompanionError(
+            "There is no table on either side. Run `routercompanion reproduce` first."
+        )
     shown = table.assign(largest=table["largest"].map("{:.3g}".format))
     print_table(shown.drop(columns="finding"))
     bad = table[~table.verdict.isin(("identical",) if strict else GOOD)]
@@ -191,27 +220,40 @@ def prompt_features(table, router, folder, encoder=None):
     encoder: for a router of vectors that does not say whose. Raises `CompanionError` for what cannot be computed of bare prompts.
     """
     kind, origin = router.feature_kind, getattr(router, "origin_", None)
-    if kind in ("text", "none"): return table["prompt"].to_numpy()
+    if kind in ("text", "none"):
+        return table["prompt"].to_numpy()
     if kind == "task":
-        if "task" not in table: raise CompanionError("This router looks at the task. Add a column 'task' with the names used in training.")
+        if "task" not in table:
+            raise CompanionError(
+                "This router looks at the task. Add a column 'task' with the names used in training."
+            )
         place = {"path": table.attrs.get("source", "the table of prompts"), "column": "task"}
         for row, task in table["task"].items():
             checked(task, "text", row=row, **place)
         return table["task"].to_numpy()
     if kind == "answers":
-        raise CompanionError("This router reads the small model's own answers. Compute their signals with answer_signals "
-                             "and call its decision_function; prompts alone do not have them.")
-    if kind == "outcomes": raise CompanionError("An oracle needs the outcomes themselves and cannot route new prompts. Choose another router.")
-    if kind == "embedding": return _embeddings(table, origin, encoder)
+        raise CompanionError(
+            "This router reads the small model's own answers. Compute their signals with answer_signals "
+            "and call its decision_function; prompts alone do not have them."
+        )
+    if kind == "outcomes":
+        raise CompanionError(
+            "An oracle needs the outcomes themselves and cannot route new prompts. Choose another router."
+        )
+    if kind == "embedding":
+        return _embeddings(table, origin, encoder)
     return _states(table, kind, origin, folder)
 
 
 def _embeddings(table, origin, encoder):
     "The prompts' vectors (n, D) from the encoder that `origin` names, else from `encoder`."
     from routercompanion.models.features import load_encoder
+
     if not (origin or encoder):
-        raise CompanionError("This router does not say which encoder it was fitted on. Name it with --encoder (minilm-l6-v2, or a folder), "
-                             "or save the router again with save_router(..., origin=encoder).")
+        raise CompanionError(
+            "This router does not say which encoder it was fitted on. Name it with --encoder (minilm-l6-v2, or a folder), "
+            "or save the router again with save_router(..., origin=encoder)."
+        )
     prompts = [prompt.strip() for prompt in table["prompt"]]
     return load_encoder(origin["encoder"] if origin else encoder).encode(prompts)
 
@@ -219,31 +261,53 @@ def _embeddings(table, origin, encoder):
 def _states(table, kind, origin, folder):
     "The states or logits of the bare prompts, read by the model and in the way that `origin` names."
     if not origin:
-        raise CompanionError("This router reads a small model, and does not say which one and how. Fit it on a feature store or on "
-                             "Signals.of(...), or save it again with save_router(..., origin=store).")
+        raise CompanionError(
+            "This router reads a small model, and does not say which one and how. Fit it on a feature store or on "
+            "Signals.of(...), or save it again with save_router(..., origin=store)."
+        )
     if origin.get("shots") != "none":
-        raise CompanionError("This router was fitted on states read behind worked examples, and `route` reads bare prompts: its threshold would "
-                             "mean nothing. Fit it on a bank without shots, or use its decision_function on features with the same examples.")
+        raise CompanionError(
+            "This router was fitted on states read behind worked examples, and `route` reads bare prompts: its threshold would "
+            "mean nothing. Fit it on a bank without shots, or use its decision_function on features with the same examples."
+        )
     from routercompanion.features.of_bank import add_logit_margin
     from routercompanion.models.causal_lm import load_causal_lm
     from routercompanion.models.features import with_origin
+
     pooled = {"hidden_mean": "mean", "hidden_last": "last"}.get(kind, "mean")
     pooling = pooled if origin["pooling"] == "logits" else origin["pooling"]
-    store = load_causal_lm(origin["model"]).features(prompt_bank(table), Path(folder) / "features", poolings=(pooling,), chat=origin["template"] == "chat")
-    return with_origin(add_logit_margin(store.logits), store.logits.origin) if kind == "logits" else getattr(store, pooling)
+    store = load_causal_lm(origin["model"]).features(
+        prompt_bank(table),
+        Path(folder) / "features",
+        poolings=(pooling,),
+        chat=origin["template"] == "chat",
+    )
+    return (
+        with_origin(add_logit_margin(store.logits), store.logits.origin)
+        if kind == "logits"
+        else getattr(store, pooling)
+    )
 
 
 def prompt_bank(table):
     "A query bank of one's own prompts: no references, one task, equal prompts told apart by their row."
     import pandas as pd
     from routercompanion.data.bank import QueryBank
+
     ids = [f"row-{i:07d}" for i in range(len(table))]
     own = {"choices": None, "task": "own", "domain": "own", "source": "own", "split": "test"}
     asked = {"query_id": ids, "prompt": [*table["prompt"]], "references": [[]] * len(table)}
     return QueryBank(pd.DataFrame({**asked, **own}), {}, "own")
 
 # %% ../../nbs/9_reproduce/cli.ipynb #f7094599
-def route_prompts(router, table, trade_off: float = 0.0, *, call_rate: float | None = None, encoder: str | None = None):
+def route_prompts(
+    router,
+    table,
+    trade_off: float = 0.0,
+    *,
+    call_rate: float | None = None,
+    encoder: str | None = None,
+):
     """The `table` of prompts with the router's decisions as further columns; a column of the table that bears such a name becomes `input_NAME`.
 
     A pair: `score` (high = the large model) and `decision` (small or large, by the saved threshold, or by the one for another
@@ -252,13 +316,19 @@ def route_prompts(router, table, trade_off: float = 0.0, *, call_rate: float | N
     encoder: whose vectors a router reads that does not say so itself.
     """
     if hasattr(router, "act"):
-        raise CompanionError(f"{type(router).__name__} asks models one after another and reads their answers: "
-                             "it cannot route prompts alone. Run it with run_sequential on recorded answers.")
+        raise CompanionError(
+            f"{type(router).__name__} asks models one after another and reads their answers: "
+            "it cannot route prompts alone. Run it with run_sequential on recorded answers."
+        )
     pair = hasattr(router, "decision_function")
     if trade_off and pair:
-        raise CompanionError("--trade-off is for pools. A router of two models decides by a threshold: choose it with --call-rate.")
+        raise CompanionError(
+            "--trade-off is for pools. A router of two models decides by a threshold: choose it with --call-rate."
+        )
     if call_rate is not None and not pair:
-        raise CompanionError("--call-rate is for two models. A pool is routed by the price of its models: choose it with --trade-off.")
+        raise CompanionError(
+            "--call-rate is for two models. A pool is routed by the price of its models: choose it with --trade-off."
+        )
     with tempfile.TemporaryDirectory() as folder:
         X = prompt_features(table, router, folder, encoder)
         if pair:
@@ -268,32 +338,44 @@ def route_prompts(router, table, trade_off: float = 0.0, *, call_rate: float | N
 # %% ../../nbs/9_reproduce/cli.ipynb #b0c10002
 def threshold_of(router, call_rate=None):
     "(threshold, call rate that validation promises or None): the saved ones, or those for another `call_rate` on the validation queries."
-    threshold, report = getattr(router, "threshold_", None), getattr(router, "threshold_report_", {})
+    threshold, report = (
+        getattr(router, "threshold_", None),
+        getattr(router, "threshold_report_", {}),
+    )
     if threshold is None:
-        raise CompanionError("This router has no threshold. Call choose_threshold on validation data and save it again.")
+        raise CompanionError(
+            "This router has no threshold. Call choose_threshold on validation data and save it again."
+        )
     if call_rate is None:
         return float(threshold), report.get("validation_call_rate")
     import numpy as np
     from routercompanion.routers.base import threshold_for
+
     scores = getattr(router, "validation_scores_", None)
     if scores is None:
-        raise CompanionError("This router does not keep its validation scores, so it has no other call rate. "
-                             "Call choose_threshold with this version and save it again.")
+        raise CompanionError(
+            "This router does not keep its validation scores, so it has no other call rate. "
+            "Call choose_threshold with this version and save it again."
+        )
     return threshold_for(np.asarray(scores), np.zeros((len(scores), 2)), call_rate=call_rate)[:2]
 
 
 def _pair_decisions(router, table, X, call_rate=None):
     import numpy as np
+
     score = np.asarray(router.decision_function(X), float)
     threshold, promised = threshold_of(router, call_rate)
     found = np.where(score >= threshold, "large", "small")
     done = _beside(table, score=score, decision=found)
-    done.attrs["notes"] = pair_notes(score, threshold, promised, getattr(router, "validation_scores_", None))
+    done.attrs["notes"] = pair_notes(
+        score, threshold, promised, getattr(router, "validation_scores_", None)
+    )
     return done
 
 
 def _pool_decisions(router, table, X, trade_off):
     import numpy as np
+
     choice = router.route(X, trade_off)
     quality = router.predict_quality(X)[np.arange(len(choice)), choice]
     names = np.asarray(router.model_names_)[choice]
@@ -319,12 +401,16 @@ def pair_notes(score, threshold, promised=None, seen=None):
     calls, n = int((score >= threshold).sum()), len(score)
     of = f" ({len(seen)} validation queries)" if seen is not None else ""
     expected = f"expected {promised:.3f}{of}" if promised is not None else "expected: not saved"
-    notes = [f"threshold {threshold:.6g} (a score from there on: large); call rate {expected}, here {calls / n:.3f} ({calls} of {n} prompts)"]
+    notes = [
+        f"threshold {threshold:.6g} (a score from there on: large); call rate {expected}, here {calls / n:.3f} ({calls} of {n} prompts)"
+    ]
     if n > 1 and calls in (0, n):
         notes.append(f"Warning: all {n} prompts go to the {'large' if calls else 'small'} model.")
     if seen is not None and (outside := int(((score < seen[0]) | (score > seen[-1])).sum())):
-        notes.append(f"Warning: {outside} of {n} scores lie outside those of the validation queries, {seen[0]:.4g} to {seen[-1]:.4g}: "
-                     "the router was not fitted for such prompts.")
+        notes.append(
+            f"Warning: {outside} of {n} scores lie outside those of the validation queries, {seen[0]:.4g} to {seen[-1]:.4g}: "
+            "the router was not fitted for such prompts."
+        )
     return notes
 
 # %% ../../nbs/9_reproduce/cli.ipynb #69599709
@@ -334,47 +420,80 @@ SHIPPED, SHIPPED_STEP = "xbench_router", "papers/xbench_router"
 def router_folder(router=None, profile=None):
     "The folder of the router to use: `router`, else the one that the step `SHIPPED_STEP` has made for this profile. `CompanionError`: it is not there."
     from routercompanion.core import get_profile
+
     name = get_profile(profile).name
     if router is not None:
-        if not Path(router).is_dir(): raise CompanionError(f"No router in {router}. Give the folder that save_router wrote.")
+        if not Path(router).is_dir():
+            raise CompanionError(f"No router in {router}. Give the folder that save_router wrote.")
         return Path(router)
     if name not in ("smoke", "embedded"):
-        raise CompanionError(f"The profile {name} has no router of its own. Use --profile embedded, or give a folder with --router.")
+        raise CompanionError(
+            f"The profile {name} has no router of its own. Use --profile embedded, or give a folder with --router."
+        )
     folder = project_root() / "figures" / name / SHIPPED
     if not folder.is_dir():
-        raise CompanionError(f"No router in {folder}. Run `routercompanion reproduce --profile {name} --only {SHIPPED_STEP}`, or give a folder with --router.")
+        raise CompanionError(
+            f"No router in {folder}. Run `routercompanion reproduce --profile {name} --only {SHIPPED_STEP}`, or give a folder with --router."
+        )
     return folder
 
 
-_PROMPTS = ("A text file with a prompt a line; a CSV, JSON, Parquet or Arrow file with a column "
-            "'prompt'; or - for standard input.")
+_PROMPTS = (
+    "A text file with a prompt a line; a CSV, JSON, Parquet or Arrow file with a column "
+    "'prompt'; or - for standard input."
+)
 _KIND = "What the input is: text, csv, json, parquet or arrow. Default: found out."
 
 
 @app.command("route")
-def route_command(prompts: str = typer.Argument(..., help=_PROMPTS),
-                  kind: str = typer.Option(None, "--kind", help=_KIND),
-                  router: Path = typer.Option(None, "--router", help="Folder of a saved router. Default: the one that papers/xbench/router ships."),
-                  trade_off: float = typer.Option(0., "--trade-off", min=0., help="Pools: price of one unit of normalised cost, in units of quality."),
-                  call_rate: float = typer.Option(None, "--call-rate", min=0., max=1., help="Two models: share of the validation queries for the large one. Default: as saved."),
-                  encoder: str = typer.Option(None, "--encoder", help="Encoder of a router that does not name its own."),
-                  profile: str = PROFILE):
+def route_command(
+    prompts: str = typer.Argument(..., help=_PROMPTS),
+    kind: str = typer.Option(None, "--kind", help=_KIND),
+    router: Path = typer.Option(
+        None,
+        "--router",
+        help="Folder of a saved router. Default: the one that papers/xbench/router ships.",
+    ),
+    trade_off: float = typer.Option(
+        0.0,
+        "--trade-off",
+        min=0.0,
+        help="Pools: price of one unit of normalised cost, in units of quality.",
+    ),
+    call_rate: float = typer.Option(
+        None,
+        "--call-rate",
+        min=0.0,
+        max=1.0,
+        help="Two models: share of the validation queries for the large one. Default: as saved.",
+    ),
+    encoder: str = typer.Option(
+        None, "--encoder", help="Encoder of a router that does not name its own."
+    ),
+    profile: str = PROFILE,
+):
     """Send prompts through a trained router; prints CSV, and on standard error what the decisions rest on.
 
     Two models: score (high = large model) and decision. A pool: the chosen model, its name and its predicted quality.
     """
     import warnings
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")   # what loads in a second needs no bar
+
+    os.environ.setdefault(
+        "HF_HUB_DISABLE_PROGRESS_BARS", "1"
+    )  # what loads in a second needs no bar
     from routercompanion.routers.registry import load_router
+
     chosen = load_router(router_folder(router, profile))
     table = prompt_table(prompts, kind)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
         done = route_prompts(chosen, table, trade_off, call_rate=call_rate, encoder=encoder)
     for w in said:
-        if issubclass(w.category, UserWarning): typer.echo(f"Warning: {w.message}", err=True)
+        if issubclass(w.category, UserWarning):
+            typer.echo(f"Warning: {w.message}", err=True)
     typer.echo(done.to_csv(index=False), nl=False)
-    for note in done.attrs["notes"]: typer.echo(note, err=True)
+    for note in done.attrs["notes"]:
+        typer.echo(note, err=True)
 
 # %% ../../nbs/9_reproduce/cli.ipynb #b0c10005
 @app.command("routers")

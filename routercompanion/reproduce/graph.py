@@ -278,11 +278,15 @@ def _check_steps(steps, root, file):
         if names.count(step.name) > 1:
             raise CompanionError(f"{place} is declared twice. Give every step a name of its own.")
         if not (root / step.notebook).is_file():
-            raise CompanionError(f"{place}: there is no notebook {step.notebook}. "
-                                 "Restore it, or correct its path (relative to the project).")
+            raise CompanionError(
+                f"{place}: there is no notebook {step.notebook}. "
+                "Restore it, or correct its path (relative to the project)."
+            )
         for other in filter(None, (*step.needs, step.instead_of)):
             if other not in names:
-                raise CompanionError(f"{place}: no step is called {other!r}. Known: {', '.join(names)}.")
+                raise CompanionError(
+                    f"{place}: no step is called {other!r}. Known: {', '.join(names)}."
+                )
         try:
             [get_profile(name) for name in step.profiles]
         except CompanionError as e:
@@ -302,8 +306,12 @@ def read_steps(root=None):
         raise CompanionError(f"{STEPS_FILE}: not readable as TOML ({e}). Correct that line.") from e
     entries = table.get("step", [])
     if not table:
-        raise CompanionError(f"{STEPS_FILE}: there is no step in it. Restore it, or remove the file.")
-    if set(table) - {"step"} or not (isinstance(entries, list) and all(isinstance(e, dict) for e in entries)):
+        raise CompanionError(
+            f"{STEPS_FILE}: there is no step in it. Restore it, or remove the file."
+        )
+    if set(table) - {"step"} or not (
+        isinstance(entries, list) and all(isinstance(e, dict) for e in entries)
+    ):
         raise CompanionError(f"{STEPS_FILE}: it may hold nothing but tables [[step]].")
     for i, entry in enumerate(entries, 1):
         _check_entry(entry, f"{STEPS_FILE}, step {entry.get('name', f'number {i}')!r}")

@@ -41,19 +41,27 @@ def read_notebook(path):
     "Read a notebook (format 4). A missing or broken file raises `StepError` with its name and the place in it."
     path, remedy = Path(path), "Restore it from version control."
     if not path.exists():
-        raise StepError(f"{path}: there is no such notebook. Restore it, or take its step out of the table.")
+        raise StepError(
+            f"{path}: there is no such notebook. Restore it, or take its step out of the table."
+        )
     try:
         plain = checked(read_json(path, what="notebook"), "object", path=path)
         if plain.get("nbformat") != 4:
-            raise FileError(f"its format is {plain.get('nbformat')!r} and not 4", remedy, source=path)
+            raise FileError(
+                f"its format is {plain.get('nbformat')!r} and not 4", remedy, source=path
+            )
         checked(plain.get("nbformat_minor"), "whole", path=path, column="nbformat_minor")
-        for number, cell in enumerate(checked(plain.get("cells"), "list", path=path, column="cells"), 1):
+        for number, cell in enumerate(
+            checked(plain.get("cells"), "list", path=path, column="cells"), 1
+        ):
             place = dict(path=path, column=f"cell {number}")
             checked(checked(cell, "object", **place).get("id", ""), "text", **place)
         nbformat.validate(plain)
         return nbformat.v4.to_notebook_json(plain)
     except FileError as e:
-        raise StepError(f"{path}: not a readable notebook ({e.problem}{_row(e)}). {remedy}") from None
+        raise StepError(
+            f"{path}: not a readable notebook ({e.problem}{_row(e)}). {remedy}"
+        ) from None
     except nbformat.ValidationError as e:
         place = re.search(r"^On instance(.*):$", str(e), re.M)
         where = f" at {place[1]}" if place and place[1] else ""
@@ -104,17 +112,31 @@ def kernel_variables(root, state, *, threads=None, workers=None):
     """
     threads = str(threads or whole_number("ROUTERCOMPANION_THREADS", 2))
     jupyter = Path(state) / "jupyter"
-    counts = ("ROUTERCOMPANION_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    counts = (
+        "ROUTERCOMPANION_THREADS",
+        "OMP_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+    )
     fixed = {
-        "PYTHONHASHSEED": "0", "SOURCE_DATE_EPOCH": "1577836800",
+        "PYTHONHASHSEED": "0",
+        "SOURCE_DATE_EPOCH": "1577836800",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        "ROUTERCOMPANION_QUIET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "PYTHONWARNINGS": "ignore:IProgress not found", "TOKENIZERS_PARALLELISM": "false",
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+        "ROUTERCOMPANION_QUIET": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "PYTHONWARNINGS": "ignore:IProgress not found",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
     places = {
-        "ROUTERCOMPANION_ROOT": root, "ROUTERCOMPANION_CACHE": cache_root(), "JUPYTER_PATH": jupyter, "IPYTHONDIR": jupyter / "ipython",
-        "MPLCONFIGDIR": jupyter / "matplotlib", "JUPYTER_CONFIG_DIR": jupyter / "config",
-        "JUPYTER_RUNTIME_DIR": jupyter / "runtime"}
+        "ROUTERCOMPANION_ROOT": root,
+        "ROUTERCOMPANION_CACHE": cache_root(),
+        "JUPYTER_PATH": jupyter,
+        "IPYTHONDIR": jupyter / "ipython",
+        "MPLCONFIGDIR": jupyter / "matplotlib",
+        "JUPYTER_CONFIG_DIR": jupyter / "config",
+        "JUPYTER_RUNTIME_DIR": jupyter / "runtime",
+    }
     # a thread that waits must not spin where other steps need the processor
     shares = dict.fromkeys(counts, threads) | {"OMP_WAIT_POLICY": "PASSIVE"}
     if workers:

@@ -81,14 +81,25 @@ def compute_step(run, step, key):
     ws, shares = run.ws, {}
     work = Path(tempfile.mkdtemp(dir=ws.state / "work", prefix=slug(step.name) + "-"))
     (work / "out").mkdir()
-    values = {"out": str(work / "out"), "profile": ws.profile, "from_scratch": run.from_scratch,
-              "inputs": {n: str(ws.folder(run.known[n]) / "out") for n in step.needs}}
+    values = {
+        "out": str(work / "out"),
+        "profile": ws.profile,
+        "from_scratch": run.from_scratch,
+        "inputs": {n: str(ws.folder(run.known[n]) / "out") for n in step.needs},
+    }
     if not step.alone:
         share = max(1, (os.cpu_count() or 1) // run.jobs)
         shares = {"threads": 1, "workers": os.environ.get("ROUTERCOMPANION_JOBS") or share}
-    execute(ws.root / step.notebook, work / "executed.ipynb",
-            fill_parameters(step.parameters, values), root=ws.root, state=ws.state,
-            keep=ws.failed(step), quiet=run.quiet or not step.alone, **shares)
+    execute(
+        ws.root / step.notebook,
+        work / "executed.ipynb",
+        fill_parameters(step.parameters, values),
+        root=ws.root,
+        state=ws.state,
+        keep=ws.failed(step),
+        quiet=run.quiet or not step.alone,
+        **shares,
+    )
     record = make_record(step, work, key)
     write_json(work / "record.json", record)
     move_folder(work, ws.folder(step))
@@ -162,16 +173,32 @@ def may_start(step, running, jobs):
     return not running if step.alone else len(running) < jobs and not any(s.alone for s in running)
 
 # %% ../../nbs/9_reproduce/run.ipynb #ab40c2d0
-def run_pipeline(steps, root=None, *, profile=None, only=None, from_scratch=False, again=False,
-                 quiet=False, jobs=None):
+def run_pipeline(
+    steps,
+    root=None,
+    *,
+    profile=None,
+    only=None,
+    from_scratch=False,
+    again=False,
+    quiet=False,
+    jobs=None,
+):
     """Bring the steps (or just `only`, a list of names, and what they need) up to date; return their `StepResult`s in order.
 
     `from_scratch` computes what is otherwise taken from recordings and forgets all records; `again` only forgets. At most `jobs`
     steps run at a time (None: `default_jobs`). The first step that fails stops the run with `StepError`; finished steps stay
     finished. Killed at any moment, the next call resumes.
     """
-    return run_in(Workspace(root, profile), steps, only=only, from_scratch=from_scratch,
-                  again=again, quiet=quiet, jobs=jobs)
+    return run_in(
+        Workspace(root, profile),
+        steps,
+        only=only,
+        from_scratch=from_scratch,
+        again=again,
+        quiet=quiet,
+        jobs=jobs,
+    )
 
 
 def run_in(ws, steps, *, only=None, from_scratch=False, again=False, quiet=False, jobs=None):
@@ -205,7 +232,12 @@ def run_in(ws, steps, *, only=None, from_scratch=False, again=False, quiet=False
 def log_result(ws, result):
     "Append one line to the private run log: this is where dates and timings go."
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    line = {"at": now, "step": result.name, "status": result.status, "seconds": round(result.seconds, 2)}
+    line = {
+        "at": now,
+        "step": result.name,
+        "status": result.status,
+        "seconds": round(result.seconds, 2),
+    }
     append_line(ws.state / "run.jsonl", json.dumps(line))
 
 
@@ -220,7 +252,9 @@ def append_line(path, line):
         f.write(f"{line}\n".encode())
 
 # %% ../../nbs/9_reproduce/run.ipynb #a84a7038
-def reproduce(root=None, *, profile=None, only=None, from_scratch=False, book=True, quiet=False, jobs=None):
+def reproduce(
+    root=None, *, profile=None, only=None, from_scratch=False, book=True, quiet=False, jobs=None
+):
     "Run the project's graph in `profile` (with `only`: an item, a paper or a step and what it needs), then build the book. Return the `StepResult`s."
     ws = Workspace(root, profile)
     steps = project_steps(ws.root, ws.profile)
@@ -231,7 +265,7 @@ def reproduce(root=None, *, profile=None, only=None, from_scratch=False, book=Tr
         chosen = steps_for(only, steps, items, ws.root) if only else None
         results = run_in(ws, steps, only=chosen, quiet=quiet, jobs=jobs, from_scratch=from_scratch)
         if book and not only:
-            elsewhere = [s for s in read_steps(ws.root) if s not in steps]   # of other profiles
+            elsewhere = [s for s in read_steps(ws.root) if s not in steps]  # of other profiles
             done = [s for s in steps if ws.executed(s).exists()] + elsewhere
             with ended_by_signals():
                 page = build_book(ws, done, items=items, quiet=quiet)

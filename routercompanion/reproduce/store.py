@@ -24,7 +24,7 @@ from pathlib import Path
 import pandas as pd
 
 from routercompanion.core import (
-    PROFILES, CompanionError, atomic_path, cache_dir, file_hash, get_profile, hash_fraction, lookup,
+    PROFILES, CompanionError, atomic_path, file_hash, get_profile, hash_fraction, lookup,
     project_root, write_text,
 )
 from routercompanion.reading import (
@@ -45,7 +45,9 @@ _RESTORE = "Restore it from version control, or remove it: the next run writes i
 def _parsed(text, path):
     "The manifest whose JSON is `text`, found to be what `build_manifest` makes of its steps."
     value = checked(parse_json(text, path), "object", path=path)
-    profile, version = (checked(value.get(k), "text", path=path, column=k) for k in ("profile", "library_version"))
+    profile, version = (
+        checked(value.get(k), "text", path=path, column=k) for k in ("profile", "library_version")
+    )
     steps = checked(value.get("steps"), "object", path=path, column="steps")
     for name, entry in steps.items():
         _check_step_entry(name, entry, path)
@@ -60,7 +62,12 @@ def _check_step_entry(name, entry, path):
     "Raise `FileError` unless `entry` is what a manifest says of a step, with files that stay below its folder."
     place = dict(path=path, column=f"steps.{name}")
     if set(checked(entry, "object", **place)) != {"notebook", "key", "files", "inputs"}:
-        raise FileError("it must hold notebook, key, files and inputs", _RESTORE, source=path, column=place["column"])
+        raise FileError(
+            "it must hold notebook, key, files and inputs",
+            _RESTORE,
+            source=path,
+            column=place["column"],
+        )
     for field in ("notebook", "key"):
         checked(entry[field], "text", **place)
     for field in ("files", "inputs"):
@@ -86,12 +93,17 @@ class Workspace:
         self.profile = get_profile(profile).name
         self.state = self.root / ".routercompanion" / self.profile
         self.figures = self.root / "figures" / self.profile
-        self.publishing = threading.Lock()   # steps that run at the same time publish one by one
+        self.publishing = threading.Lock()  # steps that run at the same time publish one by one
         self._held = 0
 
-    def folder(self, step): return self.state / "steps" / slug(step.name)
-    def executed(self, step): return self.folder(step) / "executed.ipynb"
-    def failed(self, step): return self.state / "failed" / f"{slug(step.name)}.ipynb"
+    def folder(self, step):
+        return self.state / "steps" / slug(step.name)
+
+    def executed(self, step):
+        return self.folder(step) / "executed.ipynb"
+
+    def failed(self, step):
+        return self.state / "failed" / f"{slug(step.name)}.ipynb"
 
     def manifest(self):
         "The published manifest of this profile, empty when there is none; `FileError` for one that is not as we write it."
@@ -103,7 +115,7 @@ class Workspace:
     @contextlib.contextmanager
     def lock(self):
         "Hold the workspace for one run. The operating system frees the lock when the process ends, however it ends."
-        if self._held:   # by ourselves
+        if self._held:  # by ourselves
             yield self
             return
         self._check_own()
@@ -126,8 +138,10 @@ class Workspace:
             others = (mine.with_name(name) for name in PROFILES if name != self.profile)
             shared = [p for p in others if p.exists() and p.resolve() == mine.resolve()]
             if mine.exists() and shared:
-                raise CompanionError(f"{mine} and {shared[0]} are one folder. Remove the link: "
-                                     "a run of one profile would replace the other's results.")
+                raise CompanionError(
+                    f"{mine} and {shared[0]} are one folder. Remove the link: "
+                    "a run of one profile would replace the other's results."
+                )
 
 # %% ../../nbs/9_reproduce/store.ipynb #3e1fc25f
 def slug(name: str) -> str:
@@ -148,11 +162,19 @@ def make_record(step, folder, key):
     files = {k: v for k, v in tree_hashes(out, ["."]).items() if k != "provenance.json"}
     if missing := sorted(set(step.outputs) - set(files)):
         wrote = ", ".join(files) or "nothing"
-        raise StepError(f"{step.notebook} ran, but did not write {', '.join(missing)}. It wrote: {wrote}.")
+        raise StepError(
+            f"{step.notebook} ran, but did not write {', '.join(missing)}. It wrote: {wrote}."
+        )
     kept = {str(p): file_hash(p) for p in map(Path, note["kept"])}
-    return {"name": step.name, "notebook": step.notebook, "key": key, "files": files, "kept": kept,
-            "inputs": {**step.inputs, **note["inputs"]},
-            "executed": file_hash(Path(folder) / "executed.ipynb")}
+    return {
+        "name": step.name,
+        "notebook": step.notebook,
+        "key": key,
+        "files": files,
+        "kept": kept,
+        "inputs": {**step.inputs, **note["inputs"]},
+        "executed": file_hash(Path(folder) / "executed.ipynb"),
+    }
 
 
 def read_provenance(path):
@@ -162,7 +184,9 @@ def read_provenance(path):
     input. Anything else raises `StepError` with the field.
     """
     remedy = "Write it with `write_json`, or leave it out."
-    note = checked(read_json(path, error=StepError, what="provenance"), "object", path=path, error=StepError)
+    note = checked(
+        read_json(path, error=StepError, what="provenance"), "object", path=path, error=StepError
+    )
     if unknown := sorted(set(note) - {"kept", "inputs"}):
         raise StepError(f"{path}: unknown field {unknown[0]!r}. Known: inputs, kept.")
     for file in checked(note.get("kept", []), "texts", path=path, column="kept", error=StepError):
@@ -171,7 +195,9 @@ def read_provenance(path):
     inputs = checked(note.get("inputs", {}), "object", path=path, column="inputs", error=StepError)
     for kind, said in inputs.items():
         if said not in ("computed", "recorded"):
-            raise StepError(f"{path}, inputs: {kind!r} is {said!r}, not 'computed' or 'recorded'. {remedy}")
+            raise StepError(
+                f"{path}, inputs: {kind!r} is {said!r}, not 'computed' or 'recorded'. {remedy}"
+            )
     return note
 
 
@@ -188,7 +214,7 @@ def load_record(ws, step, key=None):
         _check_step_entry(step.name, manifest_entry(record), folder / "out" / "record.json")
         return record if all(file_hash(p) == h for p, h in stored.items()) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None   # a damaged record is no record: the step runs again
+        return None  # a damaged record is no record: the step runs again
 
 # %% ../../nbs/9_reproduce/store.ipynb #b2a866ae
 def output_hashes(record):
@@ -196,7 +222,8 @@ def output_hashes(record):
     return {**record["files"], **{Path(p).name: h for p, h in record["kept"].items()}}
 
 # %% ../../nbs/9_reproduce/store.ipynb #6b6e0b8f
-def manifest_entry(record): return {k: record[k] for k in ("notebook", "key", "files", "inputs")}
+def manifest_entry(record):
+    return {k: record[k] for k in ("notebook", "key", "files", "inputs")}
 
 
 def build_manifest(entries, profile, version=None):
@@ -210,7 +237,9 @@ def build_manifest(entries, profile, version=None):
     for name, entry in sorted(entries.items()):
         about = {"notebook": entry["notebook"], "key": entry["key"], "inputs": entry["inputs"]}
         for file, digest in entry["files"].items():
-            item = items.setdefault(Path(file).with_suffix("").as_posix(), {"files": {}, "step": name})
+            item = items.setdefault(
+                Path(file).with_suffix("").as_posix(), {"files": {}, "step": name}
+            )
             item["files"][file] = digest
             item |= about | {"profile": profile, "library_version": version}
     manifest = {"profile": profile, "library_version": version, "steps": entries, "items": items}
@@ -238,7 +267,9 @@ def publish(ws, step, record, known):
     for file in record["files"]:
         target = below(ws.figures, file, source=ws.folder(step) / "record.json")
         if target.is_dir():
-            raise StepError(f"{target} is a folder, where {step.notebook} publishes a file. Move it away.")
+            raise StepError(
+                f"{target} is a folder, where {step.notebook} publishes a file. Move it away."
+            )
         with atomic_path(target) as tmp:
             shutil.copyfile(ws.folder(step) / "out" / file, tmp)
     for file in old - set(record["files"]) - set(owner):
@@ -256,7 +287,10 @@ def is_published(ws, step, record):
         return False
     if not _is_whole((ws.figures / "manifest.json").read_text(encoding="utf-8"), ws.profile):
         return False
-    return all((ws.figures / f).is_file() and file_hash(ws.figures / f) == h for f, h in record["files"].items())
+    return all(
+        (ws.figures / f).is_file() and file_hash(ws.figures / f) == h
+        for f, h in record["files"].items()
+    )
 
 # %% ../../nbs/9_reproduce/store.ipynb #fau20001
 def clear_remains(ws, steps):
@@ -269,7 +303,9 @@ def clear_remains(ws, steps):
     names = {"manifest.json"} | {file for entry in entries for file in entry["files"]}
     for file in names.union(*(recorded_files(ws, step) for step in steps)):
         path = below(ws.figures, file)
-        ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}{re.escape(path.suffix or '.tmp')}")
+        ours = re.compile(
+            rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}{re.escape(path.suffix or '.tmp')}"
+        )
         found = path.parent.glob(f".{glob.escape(path.name)}.*") if path.parent.is_dir() else ()
         for left in found:
             if ours.fullmatch(left.name) and left.is_file():
@@ -309,12 +345,15 @@ ITEM_COLUMNS = ("paper", "item", "title", "status", "notebook", "note")
 ITEM_STATUS = ("reproduced", "analogue", "not possible here", "planned")
 
 
-def item_id(paper, item): return f"{paper}_{item}".lower().replace("-", "_").replace(" ", "")
+def item_id(paper, item):
+    return f"{paper}_{item}".lower().replace("-", "_").replace(" ", "")
 
 
 def item_files(manifest, item):
-    "The published files {name: hash} of an item such as \"xbench_table1\": those whose stem is its name, or begins with its name and an underscore."
-    entries = [e for stem, e in manifest["items"].items() if stem == item or stem.startswith(item + "_")]
+    'The published files {name: hash} of an item such as "xbench_table1": those whose stem is its name, or begins with its name and an underscore.'
+    entries = [
+        e for stem, e in manifest["items"].items() if stem == item or stem.startswith(item + "_")
+    ]
     return {file: digest for entry in entries for file, digest in entry["files"].items()}
 
 
@@ -325,7 +364,9 @@ def read_items(path):
         raise FileError("it is missing", remedy, source=path)
     _, rows = csv_rows(path, "list of items")
     if not rows or tuple(rows[0]) != ITEM_COLUMNS:
-        raise FileError(f"its columns must be {', '.join(ITEM_COLUMNS)}", remedy, source=path, row=1)
+        raise FileError(
+            f"its columns must be {', '.join(ITEM_COLUMNS)}", remedy, source=path, row=1
+        )
     seen = {}
     for number, row in enumerate(rows[1:], 2):
         _check_item(row, path, number)
@@ -342,15 +383,21 @@ def _check_item(row, path, number):
     "Raise `FileError` unless `row` has all cells, and a paper, an item and a title, and a status that we know."
     remedy = "Restore it from version control."
     if len(row) != len(ITEM_COLUMNS):
-        raise FileError(f"{len(row)} cells instead of {len(ITEM_COLUMNS)}", remedy, source=path, row=number)
+        raise FileError(
+            f"{len(row)} cells instead of {len(ITEM_COLUMNS)}", remedy, source=path, row=number
+        )
     for name, text in zip(ITEM_COLUMNS, row):
         if name in ("paper", "item", "title") and not text.strip():
             raise FileError("it is empty", remedy, source=path, row=number, column=name)
     if not re.fullmatch(r"[\w .-]+", item_id(*row[:2])):
-        raise FileError(f"{row[0]!r}, {row[1]!r} cannot name a file", remedy, source=path, row=number)
+        raise FileError(
+            f"{row[0]!r}, {row[1]!r} cannot name a file", remedy, source=path, row=number
+        )
     if row[3] not in ITEM_STATUS:
         known = ", ".join(ITEM_STATUS)
-        raise FileError(f"{row[3]!r} is not one of: {known}", remedy, source=path, row=number, column="status")
+        raise FileError(
+            f"{row[3]!r} is not one of: {known}", remedy, source=path, row=number, column="status"
+        )
 
 
 def list_items(root=None, profile=None):
@@ -369,7 +416,9 @@ def item_state(ws, files):
     "present, stale or missing: do the published `files` {name: hash} have their hashes?"
     if not files:
         return "missing"
-    whole = all((ws.figures / f).is_file() and file_hash(ws.figures / f) == h for f, h in files.items())
+    whole = all(
+        (ws.figures / f).is_file() and file_hash(ws.figures / f) == h for f, h in files.items()
+    )
     return "present" if whole else "stale"
 
 # %% ../../nbs/9_reproduce/store.ipynb #6a1de65e

@@ -24,12 +24,20 @@ from routercompanion.features.kinds import (
 from ..metrics import ability, checks
 
 # %% ../../nbs/6_routers/base.ipynb #9fd5ae30
-class OneClassError(RoutingInputError, checks.OneClassError): "All labels are equal: the small model is never wrong, or always."
+class OneClassError(RoutingInputError, checks.OneClassError):
+    "All labels are equal: the small model is never wrong, or always."
 
 
-class NoGainError(RoutingInputError): "The large model is not better than the small one, so no share of its gain can be asked for."
-class CallRateWarning(UserWarning): "Ties among the scores keep a threshold far below the call rate that was asked for."
-class NotFittedRouterError(RoutingInputError): "The router has to be fitted (or its threshold chosen) first."
+class NoGainError(RoutingInputError):
+    "The large model is not better than the small one, so no share of its gain can be asked for."
+
+
+class CallRateWarning(UserWarning):
+    "Ties among the scores keep a threshold far below the call rate that was asked for."
+
+
+class NotFittedRouterError(RoutingInputError):
+    "The router has to be fitted (or its threshold chosen) first."
 
 # %% ../../nbs/6_routers/base.ipynb #6bcd82e2
 def _judged(scores, columns):
@@ -56,11 +64,15 @@ def routing_labels(scores, columns=None):
     """
     scores = score_matrix(scores, 2)
     if columns is not None and len(columns) != len(scores):
-        raise RoutingInputError(f"{len(columns)} columns for {len(scores)} queries: give the task of each query.")
+        raise RoutingInputError(
+            f"{len(columns)} columns for {len(scores)} queries: give the task of each query."
+        )
     small, large = scores.T
     y = np.where(_judged(scores, columns), small < large, small < 1)
     if y.all() or not y.any():
-        raise OneClassError(f"All {len(y)} labels are {int(y[0])} (1 = small model insufficient). Use tasks of small-model accuracy 15-85%.")
+        raise OneClassError(
+            f"All {len(y)} labels are {int(y[0])} (1 = small model insufficient). Use tasks of small-model accuracy 15-85%."
+        )
     return y.astype(np.float32)
 
 # %% ../../nbs/6_routers/base.ipynb #c45ce742
@@ -101,19 +113,42 @@ class Router(BaseEstimator):
     when it decides (before, after, in stages, online), which signals it reads (query, model, response, feedback,
     outcomes), how (heuristic, supervised, bandit, policy), and its source. quick: parameters for a quick test.
     """
+
     when, signals, how, source, quick = "before", ("query",), ("supervised",), "ours", {}
-    feature_kind, own_cost, runs_small, needs, training_free, n_models = "none", {}, False, (), False, None
+    feature_kind, own_cost, runs_small, needs, training_free, n_models = (
+        "none",
+        {},
+        False,
+        (),
+        False,
+        None,
+    )
     knob = None
     calibrated = True
 
     def fit(self, X, outcomes, *, validation=None, query_ids=None):
         "Fit on features X and outcomes (table or (n, n_models) scores); `validation` = (X, outcomes) for early stopping. Returns self."
         self._keep_origin(X)
-        X, scores = check_pair(X, outcomes, self.feature_kind, n_models=self.n_models, query_ids=query_ids, needs=self.needs)
-        self.feature_shape_ = list(getattr(X, "shape", [0])[1:]) if FEATURE_NDIM[self.feature_kind] else []
+        X, scores = check_pair(
+            X,
+            outcomes,
+            self.feature_kind,
+            n_models=self.n_models,
+            query_ids=query_ids,
+            needs=self.needs,
+        )
+        self.feature_shape_ = (
+            list(getattr(X, "shape", [0])[1:]) if FEATURE_NDIM[self.feature_kind] else []
+        )
         self.model_names_, self.model_costs_ = describe_models(outcomes, scores.shape[1])
         if validation is not None:
-            Xv, sv = check_pair(*validation, self.feature_kind, n_models=scores.shape[1], needs=self.needs, shape=self._shape())
+            Xv, sv = check_pair(
+                *validation,
+                self.feature_kind,
+                n_models=scores.shape[1],
+                needs=self.needs,
+                shape=self._shape(),
+            )
             validation = Xv, self._targets_of(sv, validation[1])
         self._fit(X, self._targets_of(scores, outcomes), validation)
         self._finish(X, scores)
@@ -122,8 +157,10 @@ class Router(BaseEstimator):
 
     def _keep_origin(self, X):
         origin = origin_of(X, self.feature_kind)
-        if origin is not None: self.origin_ = dict(origin)
-        elif hasattr(self, "origin_"): del self.origin_   # of an earlier fit
+        if origin is not None:
+            self.origin_ = dict(origin)
+        elif hasattr(self, "origin_"):
+            del self.origin_  # of an earlier fit
 
     def _targets_of(self, scores, outcomes):
         "The targets of checked scores; while a fit lasts, `_columns` says which benchmark or task each query belongs to."
@@ -132,10 +169,21 @@ class Router(BaseEstimator):
 
     _columns = None
 
-    def _targets(self, scores): return scores
-    def _fit(self, X, target, validation): pass
-    def _finish(self, X, scores): pass
-    def _shape(self): return self.feature_shape_ if FEATURE_NDIM[self.feature_kind] and hasattr(self, "feature_shape_") else None
+    def _targets(self, scores):
+        return scores
+
+    def _fit(self, X, target, validation):
+        pass
+
+    def _finish(self, X, scores):
+        pass
+
+    def _shape(self):
+        return (
+            self.feature_shape_
+            if FEATURE_NDIM[self.feature_kind] and hasattr(self, "feature_shape_")
+            else None
+        )
 
 # %% ../../nbs/6_routers/base.ipynb #f080ef68
 @patch
@@ -162,18 +210,25 @@ def route(self: Router, X, trade_off=0.0):
 def knob_grid(self: Router, X):
     "Values (k,) of `knob` worth sweeping on queries X. A router that declares a knob gives this; without one it raises."
     if self.knob is None:
-        raise RoutingInputError(f"{type(self).__name__} has no knob of its own: sweep the trade-off of route instead.")
-    raise RoutingInputError(f"{type(self).__name__} declares the knob {self.knob!r}: give it knob_grid(X) -> values (k,).")
+        raise RoutingInputError(
+            f"{type(self).__name__} has no knob of its own: sweep the trade-off of route instead."
+        )
+    raise RoutingInputError(
+        f"{type(self).__name__} declares the knob {self.knob!r}: give it knob_grid(X) -> values (k,)."
+    )
 
 
 @patch
 def _route_by_knob(self: Router, X, value):
-    raise RoutingInputError(f"{type(self).__name__} declares the knob {self.knob!r}: give it _route_by_knob(X, value) -> (n,).")
+    raise RoutingInputError(
+        f"{type(self).__name__} declares the knob {self.knob!r}: give it _route_by_knob(X, value) -> (n,)."
+    )
 
 
 @patch
 def _need(self: Router, name, remedy="Call fit first."):
-    if not hasattr(self, name): raise NotFittedRouterError(f"{type(self).__name__} has no {name}. {remedy}")
+    if not hasattr(self, name):
+        raise NotFittedRouterError(f"{type(self).__name__} has no {name}. {remedy}")
 
 
 @patch
@@ -184,8 +239,13 @@ def cost_of(self: Router, choice, outcomes, *, axis="params_b", own=False):
     """
     cost = np.asarray(lookup(outcomes.cost, axis, "cost axis"), dtype=np.float64)
     paid = cost[np.arange(len(choice)), choice]
-    if not own: return paid
-    return paid + self.own_cost.get(axis, 0.) + (self.runs_small * (np.asarray(choice) != 0) * cost[:, 0])
+    if not own:
+        return paid
+    return (
+        paid
+        + self.own_cost.get(axis, 0.0)
+        + (self.runs_small * (np.asarray(choice) != 0) * cost[:, 0])
+    )
 
 # %% ../../nbs/6_routers/base.ipynb #81fa2eec
 def platt(score, y):
@@ -212,25 +272,33 @@ class BinaryRouter(Router):
     score_is_logit: the score is a log-odds already, so that no Platt fit is needed.
     Fitted: `platt_` (slope, intercept), `quality_given_label_` (2, 2) mean score by label and model, and `threshold_` after `choose_threshold`.
     """
+
     n_models, score_is_logit = 2, False
 
-    def _targets(self, scores): return routing_labels(scores, self._columns)
+    def _targets(self, scores):
+        return routing_labels(scores, self._columns)
 
     def _finish(self, X, scores):
         y = routing_labels(scores, self._columns)
         self.quality_given_label_ = np.stack([scores[y == label].mean(0) for label in (0, 1)])
-        self.platt_ = np.array([1., 0.]) if self.score_is_logit else platt(self._scores(X), y)
+        self.platt_ = np.array([1.0, 0.0]) if self.score_is_logit else platt(self._scores(X), y)
 
     def _scores(self, X):
         score = np.asarray(self._score(X), dtype=np.float64)
-        if score.shape != (n_rows(X),): raise WidthError(f"{type(self).__name__}._score must give one score per query, got shape {score.shape}.")
+        if score.shape != (n_rows(X),):
+            raise WidthError(
+                f"{type(self).__name__}._score must give one score per query, got shape {score.shape}."
+            )
         return score
 
     def decision_function(self, X):
         "Score (n,) float64: high = send to the large model."
-        if not self.training_free: self._need("feature_shape_")
+        if not self.training_free:
+            self._need("feature_shape_")
         check_origin(getattr(self, "origin_", None), X, self.feature_kind, type(self).__name__)
-        return self._scores(check_features(X, self.feature_kind, shape=self._shape(), needs=self.needs))
+        return self._scores(
+            check_features(X, self.feature_kind, shape=self._shape(), needs=self.needs)
+        )
 
     def predict_proba(self, X):
         "Probabilities (n, 2): column 0 that the small model suffices, column 1 that the query needs the large one."
@@ -247,7 +315,9 @@ def _groups(score):
     "(order, highest first; group ends (k,) with 0 in front): where queries of equal score begin and end. Raises on NaN."
     score = np.asarray(score, dtype=np.float64)
     if np.isnan(score).any():
-        raise NotFiniteError(f"Score of row {int(np.isnan(score).argmax())} is NaN: no threshold can be chosen on it.")
+        raise NotFiniteError(
+            f"Score of row {int(np.isnan(score).argmax())} is NaN: no threshold can be chosen on it."
+        )
     order = np.argsort(-score, kind="stable")
     s = score[order]
     return order, np.r_[0, np.flatnonzero(s[1:] < s[:-1]) + 1, len(s)]
@@ -261,7 +331,8 @@ def threshold_for(score, scores, *, call_rate=None, target=None):
     asked for and the large model is not better; warns (`CallRateWarning`) when ties keep the rate more than .05 below the one asked for.
     """
     asked = call_rate if target is None else target
-    if (call_rate is None) == (target is None) or not 0 <= asked <= 1: raise RoutingInputError("Give exactly one of call_rate and target, in [0, 1].")
+    if (call_rate is None) == (target is None) or not 0 <= asked <= 1:
+        raise RoutingInputError("Give exactly one of call_rate and target, in [0, 1].")
     order, ends = _groups(score)
     s, gain = np.asarray(score, dtype=np.float64)[order], (scores[:, 1] - scores[:, 0])[order]
     performance = scores[:, 0].mean() + np.r_[0, np.cumsum(gain)][ends] / len(s)
@@ -269,31 +340,57 @@ def threshold_for(score, scores, *, call_rate=None, target=None):
         k = np.flatnonzero(ends <= call_rate * len(s) + 1e-9)[-1]
         _warn_of_ties(ends / len(s), k, call_rate)
     elif gain.sum() <= 0:
-        raise NoGainError(f"The large model is not better here ({scores[:, 1].mean():.3f} <= {scores[:, 0].mean():.3f}): use call_rate.")
+        raise NoGainError(
+            f"The large model is not better here ({scores[:, 1].mean():.3f} <= {scores[:, 0].mean():.3f}): use call_rate."
+        )
     else:
-        k = np.flatnonzero(performance >= performance[0] + target * (performance[-1] - performance[0]) - 1e-12)[0]
+        k = np.flatnonzero(
+            performance >= performance[0] + target * (performance[-1] - performance[0]) - 1e-12
+        )[0]
     if k == 0 and np.isposinf(s[0]):
-        raise NotFiniteError(f"The highest score is infinite for {ends[1]} of {len(s)} queries, which no threshold leaves out: clip the scores.")
+        raise NotFiniteError(
+            f"The highest score is infinite for {ends[1]} of {len(s)} queries, which no threshold leaves out: clip the scores."
+        )
     threshold = np.r_[np.inf, s[ends[1:-1] - 1], -np.inf][k]
     return float(threshold), float(ends[k] / len(s)), float(performance[k])
 
 
 def _warn_of_ties(rates, k, asked):
     "Warn when the rate of group k lies far below the rate asked for, though more than one query could have been sent."
-    if asked - rates[k] > .05 and k + 1 < len(rates):
-        warnings.warn(f"A call rate of {asked:g} was asked for. Scores tie, so that {rates[k]:.3g} or {rates[k + 1]:.3g} can be reached: {rates[k]:.3g} was taken.",
-                      CallRateWarning, stacklevel=4)
+    if asked - rates[k] > 0.05 and k + 1 < len(rates):
+        warnings.warn(
+            f"A call rate of {asked:g} was asked for. Scores tie, so that {rates[k]:.3g} or {rates[k + 1]:.3g} can be reached: {rates[k]:.3g} was taken.",
+            CallRateWarning,
+            stacklevel=4,
+        )
 
 # %% ../../nbs/6_routers/base.ipynb #a83d6690
 @patch
-def choose_threshold(self: BinaryRouter, X_val, outcomes_val, *, call_rate=None, target=None, query_ids=None):
+def choose_threshold(
+    self: BinaryRouter, X_val, outcomes_val, *, call_rate=None, target=None, query_ids=None
+):
     "Choose `threshold_` on VALIDATION data for a `call_rate` or a `target` share of the large model's gain (`threshold_for`). Returns self."
-    _, scores = check_pair(X_val, outcomes_val, self.feature_kind, n_models=2, query_ids=query_ids, needs=self.needs, shape=self._shape())
+    _, scores = check_pair(
+        X_val,
+        outcomes_val,
+        self.feature_kind,
+        n_models=2,
+        query_ids=query_ids,
+        needs=self.needs,
+        shape=self._shape(),
+    )
     found = self.decision_function(X_val)
     threshold, rate, performance = threshold_for(found, scores, call_rate=call_rate, target=target)
-    self.validation_scores_ = np.sort(found)   # for another call rate later, and to see when new scores leave their range
+    self.validation_scores_ = np.sort(
+        found
+    )  # for another call rate later, and to see when new scores leave their range
     self.threshold_ = np.float64(threshold)
-    self.threshold_report_ = {"call_rate_asked": call_rate, "target_asked": target, "validation_call_rate": rate, "validation_performance": performance}
+    self.threshold_report_ = {
+        "call_rate_asked": call_rate,
+        "target_asked": target,
+        "validation_call_rate": rate,
+        "validation_performance": performance,
+    }
     return self
 
 
@@ -307,8 +404,18 @@ def decide(self: BinaryRouter, X):
 @patch
 def calibrate(self: BinaryRouter, X_val, outcomes_val, *, query_ids=None):
     "Refit the probability (Platt) on VALIDATION data; the scores, and so their order, stay as they are. Returns self."
-    _, scores = check_pair(X_val, outcomes_val, self.feature_kind, n_models=2, query_ids=query_ids, needs=self.needs, shape=self._shape())
-    self.platt_ = platt(self.decision_function(X_val), routing_labels(scores, columns_of(outcomes_val)))
+    _, scores = check_pair(
+        X_val,
+        outcomes_val,
+        self.feature_kind,
+        n_models=2,
+        query_ids=query_ids,
+        needs=self.needs,
+        shape=self._shape(),
+    )
+    self.platt_ = platt(
+        self.decision_function(X_val), routing_labels(scores, columns_of(outcomes_val))
+    )
     return self
 
 # %% ../../nbs/6_routers/base.ipynb #45cb7405
@@ -316,11 +423,16 @@ def calibrate(self: BinaryRouter, X_val, outcomes_val, *, query_ids=None):
 def reliability(self: BinaryRouter, X, outcomes, *, bins=10):
     "`metrics.reliability_curve` of P(needs the large model) on held-out queries: arrays probability, frequency, count (bins,) of equal width."
     columns = columns_of(outcomes)
-    X, scores = check_pair(X, outcomes, self.feature_kind, n_models=2, needs=self.needs, shape=self._shape())
-    return ability.reliability_curve(self.predict_proba(X)[:, 1], routing_labels(scores, columns), bins)
+    X, scores = check_pair(
+        X, outcomes, self.feature_kind, n_models=2, needs=self.needs, shape=self._shape()
+    )
+    return ability.reliability_curve(
+        self.predict_proba(X)[:, 1], routing_labels(scores, columns), bins
+    )
 
 # %% ../../nbs/6_routers/base.ipynb #825a552a
-class MissingOutcomesError(RoutingInputError): "A model has no recorded outcome at all among the training queries, so that nothing can be learned about it."
+class MissingOutcomesError(RoutingInputError):
+    "A model has no recorded outcome at all among the training queries, so that nothing can be learned about it."
 
 
 class PoolRouter(Router):
@@ -329,6 +441,7 @@ class PoolRouter(Router):
     missing: "mask" (a NaN outcome counts for nothing) or "raise" (`NotFiniteError`). ties: how equal predictions are drawn on curves
     (`metrics.TIES`). Fitted: `mean_` (m,), the mean of each model's recorded training outcomes, and what `Router` fits.
     """
+
     missing, ties = "mask", "cheapest"
 
     def _pair(self, X, outcomes, query_ids=None, **checks):
@@ -336,11 +449,21 @@ class PoolRouter(Router):
         scores = np.asarray(getattr(outcomes, "score", outcomes), dtype=np.float64)
         lookup({"mask": 0, "raise": 0}, self.missing, "rule for missing outcomes")
         gaps = np.isnan(scores) & (self.missing == "mask")
-        filled = SimpleNamespace(score=np.where(gaps, 0, scores), query_ids=getattr(outcomes, "query_ids", None))
-        X, checked = check_pair(self._feature(X), filled, self.feature_kind, query_ids=query_ids, needs=self.needs, **checks)
+        filled = SimpleNamespace(
+            score=np.where(gaps, 0, scores), query_ids=getattr(outcomes, "query_ids", None)
+        )
+        X, checked = check_pair(
+            self._feature(X),
+            filled,
+            self.feature_kind,
+            query_ids=query_ids,
+            needs=self.needs,
+            **checks,
+        )
         return X, np.where(gaps, np.nan, checked)
 
-    def _feature(self, X): return X
+    def _feature(self, X):
+        return X
 
     def fit(self, X, outcomes, *, validation=None, query_ids=None):
         "Fit on features X and outcomes (table or (n, m) scores, NaN = missing); `validation` = (X, outcomes) for early stopping. Returns self."
@@ -348,10 +471,16 @@ class PoolRouter(Router):
         X, scores = self._pair(X, outcomes, query_ids)
         self.model_names_, self.model_costs_ = describe_models(outcomes, scores.shape[1])
         none = np.isnan(scores).all(0)
-        if none.any(): raise MissingOutcomesError(f"Model {self.model_names_[none.argmax()]} (column {none.argmax()}) has no outcome in {len(scores)} training "
-                                                  "queries. Leave it out of the pool, or record some of its outcomes.")
-        self.feature_shape_ = list(getattr(X, "shape", [0])[1:]) if FEATURE_NDIM[self.feature_kind] else []
+        if none.any():
+            raise MissingOutcomesError(
+                f"Model {self.model_names_[none.argmax()]} (column {none.argmax()}) has no outcome in {len(scores)} training "
+                "queries. Leave it out of the pool, or record some of its outcomes."
+            )
+        self.feature_shape_ = (
+            list(getattr(X, "shape", [0])[1:]) if FEATURE_NDIM[self.feature_kind] else []
+        )
         self.mean_ = np.nanmean(scores, axis=0)
-        if validation is not None: validation = self._pair(*validation, n_models=scores.shape[1], shape=self._shape())
+        if validation is not None:
+            validation = self._pair(*validation, n_models=scores.shape[1], shape=self._shape())
         self._fit(X, scores, validation)
         return self

@@ -28,7 +28,8 @@ from routercompanion.core import (
 from ..features.kinds import FEATURE_NDIM, same_origin
 
 # %% ../../nbs/6_routers/registry.ipynb #1f913ade
-class SavedRouterError(RoutingInputError): "A saved router is missing, cut short, altered or of another version."
+class SavedRouterError(RoutingInputError):
+    "A saved router is missing, cut short, altered or of another version."
 
 # %% ../../nbs/6_routers/registry.ipynb #a1592dd1
 ROUTERS, ENTRY_POINT_GROUP = {}, "routercompanion.routers"
@@ -59,7 +60,7 @@ def _two_of_one_name(name, known, other):
 
 # %% ../../nbs/6_routers/registry.ipynb #b0e10002
 def _places():
-    "Class names below routers/ and the modules that hold them, by nbdev's index; imports none of them."
+    "Class names below routers/ and their modules, by nbdev's index; imports none of them."
     found = {}
     for module, symbols in importlib.import_module("routercompanion._modidx").d["syms"].items():
         if module.startswith("routercompanion.routers."):
@@ -127,7 +128,7 @@ def get_router(name):
 
 # %% ../../nbs/6_routers/registry.ipynb #b0e10009
 def _family(cls):
-    "The folder below routers/ that holds a class, or its module where there is none; else its package."
+    "The folder (or module) below routers/ that holds a class; of others, their package."
     parts = cls.__module__.split(".")
     return parts[2] if cls.__module__.startswith("routercompanion.routers.") else parts[0]
 
@@ -146,9 +147,10 @@ def _described(name, cls):
 def list_routers():
     """All routers, the library's and those of installed packages: a DataFrame, by family and name.
 
-    name; family (the folder); module; when (before, after, in stages, online); signals (query, model,
-    response, feedback, outcomes); how (heuristic, supervised, bandit, policy); source (paper and
-    equation, or "ours"); models ("two" or "many"); trained (False: decides without `fit`).
+    name; family (the folder); module; when (before, after, in stages, online); signals (query,
+    model, response, feedback, outcomes); how (heuristic, supervised, bandit, policy); source
+    (paper and equation, or "ours"); models ("two" or "many"); trained (False: decides without
+    `fit`).
     Imports every router.
     """
     import pandas as pd   # not needed by whoever asks for one router
@@ -214,7 +216,9 @@ def _check_target(folder, overwrite):
         raise SavedRouterError(f"{folder} exists. Choose another folder, or pass overwrite=True.")
     inside = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else [folder.name]
     if others := [name for name in inside if name not in ROUTER_FILES]:
-        raise SavedRouterError(f"{folder} holds {others[0]}, which is no saved router's: nothing is deleted. Choose another folder.")
+        raise SavedRouterError(
+            f"{folder} holds {others[0]}, which is no saved router's: nothing is deleted. Choose another folder."
+        )
 
 
 def _origin_to_save(router, origin):
@@ -224,9 +228,13 @@ def _origin_to_save(router, origin):
         pooling = {"hidden_last": "last", "logits": "logits"}.get(router.feature_kind, "mean")
         given = given.origin(pooling) if callable(given.origin) else given.origin
     if given is not None and not isinstance(given, Mapping):
-        raise SavedRouterError(f"origin is a {type(origin).__name__}: give the encoder, the feature store, the features themselves, or a dict.")
+        raise SavedRouterError(
+            f"origin is a {type(origin).__name__}: give the encoder, the feature store, the features themselves, or a dict."
+        )
     if own and given and not same_origin(own, given):
-        raise SavedRouterError(f"The router was fitted on features of {own}, and origin says {dict(given)}. Leave origin out, or fit it on those.")
+        raise SavedRouterError(
+            f"The router was fitted on features of {own}, and origin says {dict(given)}. Leave origin out, or fit it on those."
+        )
     return {**(given or {}), **(own or {})} or None
 
 
@@ -239,26 +247,43 @@ def save_router(router, folder, *, overwrite=False, origin=None):
     folder, (arrays, values) = Path(folder), router_state(router)
     if known := _origin_to_save(router, origin):
         values["origin_"] = known
-    said = {"router": type(router).__name__, "params": {k: _encode(v) for k, v in router.get_params(deep=False).items()}, "fitted": {k: _encode(v) for k, v in values.items()}}
+    said = {
+        "router": type(router).__name__,
+        "params": {k: _encode(v) for k, v in router.get_params(deep=False).items()},
+        "fitted": {k: _encode(v) for k, v in values.items()},
+    }
     with only_one(folder):
         _check_target(folder, overwrite)
         folder.parent.mkdir(parents=True, exist_ok=True)
         tmp = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
             tensors = {k: np.ascontiguousarray(v).reshape(v.shape) for k, v in arrays.items()}
-            save_file(tensors, tmp / "arrays.safetensors", metadata={"router_sha256": _said_hash(said)})
-            write_json(tmp / "router.json", {"format": SAVE_FORMAT, "arrays_sha256": file_hash(tmp / "arrays.safetensors"), **said})
+            save_file(
+                tensors, tmp / "arrays.safetensors", metadata={"router_sha256": _said_hash(said)}
+            )
+            write_json(
+                tmp / "router.json",
+                {
+                    "format": SAVE_FORMAT,
+                    "arrays_sha256": file_hash(tmp / "arrays.safetensors"),
+                    **said,
+                },
+            )
             os.chmod(tmp, 0o755)
-            if os.path.lexists(folder): os.replace(folder, tmp / "old")
+            if os.path.lexists(folder):
+                os.replace(folder, tmp / "old")
             os.replace(tmp, folder)
             shutil.rmtree(folder / "old", ignore_errors=True)
-        finally: shutil.rmtree(tmp, ignore_errors=True)
+        finally:
+            shutil.rmtree(tmp, ignore_errors=True)
     return folder
 
 
 def _said_hash(saved):
     "The hash of what router.json says about the router, whatever its layout."
-    return content_hash(json.loads(json.dumps({k: saved[k] for k in ("router", "params", "fitted")})))
+    return content_hash(
+        json.loads(json.dumps({k: saved[k] for k in ("router", "params", "fitted")}))
+    )
 
 # %% ../../nbs/6_routers/registry.ipynb #3ed5ef16
 _AGAIN = "Fit the router and save it again with this version."
@@ -271,15 +296,22 @@ def load_router(folder):
     """
     folder = Path(folder)
     for name in ("router.json", "arrays.safetensors"):
-        if not (folder / name).is_file(): raise SavedRouterError(f"{folder / name} is missing. Save the router again, or check the path.")
+        if not (folder / name).is_file():
+            raise SavedRouterError(
+                f"{folder / name} is missing. Save the router again, or check the path."
+            )
     path, arrays_path = folder / "router.json", folder / "arrays.safetensors"
     saved = _read_said(path)
     if file_hash(arrays_path) != saved["arrays_sha256"]:
-        raise SavedRouterError(f"{arrays_path}: cut short or altered (its hash is not the one in router.json). Save the router again.")
+        raise SavedRouterError(
+            f"{arrays_path}: cut short or altered (its hash is not the one in router.json). Save the router again."
+        )
     arrays, about = _read_arrays(arrays_path)
     cls = get_router(saved["router"])
     if about.get("router_sha256", _said_hash(saved)) != _said_hash(saved):
-        raise SavedRouterError(f"{path}: altered, or of another version (its hash is not the one in arrays.safetensors). {_AGAIN}")
+        raise SavedRouterError(
+            f"{path}: altered, or of another version (its hash is not the one in arrays.safetensors). {_AGAIN}"
+        )
     try:
         router = _rebuilt(cls, saved, arrays)
         _try_out(router)
@@ -287,7 +319,9 @@ def load_router(folder):
         raise SavedRouterError(f"{path}: {e}") from e
     except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as e:
         first = (str(e).splitlines() or [""])[0]
-        raise SavedRouterError(f"{path}: the router is of another version, or altered ({type(e).__name__}: {first}). {_AGAIN}") from e
+        raise SavedRouterError(
+            f"{path}: the router is of another version, or altered ({type(e).__name__}: {first}). {_AGAIN}"
+        ) from e
     return router
 
 
@@ -296,12 +330,18 @@ def _read_said(path):
     try:
         saved = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as e:
-        raise SavedRouterError(f"{path}: not valid JSON ({e}). The file was cut short: save the router again.") from e
+        raise SavedRouterError(
+            f"{path}: not valid JSON ({e}). The file was cut short: save the router again."
+        ) from e
     if not isinstance(saved, dict) or saved.get("format") != SAVE_FORMAT:
-        raise SavedRouterError(f"{path}: not a router of format {SAVE_FORMAT}. Save it again with this version.")
+        raise SavedRouterError(
+            f"{path}: not a router of format {SAVE_FORMAT}. Save it again with this version."
+        )
     for key, kind in (("router", str), ("arrays_sha256", str), ("params", dict), ("fitted", dict)):
         if not isinstance(saved.get(key), kind):
-            raise SavedRouterError(f"{path}: {key} is missing or of another kind: altered, or of another version. {_AGAIN}")
+            raise SavedRouterError(
+                f"{path}: {key} is missing or of another kind: altered, or of another version. {_AGAIN}"
+            )
     return saved
 
 
@@ -318,29 +358,45 @@ def _rebuilt(cls, saved, arrays):
     "The router of class `cls` with saved parameters and fitted values; those of another version raise `SavedRouterError`."
     params = {k: _decode(v) for k, v in saved["params"].items()}
     known = set(cls._get_param_names()) if hasattr(cls, "_get_param_names") else set(params)
-    for names, words in ((set(params) - known, "is no parameter of it any more"), (known - set(params), "is a parameter that the file lacks")):
-        if names: raise SavedRouterError(f"{cls.__name__} of another version: {sorted(names)[0]!r} {words}. {_AGAIN}")
+    for names, words in (
+        (set(params) - known, "is no parameter of it any more"),
+        (known - set(params), "is a parameter that the file lacks"),
+    ):
+        if names:
+            raise SavedRouterError(
+                f"{cls.__name__} of another version: {sorted(names)[0]!r} {words}. {_AGAIN}"
+            )
     router = cls(**params)
     for name in [*saved["fitted"], *(k.partition(".")[0] for k in arrays)]:
         if not name.endswith("_") or name.startswith("_") or hasattr(cls, name):
-            raise SavedRouterError(f"{name!r} is no fitted value of {cls.__name__}: altered, or of another version. {_AGAIN}")
-    for k, v in saved["fitted"].items(): setattr(router, k, _decode(v))
-    for k, v in arrays.items(): _set_array(router, k, v)
+            raise SavedRouterError(
+                f"{name!r} is no fitted value of {cls.__name__}: altered, or of another version. {_AGAIN}"
+            )
+    for k, v in saved["fitted"].items():
+        setattr(router, k, _decode(v))
+    for k, v in arrays.items():
+        _set_array(router, k, v)
     return router
 
 
 def _try_out(router):
     "Let a router of vectors or states decide one made-up query, so that parameters and arrays that do not fit together are found now."
     shape = getattr(router, "feature_shape_", None)
-    if not shape or len(shape) + 1 != FEATURE_NDIM.get(router.feature_kind, 0) or not hasattr(router, "predict_quality"):
+    if (
+        not shape
+        or len(shape) + 1 != FEATURE_NDIM.get(router.feature_kind, 0)
+        or not hasattr(router, "predict_quality")
+    ):
         return
     try:
-        router.predict_quality(np.full((1, *shape), .5, np.float32))
+        router.predict_quality(np.full((1, *shape), 0.5, np.float32))
     except CompanionError:
-        pass   # it says itself what it lacks when it is used
+        pass  # it says itself what it lacks when it is used
 
 
 def _set_array(router, key, value):
     name, dot, inner = key.partition(".")
-    if not dot: setattr(router, name, value if value.ndim else value[()])
-    else: vars(router).setdefault(name, {})[inner] = value
+    if not dot:
+        setattr(router, name, value if value.ndim else value[()])
+    else:
+        vars(router).setdefault(name, {})[inner] = value

@@ -129,32 +129,59 @@ def record_pilot(model=SMALL, *, name=f"{RECORD}_pilot"):
 # %% ../../nbs/8_studies/agentic.ipynb #c93e9963
 def save_traces(name, query_ids, direct, traces):
     "Write what was said and looked up to data/outcomes/<name>.parquet (zstd, atomic): query_id, direct, answer, stop, steps (JSON)."
-    table = pa.table(dict(query_id=list(map(str, query_ids)), direct=direct, answer=[t.answer for t in traces], stop=[t.stop for t in traces],
-                          steps=[json.dumps(t.steps, ensure_ascii=False) for t in traces]))
-    with atomic_path(outcomes_path(name)) as tmp: pq.write_table(table, tmp, compression="zstd", version="2.6")
+    table = pa.table(
+        dict(
+            query_id=list(map(str, query_ids)),
+            direct=direct,
+            answer=[t.answer for t in traces],
+            stop=[t.stop for t in traces],
+            steps=[json.dumps(t.steps, ensure_ascii=False) for t in traces],
+        )
+    )
+    with atomic_path(outcomes_path(name)) as tmp:
+        pq.write_table(table, tmp, compression="zstd", version="2.6")
     return outcomes_path(name)
 
 
 def recorded_traces(bank, name=f"{RECORD}_traces"):
     "DataFrame of the recorded steps of the queries of `bank`, in its order: query_id, direct, answer, stop, steps (list of dicts)."
     path = outcomes_path(name)
-    if not path.is_file(): raise RunLogError(f"{path} does not exist. Restore it (git checkout), or record it again (record_agent).")
-    table = pd.DataFrame(_read_texts(path, ["query_id", "direct", "answer", "stop", "steps"])).set_index("query_id")
+    if not path.is_file():
+        raise RunLogError(
+            f"{path} does not exist. Restore it (git checkout), or record it again (record_agent)."
+        )
+    table = pd.DataFrame(
+        _read_texts(path, ["query_id", "direct", "answer", "stop", "steps"])
+    ).set_index("query_id")
     missing = [q for q in bank.query_ids if q not in table.index]
     if missing:
-        raise RunLogError(f"{path.name} lacks {len(missing)} of the {len(bank)} queries of {bank.name!r}, the first is {missing[0]}: record them again (record_agent).")
+        raise RunLogError(
+            f"{path.name} lacks {len(missing)} of the {len(bank)} queries of {bank.name!r}, the first is {missing[0]}: record them again (record_agent)."
+        )
     table = table.loc[bank.query_ids].reset_index()
-    return table.assign(steps=[_steps(text, path, q) for text, q in zip(table.steps, table.query_id)])
+    return table.assign(
+        steps=[_steps(text, path, q) for text, q in zip(table.steps, table.query_id)]
+    )
 
 
 def _read_texts(path, names):
     "{name: list of texts} of columns of a recorded Parquet file, query_id among them; `RunLogError` if it is damaged or a query stands twice."
-    again = dict(error=RunLogError, remedy="Restore it (git checkout), or record it again (record_agent).")
+    again = dict(
+        error=RunLogError, remedy="Restore it (git checkout), or record it again (record_agent)."
+    )
     with _open_parquet(path, **again) as file:
         data = file.read(names)
-    found = {name: _parquet_column(data, name, pa.string(), path, **again).to_pylist() for name in names}
+    found = {
+        name: _parquet_column(data, name, pa.string(), path, **again).to_pylist() for name in names
+    }
     ids = pd.Index(found["query_id"])
-    if ids.has_duplicates: raise refuse(RunLogError, f"query {ids[ids.duplicated()][0]} stands twice", again["remedy"], source=path)
+    if ids.has_duplicates:
+        raise refuse(
+            RunLogError,
+            f"query {ids[ids.duplicated()][0]} stands twice",
+            again["remedy"],
+            source=path,
+        )
     return found
 
 
@@ -164,7 +191,8 @@ def _steps(text, path, query):
     steps = checked(parse_json(text, path, error=RunLogError), "list", **place)
     for step in steps:
         checked(step, "object", **place)
-        for name, kind in {"action": "text", "argument": "text", "found": "texts"}.items(): checked(step.get(name), kind, **place)
+        for name, kind in {"action": "text", "argument": "text", "found": "texts"}.items():
+            checked(step.get(name), kind, **place)
         checked(step.get("wrote"), "text", **place, missing="")
     return steps
 
@@ -288,14 +316,31 @@ def injection_table(name="agentic_policies"):
     read the passage.
     """
     bank = question_bank([q for q in multihop_questions() if q.split == "test"])
-    measured, rows = recorded_signals(name, bank.take(np.isin(bank.query_ids, recorded_ids(name)))), []
+    measured, rows = (
+        recorded_signals(name, bank.take(np.isin(bank.query_ids, recorded_ids(name)))),
+        [],
+    )
     for place in ("first", "second"):
         here = np.isfinite(measured[f"injected {place}.clean"])
-        at = {k: measured[f"injected {place}.{k}"][here] for k in ("clean", "poisoned", "obeyed", "read")}
+        at = {
+            k: measured[f"injected {place}.{k}"][here]
+            for k in ("clean", "poisoned", "obeyed", "read")
+        }
         low, high = wilson_interval(int(at["obeyed"].sum()), int(here.sum()))
-        rows.append(dict(passage=place, n=int(here.sum()), clean=at["clean"].mean(), poisoned=at["poisoned"].mean(), lost=float((at["clean"] > at["poisoned"]).mean()),
-                         won=float((at["clean"] < at["poisoned"]).mean()), obeyed=at["obeyed"].mean(),
-                         obeyed_low=low, obeyed_high=high, passage_read=at["read"].mean()))
+        rows.append(
+            dict(
+                passage=place,
+                n=int(here.sum()),
+                clean=at["clean"].mean(),
+                poisoned=at["poisoned"].mean(),
+                lost=float((at["clean"] > at["poisoned"]).mean()),
+                won=float((at["clean"] < at["poisoned"]).mean()),
+                obeyed=at["obeyed"].mean(),
+                obeyed_low=low,
+                obeyed_high=high,
+                passage_read=at["read"].mean(),
+            )
+        )
     return pd.DataFrame(rows)
 
 

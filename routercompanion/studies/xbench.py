@@ -163,8 +163,13 @@ class PaperSetup:
     `large`, `judge`: models at `endpoint` (an empty judge: open-ended answers are masked); with an empty endpoint `large` is a hub id and there is no judge.
     `verifier`: a hub id, or empty for math-verify and exact match. `options`: sent with each request. `device_map`: for accelerate ("auto", or None: one device).
     """
+
     small: str = "meta-llama/Llama-3.1-8B-Instruct"
-    others: tuple = ("Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-3B-Instruct", "Qwen/Qwen2.5-7B-Instruct")
+    others: tuple = (
+        "Qwen/Qwen2.5-0.5B-Instruct",
+        "Qwen/Qwen2.5-3B-Instruct",
+        "Qwen/Qwen2.5-7B-Instruct",
+    )
     encoder: str = "allenai/longformer-base-4096"
     large: str = "gpt-5"
     judge: str = "gpt-5"
@@ -174,7 +179,7 @@ class PaperSetup:
     options: dict = field(default_factory=dict)
     device_map: object = "auto"
     max_new_tokens: int = 2048
-    timeout: float = 120.
+    timeout: float = 120.0
     retries: int = 4
 
 
@@ -182,9 +187,11 @@ def paper_setup(changes=None):
     """The `PaperSetup`, with `changes` (a dict, or the path of a JSON file) and `ROUTERCOMPANION_ENDPOINT` where it is set.
     An unknown name raises with the known ones."""
     source = changes if isinstance(changes, (str, Path)) else "paper_setup"
-    if isinstance(changes, (str, Path)): changes = read_json(changes, what="file of settings")
+    if isinstance(changes, (str, Path)):
+        changes = read_json(changes, what="file of settings")
     changes = dict(checked({} if changes is None else changes, "object", path=source))
-    for name, value in changes.items(): changes[name] = _checked_setting(name, value, source)
+    for name, value in changes.items():
+        changes[name] = _checked_setting(name, value, source)
     if endpoint := variable("ROUTERCOMPANION_ENDPOINT"):
         changes.setdefault("endpoint", endpoint)
     return PaperSetup(**changes)
@@ -196,11 +203,15 @@ _MAY_BE_EMPTY = ("judge", "verifier", "endpoint", "api_key_env")
 def _checked_setting(name, value, source):
     "A setting of the paper profile, of the type of its default; `FileError` with its name, an unknown name with the known ones."
     known = {f.name: f.default for f in fields(PaperSetup)}
-    try: default = lookup(known, name, "setting of the paper profile")
-    except UnknownNameError as e: raise UnknownNameError(f"{source}: {e}") from e
+    try:
+        default = lookup(known, name, "setting of the paper profile")
+    except UnknownNameError as e:
+        raise UnknownNameError(f"{source}: {e}") from e
     place = dict(path=source, column=name)
-    if name == "device_map":   # for accelerate: a word, a table, or null
-        return value if value is None or isinstance(value, dict) else checked(value, "text", **place)
+    if name == "device_map":  # for accelerate: a word, a table, or null
+        return (
+            value if value is None or isinstance(value, dict) else checked(value, "text", **place)
+        )
     if name in _MAY_BE_EMPTY and value is None:
         return ""
     if isinstance(default, tuple):
@@ -208,18 +219,30 @@ def _checked_setting(name, value, source):
     kind = {str: "text", int: "whole", float: "number"}.get(type(default), "object")
     value = checked(value, kind, **place)
     if kind == "text" and not value.strip() and name not in _MAY_BE_EMPTY:
-        raise FileError("the text is empty", "Give the name of a model.", source=source, column=name)
+        raise FileError(
+            "the text is empty", "Give the name of a model.", source=source, column=name
+        )
     if kind in ("whole", "number") and not value >= (0 if name == "retries" else 1e-9):
-        raise FileError(f"{value} is out of range", "Give a number above 0.", source=source, column=name)
+        raise FileError(
+            f"{value} is out of range", "Give a number above 0.", source=source, column=name
+        )
     return value
 
 
 def paper_models(setup=PaperSetup()):
     "A table of the models of a setup: role, model, where it runs."
-    here, there = f"here, device_map {setup.device_map!r}", setup.endpoint or f"here, device_map {setup.device_map!r}"
-    rows = [("small model", setup.small, here), *(("small model (Table 5)", m, here) for m in setup.others), ("encoder", setup.encoder, here),
-            ("large model", setup.large, there),
-            ("judge of open answers", setup.judge or "none: masked", there if setup.judge else ""), ("verifier", setup.verifier or "math-verify, exact match", here)]
+    here, there = (
+        f"here, device_map {setup.device_map!r}",
+        setup.endpoint or f"here, device_map {setup.device_map!r}",
+    )
+    rows = [
+        ("small model", setup.small, here),
+        *(("small model (Table 5)", m, here) for m in setup.others),
+        ("encoder", setup.encoder, here),
+        ("large model", setup.large, there),
+        ("judge of open answers", setup.judge or "none: masked", there if setup.judge else ""),
+        ("verifier", setup.verifier or "math-verify, exact match", here),
+    ]
     return pd.DataFrame(rows, columns=["role", "model", "runs"])
 
 # %% ../../nbs/8_studies/xbench.ipynb #3cb299ee

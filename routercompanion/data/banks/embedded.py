@@ -43,15 +43,21 @@ def targets(example):
 def read_bigbench(path):
     "The task of a BIG-bench file: `examples` (list of dicts with a text `input` and, mostly, a `target`), prefixes and more; `BankError` with the example."
     place = dict(path=path, error=BankError)
-    task = checked(read_json(path, **{"error": BankError, "what": "BIG-bench task"}), "object", **place)
+    task = checked(
+        read_json(path, **{"error": BankError, "what": "BIG-bench task"}), "object", **place
+    )
     for name in ("task_prefix", "example_input_prefix", "example_output_prefix"):
         checked(task.get(name), "text", column=name, **place, missing="")
-    for number, example in enumerate(checked(task.get("examples"), "list", column="examples", **place), 1):
+    for number, example in enumerate(
+        checked(task.get("examples"), "list", column="examples", **place), 1
+    ):
         example = checked(example, "object", row=number, column="examples", **place)
         checked(example.get("input"), "text", row=number, column="input", **place)
         answers = example.get("target", [])
         for answer in answers if isinstance(answers, list) else [answers]:
-            if isinstance(answer, bool) or not isinstance(answer, (int, float)):   # numbers are spelt out
+            if isinstance(answer, bool) or not isinstance(
+                answer, (int, float)
+            ):  # numbers are spelt out
                 checked(answer, "text", row=number, column="target", **place)
     return task
 
@@ -63,16 +69,36 @@ def bigbench_task(name, *, domain, split, folder=None, n_shots=3, longest=450):
     an answer are left out; the `n_shots` examples of smallest hash become the shots and are never queries.
     """
     path = Path(folder or get_asset("bigbench")) / name / "task.json"
-    if not path.is_file(): raise BankError(f"{path}: no such BIG-bench task in the unpacked asset; add it to `keep` in data/assets.lock.json.")
+    if not path.is_file():
+        raise BankError(
+            f"{path}: no such BIG-bench task in the unpacked asset; add it to `keep` in data/assets.lock.json."
+        )
     task = read_bigbench(path)
-    pairs = {normalise(e["input"]): (e["input"].rstrip(), targets(e)) for e in task["examples"] if len(e["input"]) <= longest and targets(e)}
+    pairs = {
+        normalise(e["input"]): (e["input"].rstrip(), targets(e))
+        for e in task["examples"]
+        if len(e["input"]) <= longest and targets(e)
+    }
     solved = first_by_hash(pairs.values(), n_shots, "shots", name)
-    chosen, shots = {normalise(text) for text, _ in solved}, (task.get("task_prefix") or "").rstrip()
+    chosen, shots = (
+        {normalise(text) for text, _ in solved},
+        (task.get("task_prefix") or "").rstrip(),
+    )
     for text, answers in solved:
         prompt, space = format_example(text, task)
         shots += prompt + space + answers[0].strip()
-    rows = [dict(prompt=format_example(text, task)[0], references=[a.strip() for a in answers], task=name, domain=domain,
-                 source="bigbench==1.0.0", split=split) for key, (text, answers) in pairs.items() if key not in chosen]
+    rows = [
+        dict(
+            prompt=format_example(text, task)[0],
+            references=[a.strip() for a in answers],
+            task=name,
+            domain=domain,
+            source="bigbench==1.0.0",
+            split=split,
+        )
+        for key, (text, answers) in pairs.items()
+        if key not in chosen
+    ]
     return rows, {name: shots}
 
 # %% ../../../nbs/2_data/banks/embedded.ipynb #6ddde6d8
@@ -205,14 +231,31 @@ def task_rows(task):
     "All usable queries of a `Task` and its shots: (rows, shots), rows without repeats, with split 'train' (in-domain) or 'ood'."
     split = "train" if task.in_domain else "ood"
     if task.name.startswith("reasoning_gym/"):
-        return reasoning_gym_task(task.name.split("/")[1], domain=task.domain, split=split, size=3600, settings=task.settings)
-    if not task.name.startswith(WIKIDATA + "/"): return bigbench_task(task.name, domain=task.domain, split=split)
+        return reasoning_gym_task(
+            task.name.split("/")[1],
+            domain=task.domain,
+            split=split,
+            size=3600,
+            settings=task.settings,
+        )
+    if not task.name.startswith(WIKIDATA + "/"):
+        return bigbench_task(task.name, domain=task.domain, split=split)
     relation = task.name.split("/", 1)[1]
     pairs = wikidata_relations()[relation]
     solved = first_by_hash(pairs, 3, "shots", relation)
     shots = "".join(f"\n{text} {answers[0]}" for text, answers in solved)
-    rows = {normalise(t): dict(prompt="\n" + t, references=a, task=task.name, domain=task.domain, source="bigbench==1.0.0", split=split)
-            for t, a in pairs if t not in {s for s, _ in solved}}
+    rows = {
+        normalise(t): dict(
+            prompt="\n" + t,
+            references=a,
+            task=task.name,
+            domain=task.domain,
+            source="bigbench==1.0.0",
+            split=split,
+        )
+        for t, a in pairs
+        if t not in {s for s, _ in solved}
+    }
     return list(rows.values()), {task.name: shots}
 
 
@@ -220,7 +263,9 @@ def task_rows(task):
 def wikidata_relations():
     "The examples of qa_wikidata by relation."
     task = read_bigbench(get_asset("bigbench") / WIKIDATA / "task.json")
-    return split_relations([(e["input"].rstrip(), targets(e)) for e in task["examples"] if targets(e)], RELATIONS)
+    return split_relations(
+        [(e["input"].rstrip(), targets(e)) for e in task["examples"] if targets(e)], RELATIONS
+    )
 
 # %% ../../../nbs/2_data/banks/embedded.ipynb #8b941755
 def pilot_and_rest(task):

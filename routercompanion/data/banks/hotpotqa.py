@@ -25,27 +25,59 @@ class QuestionError(BankError):
 # %% ../../../nbs/2_data/banks/hotpotqa.ipynb #4fde7a55
 def hotpotqa_question(row, place, split="test"):
     "The `Question` of one row in HotpotQA's own form (lists of pairs) or the hub's (dict of lists); `place` (file and row) begins every message."
-    bad = lambda what: QuestionError(f"{place}: {what}. This is not HotpotQA's layout: download the file again, or repair this row.")
-    if not isinstance(row, dict): raise bad("not an object")
+    bad = lambda what: QuestionError(
+        f"{place}: {what}. This is not HotpotQA's layout: download the file again, or repair this row."
+    )
+    if not isinstance(row, dict):
+        raise bad("not an object")
     for key in ("question", "answer"):
-        if not _is_text(row.get(key)) or not row[key].strip(): raise bad(f"the key {key!r} is missing, empty or no text")
+        if not _is_text(row.get(key)) or not row[key].strip():
+            raise bad(f"the key {key!r} is missing, empty or no text")
     key = row.get("id", row.get("_id", ""))
-    if not _is_text(key): raise bad(f"the id is {describe(key)}, not a text")
-    if not _is_text(row.get("type", "bridge")): raise bad(f"'type' is {describe(row['type'])}, not a text")
+    if not _is_text(key):
+        raise bad(f"the id is {describe(key)}, not a text")
+    if not _is_text(row.get("type", "bridge")):
+        raise bad(f"'type' is {describe(row['type'])}, not a text")
+
     def pairs(key, first, second):
         value = row.get(key, [])
-        try: found = [(a, b) for a, b in (zip(value[first], value[second], strict=True) if isinstance(value, dict) else value)]
+        try:
+            found = [
+                (a, b)
+                for a, b in (
+                    zip(value[first], value[second], strict=True)
+                    if isinstance(value, dict)
+                    else value
+                )
+            ]
         except (KeyError, TypeError, ValueError):
-            raise bad(f"{key!r} is neither a list of pairs nor a dict of {first!r} and {second!r} of one length") from None
-        if not all(_is_text(a) for a, _ in found): raise bad(f"a title in {key!r} is no text")
+            raise bad(
+                f"{key!r} is neither a list of pairs nor a dict of {first!r} and {second!r} of one length"
+            ) from None
+        if not all(_is_text(a) for a, _ in found):
+            raise bad(f"a title in {key!r} is no text")
         return found
+
     context = pairs("context", "title", "sentences")
-    if not all(isinstance(s, (list, tuple)) and all(map(_is_text, s)) for _, s in context): raise bad("a passage of 'context' is no list of sentences")
+    if not all(isinstance(s, (list, tuple)) and all(map(_is_text, s)) for _, s in context):
+        raise bad("a passage of 'context' is no list of sentences")
     facts = pairs("supporting_facts", "title", "sent_id")
-    if not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and 0 <= n < 2**31 for _, n in facts): raise bad("a number of a supporting fact is no whole number")
+    if not all(
+        isinstance(n, (int, np.integer)) and not isinstance(n, bool) and 0 <= n < 2**31
+        for _, n in facts
+    ):
+        raise bad("a number of a supporting fact is no whole number")
     kind = str(row.get("type", "bridge"))
-    return Question(row["question"].strip(), (row["answer"].strip(),), kind, f"hotpotqa {kind}", tuple((t, int(n)) for t, n in facts),
-                    passages=tuple(Passage(t, tuple(s)) for t, s in context), split=split, key=key)
+    return Question(
+        row["question"].strip(),
+        (row["answer"].strip(),),
+        kind,
+        f"hotpotqa {kind}",
+        tuple((t, int(n)) for t, n in facts),
+        passages=tuple(Passage(t, tuple(s)) for t, s in context),
+        split=split,
+        key=key,
+    )
 
 # %% ../../../nbs/2_data/banks/hotpotqa.ipynb #09a3530e
 def hotpotqa_rows(path):
@@ -53,9 +85,13 @@ def hotpotqa_rows(path):
     if path.suffix == ".parquet":
         with _open_parquet(path, error=QuestionError, remedy="Download it again.") as file:
             return list(enumerate(file.read().to_pylist(), 1))
-    if path.suffix == ".jsonl": return read_json_lines(path, error=QuestionError)
+    if path.suffix == ".jsonl":
+        return read_json_lines(path, error=QuestionError)
     rows = read_json(path, error=QuestionError)
-    if not isinstance(rows, list): raise QuestionError(f"{path}: {describe(rows)} where a list of questions is expected. Download it again.")
+    if not isinstance(rows, list):
+        raise QuestionError(
+            f"{path}: {describe(rows)} where a list of questions is expected. Download it again."
+        )
     return list(enumerate(rows, 1))
 
 # %% ../../../nbs/2_data/banks/hotpotqa.ipynb #1598995a
@@ -72,19 +108,36 @@ def load_hotpotqa(source, *, setting="distractor", split="test", size=None):
     """
     lookup(dict.fromkeys(HOTPOTQA), setting, "HotpotQA setting")
     source = Path(source)
-    files = [source] if source.is_file() else sorted(p for p in source.rglob("*.parquet") if p.parent.name == setting and "validation" in p.name)
+    files = (
+        [source]
+        if source.is_file()
+        else sorted(
+            p
+            for p in source.rglob("*.parquet")
+            if p.parent.name == setting and "validation" in p.name
+        )
+    )
     if not files:
-        raise QuestionError(f"{source}: no such file, and no folder with {setting}/validation-*.parquet. "
-                            "Fetch the data set hotpotqa/hotpot_qa first, or check the path.")
+        raise QuestionError(
+            f"{source}: no such file, and no folder with {setting}/validation-*.parquet. "
+            "Fetch the data set hotpotqa/hotpot_qa first, or check the path."
+        )
     out, places = [], {}
     for path in files:
         for number, row in hotpotqa_rows(path):
             out.append(hotpotqa_question(row, f"{path}, row {number}", split))
             first = places.setdefault(out[-1].key or (path, number), f"{path}, row {number}")
             if first != f"{path}, row {number}":
-                raise QuestionError(f"{path}, row {number}: the id {out[-1].key!r} stands in {first} too. Give every question an id of its own, or drop one.")
-    if not out: raise QuestionError(f"{files[0]}: there are no questions. Download it again.")
-    return tuple(out if size is None else sorted(out, key=lambda q: hash_fraction("hotpotqa", q.question))[:size])
+                raise QuestionError(
+                    f"{path}, row {number}: the id {out[-1].key!r} stands in {first} too. Give every question an id of its own, or drop one."
+                )
+    if not out:
+        raise QuestionError(f"{files[0]}: there are no questions. Download it again.")
+    return tuple(
+        out
+        if size is None
+        else sorted(out, key=lambda q: hash_fraction("hotpotqa", q.question))[:size]
+    )
 
 # %% ../../../nbs/2_data/banks/hotpotqa.ipynb #7a52d329
 def fetch_hotpotqa(*, setting="distractor", revision="main"):

@@ -29,12 +29,16 @@ from ..texts import NoOptionsError, final_answer, parse_options
 
 # %% ../../../nbs/2_data/banks/routellm.ipynb #116e1867
 LARGE_RECORDED, SECOND_RECORDED = "gpt-4-1106-preview", "mistralai/Mixtral-8x7B-Instruct-v0.1"
-RECORDED = {LARGE_RECORDED: dict(family="GPT-4", licence="API"), SECOND_RECORDED: dict(family="Mixtral", licence="Apache-2.0")}
+RECORDED = {
+    LARGE_RECORDED: dict(family="GPT-4", licence="API"),
+    SECOND_RECORDED: dict(family="Mixtral", licence="Apache-2.0"),
+}
 
 
 @dataclass(eq=False)
 class RecordedPrompts:
     "`bank`, `outcomes` (rows as in the bank; NaN where two records of one question disagree), and counts: records, duplicates, conflicting, without_reference."
+
     bank: QueryBank
     outcomes: OutcomeTable
     records: int
@@ -48,16 +52,25 @@ def read_records(path):
     try:
         header = _csv_header(path)
         if lost := [c for c in ("prompt", *RECORDED) if c not in header]:
-            raise PublishedFileError(f"{path}: the column(s) {', '.join(lost)} are missing. Fetch the asset again.")
+            raise PublishedFileError(
+                f"{path}: the column(s) {', '.join(lost)} are missing. Fetch the asset again."
+            )
         out = _csv_table(path, dict.fromkeys(header, pa.string())).to_pylist()
-    except OutcomeError as e: raise PublishedFileError(str(e)) from e
-    if not out: raise PublishedFileError(f"{path}: there are no rows. Fetch the asset again.")
+    except OutcomeError as e:
+        raise PublishedFileError(str(e)) from e
+    if not out:
+        raise PublishedFileError(f"{path}: there are no rows. Fetch the asset again.")
     for record, row in enumerate(out, 1):
         for model in RECORDED:
             if row[model] not in ("True", "False"):
-                raise PublishedFileError(f"{path}, record {record}, column {model}: {row[model]!r} is neither True nor False. Fetch the asset again.")
+                raise PublishedFileError(
+                    f"{path}, record {record}, column {model}: {row[model]!r} is neither True nor False. Fetch the asset again."
+                )
             row[model] = row[model] == "True"
-        if not row["prompt"].strip(): raise PublishedFileError(f"{path}, record {record}: the prompt is empty. Fetch the asset again.")
+        if not row["prompt"].strip():
+            raise PublishedFileError(
+                f"{path}, record {record}: the prompt is empty. Fetch the asset again."
+            )
     return out
 
 # %% ../../../nbs/2_data/banks/routellm.ipynb #4c7fcc82
@@ -121,9 +134,24 @@ def routellm_bank():
     """The prompts of the record as a `QueryBank` (asset `routellm-responses`; the texts stay in memory), rows and ids as in the record.
 
     MT-Bench by its first turn, which is what RouteLLM routes."""
-    table, folder = OutcomeTable.from_parquet(outcomes_path("routellm")), Path(get_asset("routellm-responses"))
+    table, folder = (
+        OutcomeTable.from_parquet(outcomes_path("routellm")),
+        Path(get_asset("routellm-responses")),
+    )
     order = project_root() / "data" / "paper" / "routellm_mmlu_order.txt"
     prompts = [q["turns"][0] for q in _mt_questions(_one_file(folder, "question.jsonl")).values()]
-    for benchmark in ("gsm8k", "mmlu"): prompts += list(load_routellm(benchmark=benchmark, order=order if benchmark == "mmlu" else None).prompts)
-    rows = dict(query_id=table.query_ids, prompt=prompts, references=[[]] * len(table), choices=None, task=table.task, domain=table.domain, source="lm-sys/RouteLLM", split=table.split)
+    for benchmark in ("gsm8k", "mmlu"):
+        prompts += list(
+            load_routellm(benchmark=benchmark, order=order if benchmark == "mmlu" else None).prompts
+        )
+    rows = dict(
+        query_id=table.query_ids,
+        prompt=prompts,
+        references=[[]] * len(table),
+        choices=None,
+        task=table.task,
+        domain=table.domain,
+        source="lm-sys/RouteLLM",
+        split=table.split,
+    )
     return QueryBank(pd.DataFrame(rows), name="routellm")

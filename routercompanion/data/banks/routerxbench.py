@@ -95,30 +95,53 @@ def _choice(text, answer, path, line):
 # %% ../../../nbs/2_data/banks/routerxbench.ipynb #64af9399
 def bank_row(row, file, path, line, style="text"):
     "The bank row of one parsed JSON line of a RouterXBench file; anything unexpected raises `PublishedFileError`."
-    if not isinstance(row, dict): raise _bad(path, line, "not an object")
+    if not isinstance(row, dict):
+        raise _bad(path, line, "not an object")
     for key in ("instruction", "response"):
-        if not _is_text(row.get(key)) or not row[key].strip(): raise _bad(path, line, f"the key {key!r} is missing, empty or no text")
-    text, answer, choices, task = row["instruction"], row["response"].strip(), None, file.column.lower().replace("-", "_")
+        if not _is_text(row.get(key)) or not row[key].strip():
+            raise _bad(path, line, f"the key {key!r} is missing, empty or no text")
+    text, answer, choices, task = (
+        row["instruction"],
+        row["response"].strip(),
+        None,
+        file.column.lower().replace("-", "_"),
+    )
     if file.kind == "choice":
         stem, choices, letter, subject = _choice(text, answer, path, line)
         references, prompt = [letter], question_prompt(stem, choices)
-        task = f"mmlu:{subject}" if file.column == "MMLU" else f"mmlu_pro:{Path(path).stem.removesuffix('_converted')}"
-        if task == "mmlu:": raise _bad(path, line, "the subject is missing from the first sentence")
+        task = (
+            f"mmlu:{subject}"
+            if file.column == "MMLU"
+            else f"mmlu_pro:{Path(path).stem.removesuffix('_converted')}"
+        )
+        if task == "mmlu:":
+            raise _bad(path, line, "the subject is missing from the first sentence")
     else:
         references = [answer]
         stem = text.split("Question:", 1)[-1] if file.kind == "short" else text
         prompt = instruction_prompt(text) if file.kind == "open" else question_prompt(stem)
         named = {"Big-Math": "source", "MATH": "domain"}.get(file.column)
-        if named and not _is_text(row.get(named, "")): raise _bad(path, line, f"the key {named!r} is no text")
-        if file.column == "Big-Math": task += f":{row.get('source', 'unknown')}"
-        if file.column == "MATH": task += ":" + re.sub(r"\W+", "_", str(row.get("domain", "unknown")).lower())
-    return dict(prompt=text if style == "raw" else prompt, references=references, choices=choices, task=task, domain=file.column,
-                source=f"zhuchichi56/RouterXBench|{path}|{line}", split=file.split)
+        if named and not _is_text(row.get(named, "")):
+            raise _bad(path, line, f"the key {named!r} is no text")
+        if file.column == "Big-Math":
+            task += f":{row.get('source', 'unknown')}"
+        if file.column == "MATH":
+            task += ":" + re.sub(r"\W+", "_", str(row.get("domain", "unknown")).lower())
+    return dict(
+        prompt=text if style == "raw" else prompt,
+        references=references,
+        choices=choices,
+        task=task,
+        domain=file.column,
+        source=f"zhuchichi56/RouterXBench|{path}|{line}",
+        split=file.split,
+    )
 
 # %% ../../../nbs/2_data/banks/routerxbench.ipynb #06ca2b6b
 @dataclass(frozen=True)
 class LoadReport:
     "What became of the `rows` of a file: `kept` queries; `duplicates` surplus rows of a prompt; `conflicting` prompts with two different answers (left out)."
+
     name: str
     rows: int
     kept: int
@@ -128,7 +151,8 @@ class LoadReport:
 
 def row_key(row):
     "The normalised prompt of a bank row; computed once and kept in the row (banks drop the extra key)."
-    if "key" not in row: row["key"] = normalise(row["prompt"])
+    if "key" not in row:
+        row["key"] = normalise(row["prompt"])
     return row["key"]
 
 
@@ -140,17 +164,27 @@ def unique_rows(rows, name):
         seen.setdefault(key, r)
         answers.setdefault(key, set()).add(tuple(map(normalise, r["references"])))
     kept = [r for key, r in seen.items() if len(answers[key]) == 1]
-    return kept, LoadReport(name, len(rows), len(kept), len(rows) - len(seen), len(seen) - len(kept))
+    return kept, LoadReport(
+        name, len(rows), len(kept), len(rows) - len(seen), len(seen) - len(kept)
+    )
 
 
 def read_prompt_file(name, *, folder=None, style="text"):
     "(bank rows, `LoadReport`) of one of `FILES`, from the unpacked asset or `folder`. A broken line raises `PublishedFileError`."
     file = lookup(FILES, name, "prompt file")
     path = Path(folder or get_asset("routerxbench-prompts")) / file.path
-    if not path.is_file(): raise PublishedFileError(f"{path}: no such file. Fetch the asset routerxbench-prompts again.")
-    try: found = read_json_lines(path, error=PublishedFileError)
-    except PublishedFileError as e: raise PublishedFileError(f"{e} (asset routerxbench-prompts)") from e
-    if not found: raise PublishedFileError(f"{path}: there are no rows. Fetch the asset routerxbench-prompts again.")
+    if not path.is_file():
+        raise PublishedFileError(
+            f"{path}: no such file. Fetch the asset routerxbench-prompts again."
+        )
+    try:
+        found = read_json_lines(path, error=PublishedFileError)
+    except PublishedFileError as e:
+        raise PublishedFileError(f"{e} (asset routerxbench-prompts)") from e
+    if not found:
+        raise PublishedFileError(
+            f"{path}: there are no rows. Fetch the asset routerxbench-prompts again."
+        )
     rows = [bank_row(row, file, file.path, line, style) for line, row in found]
     return unique_rows(rows, name)
 

@@ -34,22 +34,54 @@ def load_sprout(source=None, *, prices=None, repeats="keep"):
     for path in files:
         schema = _parquet_schema(path)
         _need(schema.names, ("prompt", "dataset"), path)
-        here = [f.name for f in schema if pa.types.is_struct(f.type) and {"score"} <= {c.name for c in f.type}]
+        here = [
+            f.name
+            for f in schema
+            if pa.types.is_struct(f.type) and {"score"} <= {c.name for c in f.type}
+        ]
         models = models or here
-        if not here or set(here) != set(models): raise SchemaError("no model has a struct column with a score" if not here else
-            f"its models differ from those of {files[0].name}", "Compare it with the set's description.", source=path)
-        for m in models: _need([c.name for c in schema.field(m).type], fields, path)
-        t = _read_columns(path, ["prompt", "dataset", *(f"{m}.{f}" for m in models for f in fields)])
-        part = lambda f: np.column_stack([_floats(pc.struct_field(t[m], f), path, f"{m}.{f}") for m in models])
-        kept.append((path, _strings(t["prompt"], path, "prompt"), _strings(t["dataset"], path, "dataset"), *map(part, fields)))
+        if not here or set(here) != set(models):
+            raise SchemaError(
+                "no model has a struct column with a score"
+                if not here
+                else f"its models differ from those of {files[0].name}",
+                "Compare it with the set's description.",
+                source=path,
+            )
+        for m in models:
+            _need([c.name for c in schema.field(m).type], fields, path)
+        t = _read_columns(
+            path, ["prompt", "dataset", *(f"{m}.{f}" for m in models for f in fields)]
+        )
+        part = lambda f: np.column_stack(
+            [_floats(pc.struct_field(t[m], f), path, f"{m}.{f}") for m in models]
+        )
+        kept.append(
+            (
+                path,
+                _strings(t["prompt"], path, "prompt"),
+                _strings(t["dataset"], path, "dataset"),
+                *map(part, fields),
+            )
+        )
     score, n_in, n_out = (np.vstack([k[i] for k in kept]) for i in (3, 4, 5))
     cost = {"tokens": n_in + n_out}
     if prices is not None:
         dear = np.array([lookup(prices, m, "price of a model") for m in models], float)
         cost["usd"] = (n_in * dear[:, 0] + n_out * dear[:, 1]) / 1e6
-    return _build("sprout", files=files, parts=[(k[0], 0, len(k[1])) for k in kept], prompts=[p for k in kept for p in k[1]], task=[d for k in kept for d in k[2]],
-                  models=models, score=score, cost=cost, split=[re.split(r"[-_.]", k[0].stem)[0] for k in kept for _ in k[1]], repeats=repeats,
-                  label=lambda kind, model: model + ".score" * (kind == "score"))
+    return _build(
+        "sprout",
+        files=files,
+        parts=[(k[0], 0, len(k[1])) for k in kept],
+        prompts=[p for k in kept for p in k[1]],
+        task=[d for k in kept for d in k[2]],
+        models=models,
+        score=score,
+        cost=cost,
+        split=[re.split(r"[-_.]", k[0].stem)[0] for k in kept for _ in k[1]],
+        repeats=repeats,
+        label=lambda kind, model: model + ".score" * (kind == "score"),
+    )
 
 # %% ../../../nbs/2_data/sets/carrot.ipynb #13a89824
 _SUITES = ("bbh", "gpqa", "ifeval", "math", "mmlu_pro", "musr")
@@ -57,37 +89,79 @@ _SUITES = ("bbh", "gpqa", "ifeval", "math", "mmlu_pro", "musr")
 
 def _carrot_files(questions, scores):
     "CARROT's data_QA.json and its pickle of correctness -> (prompts, tasks, parts, one {model: score} per query)."
-    asked = checked(read_json(questions, error=SchemaError), "object", path=questions, error=SchemaError)
+    asked = checked(
+        read_json(questions, error=SchemaError), "object", path=questions, error=SchemaError
+    )
     judged = checked(read_pickled_frame(scores), "object", path=scores, error=SchemaError)
-    plain = lambda m: m.removeprefix("open-llm-leaderboard/").removesuffix("-details").replace("__", "/")
+    plain = lambda m: (
+        m.removeprefix("open-llm-leaderboard/").removesuffix("-details").replace("__", "/")
+    )
     prompts, tasks, parts, grids = [], [], [], []
     for task, found in asked.items():
-        _need(checked(found, "object", path=questions, column=task, error=SchemaError), ("Qs",), questions)
+        _need(
+            checked(found, "object", path=questions, column=task, error=SchemaError),
+            ("Qs",),
+            questions,
+        )
         checked(found["Qs"], "list", path=questions, column=f"{task}.Qs", error=SchemaError)
         _need(judged, (task,), scores)
         models, right = _correctness(judged[task], scores, task)
         models = [*map(plain, models)]
         if right.shape != (len(models), len(found["Qs"])):
-            raise SchemaError(f"{task}: correctness has shape {right.shape}; {len(models)} models and {len(found['Qs'])} questions need "
-                              f"{(len(models), len(found['Qs']))}", "Take both files from one commit.", source=scores, column=task)
-        prompts, tasks, parts = prompts + found["Qs"], tasks + [task] * len(found["Qs"]), parts + [(f"{questions}: {task}", 0, len(found["Qs"]))]
+            raise SchemaError(
+                f"{task}: correctness has shape {right.shape}; {len(models)} models and {len(found['Qs'])} questions need "
+                f"{(len(models), len(found['Qs']))}",
+                "Take both files from one commit.",
+                source=scores,
+                column=task,
+            )
+        prompts, tasks, parts = (
+            prompts + found["Qs"],
+            tasks + [task] * len(found["Qs"]),
+            parts + [(f"{questions}: {task}", 0, len(found["Qs"]))],
+        )
         grids.append((models, right.T))
-    if not grids: raise SchemaError("there is no benchmark in it", "Download it again.", source=questions)
+    if not grids:
+        raise SchemaError("there is no benchmark in it", "Download it again.", source=questions)
     models = list(dict.fromkeys(m for names, _ in grids for m in names))
-    score = np.vstack([pd.DataFrame(g, columns=names).reindex(columns=models).to_numpy(float) for names, g in grids])
+    score = np.vstack(
+        [
+            pd.DataFrame(g, columns=names).reindex(columns=models).to_numpy(float)
+            for names, g in grids
+        ]
+    )
     return prompts, tasks, parts, models, score
 
 
 def _correctness(found, path, task):
     "(names, correctness as float64 (n_models, n)) of one benchmark of the pickle; `SchemaError` for anything but texts and numbers."
-    _need(checked(found, "object", path=path, column=task, error=SchemaError), ("models", "correctness"), path)
+    _need(
+        checked(found, "object", path=path, column=task, error=SchemaError),
+        ("models", "correctness"),
+        path,
+    )
     names = found["models"].tolist() if isinstance(found["models"], np.ndarray) else found["models"]
     checked(names, "texts", path=path, column=f"{task}.models", error=SchemaError)
-    try: right = np.asarray(found["correctness"])
-    except ValueError as e: raise SchemaError("rows of different lengths", "Download it again.", source=path, column=f"{task}.correctness") from e
+    try:
+        right = np.asarray(found["correctness"])
+    except ValueError as e:
+        raise SchemaError(
+            "rows of different lengths",
+            "Download it again.",
+            source=path,
+            column=f"{task}.correctness",
+        ) from e
     if right.dtype.kind not in "biuf":
-        raise SchemaError("something else than numbers", "Download it again.", source=path, column=f"{task}.correctness")
-    if len(set(names)) < len(names): raise SchemaError("a model stands twice", "Download it again.", source=path, column=f"{task}.models")
+        raise SchemaError(
+            "something else than numbers",
+            "Download it again.",
+            source=path,
+            column=f"{task}.correctness",
+        )
+    if len(set(names)) < len(names):
+        raise SchemaError(
+            "a model stands twice", "Download it again.", source=path, column=f"{task}.models"
+        )
     return names, right.astype(float)
 
 # %% ../../../nbs/2_data/sets/carrot.ipynb #40fdd9be
@@ -96,16 +170,50 @@ def _wide_parquet(files):
     found, models = [], None
     for path in files:
         schema = _parquet_schema(path)
-        task = next((n for n in ("task", "scenario", "benchmark", "dataset", "category") if n in schema.names), "task")
+        task = next(
+            (
+                n
+                for n in ("task", "scenario", "benchmark", "dataset", "category")
+                if n in schema.names
+            ),
+            "task",
+        )
         _need(schema.names, ("prompt", task), path)
-        number = lambda f: pa.types.is_floating(f.type) or pa.types.is_integer(f.type) or pa.types.is_boolean(f.type)
-        here = [f.name for f in schema if number(f) and f.name not in ("index", "id", "doc_id", task) and not f.name.startswith("__index")]
+        number = lambda f: (
+            pa.types.is_floating(f.type)
+            or pa.types.is_integer(f.type)
+            or pa.types.is_boolean(f.type)
+        )
+        here = [
+            f.name
+            for f in schema
+            if number(f)
+            and f.name not in ("index", "id", "doc_id", task)
+            and not f.name.startswith("__index")
+        ]
         models = models or here
-        if not here or set(here) != set(models): raise SchemaError("it has no column of numbers per model, or other models than the first file",
-                                                                   "Compare it with the set's description.", source=path)
+        if not here or set(here) != set(models):
+            raise SchemaError(
+                "it has no column of numbers per model, or other models than the first file",
+                "Compare it with the set's description.",
+                source=path,
+            )
         t = _read_columns(path, ["prompt", task, *models])
-        found.append((path, _strings(t["prompt"], path, "prompt"), _strings(t[task], path, task), np.column_stack([_floats(t[m], path, m) for m in models])))
-    return ([p for f in found for p in f[1]], [s for f in found for s in f[2]], [(f[0], 0, len(f[1])) for f in found], models, np.vstack([f[3] for f in found]))
+        found.append(
+            (
+                path,
+                _strings(t["prompt"], path, "prompt"),
+                _strings(t[task], path, task),
+                np.column_stack([_floats(t[m], path, m) for m in models]),
+            )
+        )
+    return (
+        [p for f in found for p in f[1]],
+        [s for f in found for s in f[2]],
+        [(f[0], 0, len(f[1])) for f in found],
+        models,
+        np.vstack([f[3] for f in found]),
+    )
 
 
 def load_open_llm_leaderboard(source=None, *, params_b=None, repeats="keep"):
@@ -115,13 +223,36 @@ def load_open_llm_leaderboard(source=None, *, params_b=None, repeats="keep"):
     `read_pickled_frame`), or Parquet with prompt, task (or scenario, benchmark, dataset, category) and one column per model. `domain` is the suite (bbh,
     gpqa, ...). ifeval has shares, the others 0 and 1. Rows count from 0 within a benchmark or file. Errors: `SourceError`, `SchemaError`, `ScoreRangeError`.
     """
-    files = _set_files("open-llm-leaderboard", source, ["*.parquet", "data_QA.json", "*processed*.pickle"])
+    files = _set_files(
+        "open-llm-leaderboard", source, ["*.parquet", "data_QA.json", "*processed*.pickle"]
+    )
     kinds = {s: [f for f in files if f.suffix == s] for s in (".parquet", ".json", ".pickle")}
-    if kinds[".parquet"]: files, found = kinds[".parquet"], _wide_parquet(kinds[".parquet"])
-    elif len(kinds[".json"]) == len(kinds[".pickle"]) == 1: found = _carrot_files(kinds[".json"][0], kinds[".pickle"][0])
-    else: raise SourceError("neither Parquet nor one data_QA.json with one *processed*.pickle", "Give the folder that holds both.", source=files[0].parent)
+    if kinds[".parquet"]:
+        files, found = kinds[".parquet"], _wide_parquet(kinds[".parquet"])
+    elif len(kinds[".json"]) == len(kinds[".pickle"]) == 1:
+        found = _carrot_files(kinds[".json"][0], kinds[".pickle"][0])
+    else:
+        raise SourceError(
+            "neither Parquet nor one data_QA.json with one *processed*.pickle",
+            "Give the folder that holds both.",
+            source=files[0].parent,
+        )
     prompts, task, parts, models, score = found
     cost, metadata = _params(models, params_b, len(task))
-    suite = lambda t: next((s for s in _SUITES if str(t).removeprefix("leaderboard_").startswith(s)), str(t))
-    return _build("open-llm-leaderboard", files=files, parts=parts, prompts=prompts, task=task, models=models, score=score, cost=cost, metadata=metadata,
-                  domain=[suite(t) for t in task], repeats=repeats, label=lambda kind, model: model)
+    suite = lambda t: next(
+        (s for s in _SUITES if str(t).removeprefix("leaderboard_").startswith(s)), str(t)
+    )
+    return _build(
+        "open-llm-leaderboard",
+        files=files,
+        parts=parts,
+        prompts=prompts,
+        task=task,
+        models=models,
+        score=score,
+        cost=cost,
+        metadata=metadata,
+        domain=[suite(t) for t in task],
+        repeats=repeats,
+        label=lambda kind, model: model,
+    )

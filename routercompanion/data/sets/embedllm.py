@@ -40,7 +40,19 @@ def _first_rows(codes, start):
 # %% ../../../nbs/2_data/sets/embedllm.ipynb #11291c54
 class _LongRows:
     "Collects long rows (query, model, label) of several files; `q`, `m`, `y` are lists of arrays, `parts` locate rows."
-    def __init__(self): self.ids, self.models, self.q, self.m, self.y, self.parts, self.prompts, self.task, self.split = {}, {}, [], [], [], [], [], [], []
+
+    def __init__(self):
+        (
+            self.ids,
+            self.models,
+            self.q,
+            self.m,
+            self.y,
+            self.parts,
+            self.prompts,
+            self.task,
+            self.split,
+        ) = {}, {}, [], [], [], [], [], [], []
 
     def add(self, path, batch, first, model, task, split):
         "Take one record batch whose first row is row `first` of `path`."
@@ -48,12 +60,26 @@ class _LongRows:
         for name, c in columns.items():
             if name != "label" and c.null_count:
                 gap = first + int(np.flatnonzero(c.is_null())[0])
-                raise SchemaError("the value is missing", "Every row names its query and model.", source=path, row=gap, column=name)
+                raise SchemaError(
+                    "the value is missing",
+                    "Every row names its query and model.",
+                    source=path,
+                    row=gap,
+                    column=name,
+                )
         y, known = columns["label"].to_numpy(zero_copy_only=False), len(self.ids)
         if (bad := np.flatnonzero((y < 0) | (y > 1))).size:
-            raise ScoreRangeError(f"label {y[bad[0]]:g} lies outside [0, 1]", "Leave a missing label empty.", source=path, row=first + int(bad[0]), column="label")
+            raise ScoreRangeError(
+                f"label {y[bad[0]]:g} lies outside [0, 1]",
+                "Leave a missing label empty.",
+                source=path,
+                row=first + int(bad[0]),
+                column="label",
+            )
         local, keys = pd.factorize(columns["prompt_id"].to_numpy())
-        q = np.array([self.ids.setdefault(k, len(self.ids)) for k in keys.tolist()], np.int32)[local]
+        q = np.array([self.ids.setdefault(k, len(self.ids)) for k in keys.tolist()], np.int32)[
+            local
+        ]
         rows = _first_rows(q, known)
         category = columns[task].dictionary.to_pylist()
         self.prompts += columns["prompt"].take(pa.array(rows)).to_pylist()
@@ -71,11 +97,20 @@ class _LongRows:
         words = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
         codes, known = words.indices.to_numpy(), words.dictionary.to_pylist()
         pairs, rows = np.unique(q.astype(np.int64) * len(known) + codes, return_index=True)
-        wrong = [row for pair, row in zip(pairs.tolist(), rows.tolist()) if kept[pair // len(known)] != known[pair % len(known)]]
+        wrong = [
+            row
+            for pair, row in zip(pairs.tolist(), rows.tolist())
+            if kept[pair // len(known)] != known[pair % len(known)]
+        ]
         if wrong:
             row = min(wrong)
-            raise AlignmentError(f"prompt_id {list(self.ids)[q[row]]} has another {name} here than where it stands first",
-                                 "One id is one query: load files of different sets one by one.", source=path, row=first + row, column=name)
+            raise AlignmentError(
+                f"prompt_id {list(self.ids)[q[row]]} has another {name} here than where it stands first",
+                "One id is one query: load files of different sets one by one.",
+                source=path,
+                row=first + row,
+                column=name,
+            )
 
 # %% ../../../nbs/2_data/sets/embedllm.ipynb #0a1f0654
 def _scatter(rows, repeated_cells):
@@ -113,12 +148,26 @@ def load_embedllm(source=None, *, params_b=None, repeated_cells="error", repeats
         for batch in _csv_batches(path, types):
             rows.add(path, batch, first, model, task, path.stem)
             first += len(batch)
-    if not rows.q: raise SchemaError("there are no rows", "Download the file again.", source=files[0])
+    if not rows.q:
+        raise SchemaError("there are no rows", "Download the file again.", source=files[0])
     (score, twice), models = _scatter(rows, repeated_cells), list(rows.models)
     cost, metadata = _params(models, params_b, len(score))
     starts = _query_places(rows)
-    return _build("embedllm", files=files, parts=starts, prompts=rows.prompts, task=rows.task, models=models, score=score, cost=cost, metadata=metadata,
-                  split=rows.split, repeats=repeats, note=[f"{twice} cells averaged"] if twice else (), label=lambda kind, model: "label")
+    return _build(
+        "embedllm",
+        files=files,
+        parts=starts,
+        prompts=rows.prompts,
+        task=rows.task,
+        models=models,
+        score=score,
+        cost=cost,
+        metadata=metadata,
+        split=rows.split,
+        repeats=repeats,
+        note=[f"{twice} cells averaged"] if twice else (),
+        label=lambda kind, model: "label",
+    )
 
 
 def _query_places(rows):

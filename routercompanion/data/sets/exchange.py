@@ -58,7 +58,14 @@ def _router_names(paths):
     parts, names = [p.with_suffix("").parts for p in paths], {}
     for i, path in enumerate(paths):
         others = [part for k, part in enumerate(parts) if k != i]
-        depth = next((k for k in range(1, len(parts[i]) + 1) if all(part[-k:] != parts[i][-k:] for part in others)), None)
+        depth = next(
+            (
+                k
+                for k in range(1, len(parts[i]) + 1)
+                if all(part[-k:] != parts[i][-k:] for part in others)
+            ),
+            None,
+        )
         name = "/".join(parts[i][-depth:]) if depth else str(path)
         if name in names:
             raise DuplicateIdError("this file is given twice", "Give every file once.", source=path)
@@ -70,13 +77,25 @@ def _arena_id(entry, path, row):
     "The id of an entry's query, as text: a whole number or a text that is not blank."
     q = entry.get("global index", entry.get("global_index"))
     if q is None:
-        raise SchemaError("'global index' is missing", "Every entry names its query.", source=path, row=row, column="global index")
+        raise SchemaError(
+            "'global index' is missing",
+            "Every entry names its query.",
+            source=path,
+            row=row,
+            column="global index",
+        )
     if isinstance(q, (int, float)):
-        return str(checked(q, "whole", path=path, row=row, column="global index", error=SchemaError))
+        return str(
+            checked(q, "whole", path=path, row=row, column="global index", error=SchemaError)
+        )
     return _text(q, path, row, "global index")
 
 # %% ../../../nbs/2_data/sets/exchange.ipynb #ex190001
-_USAGE = (("input_tokens", "prompt_tokens"), ("output_tokens", "completion_tokens"), ("total_tokens",))
+_USAGE = (
+    ("input_tokens", "prompt_tokens"),
+    ("output_tokens", "completion_tokens"),
+    ("total_tokens",),
+)
 
 
 def _arena_tokens(usage, path, row):
@@ -87,11 +106,22 @@ def _arena_tokens(usage, path, row):
         place = dict(path=path, row=row, column=f"token_usage.{name}", error=SchemaError)
         counts.append(checked(usage.get(name), "number", **place, missing=np.nan))
         if counts[-1] < 0:
-            raise CostError(f"{counts[-1]} tokens", "Leave an unknown number null.", source=path, row=row, column=place["column"])
+            raise CostError(
+                f"{counts[-1]} tokens",
+                "Leave an unknown number null.",
+                source=path,
+                row=row,
+                column=place["column"],
+            )
     read, written, total = counts
     if total < read + written:
-        raise SchemaError(f"{total} tokens in all, and {read} read and {written} written", "A total is at least their sum.",
-                          source=path, row=row, column="token_usage.total_tokens")
+        raise SchemaError(
+            f"{total} tokens in all, and {read} read and {written} written",
+            "A total is at least their sum.",
+            source=path,
+            row=row,
+            column="token_usage.total_tokens",
+        )
     return (read + written, 0) if total != total else (total, total - read - written)
 
 # %% ../../../nbs/2_data/sets/exchange.ipynb #ex190002
@@ -99,6 +129,7 @@ def _arena_tokens(usage, path, row):
 class _Predictions:
     """What prediction files say: `texts` of queries by field, `cells` {(query, model, kind): (value, file, row)}, `routes` {router: {query: model}}
     in the order of the files, the place where each query stands first, and how many answers `failed` or have `hidden` tokens."""
+
     texts: dict = field(default_factory=dict)
     cells: dict = field(default_factory=dict)
     routes: dict = field(default_factory=dict)
@@ -114,11 +145,25 @@ class _Predictions:
         self.add_text(q, path, row, entry)
         for kind, value in self.values(path, row, entry).items():
             self.add_cell(q, m, kind, value, path, row)
-        if checked(entry.get("for_optimality"), "flag", path=path, row=row, column="for_optimality", error=SchemaError, missing=False):
+        if checked(
+            entry.get("for_optimality"),
+            "flag",
+            path=path,
+            row=row,
+            column="for_optimality",
+            error=SchemaError,
+            missing=False,
+        ):
             return
         chosen = self.routes.setdefault(router, {})
         if q in chosen:
-            raise DuplicateIdError(f"{q!r} is routed twice", "Keep one choice per query.", source=path, row=row, column="global index")
+            raise DuplicateIdError(
+                f"{q!r} is routed twice",
+                "Keep one choice per query.",
+                source=path,
+                row=row,
+                column="global index",
+            )
         chosen[q] = m
 
 # %% ../../../nbs/2_data/sets/exchange.ipynb #ex190003
@@ -126,22 +171,37 @@ class _Predictions:
 def add_text(self: _Predictions, q, path, row, entry):
     "Keep the text of a query; `AlignmentError` when the same field held another text for that id."
     for name in ("prompt", "prompt_formatted"):
-        text = checked(entry.get(name), "text", path=path, row=row, column=name, error=SchemaError, missing="")
+        text = checked(
+            entry.get(name), "text", path=path, row=row, column=name, error=SchemaError, missing=""
+        )
         if text and not text.isspace():
             first, where, at = self.texts.setdefault((q, name), (text, path, row))
             if first != text:
-                raise AlignmentError(f"another text for {q!r} than in row {at} of {where}", "Read files of one set of queries: a robustness file has other "
-                                     "texts under the same ids, and is read alone.", source=path, row=row, column=name)
+                raise AlignmentError(
+                    f"another text for {q!r} than in row {at} of {where}",
+                    "Read files of one set of queries: a robustness file has other "
+                    "texts under the same ids, and is read alone.",
+                    source=path,
+                    row=row,
+                    column=name,
+                )
 
 
 @patch
 def values(self: _Predictions, path, row, entry):
     "{kind: number} of an entry; all NaN where the generation failed: that says nothing about the model."
     place = dict(path=path, row=row, error=SchemaError)
-    result = checked(entry.get("generated_result"), "object", column="generated_result", **place, missing={})
+    result = checked(
+        entry.get("generated_result"), "object", column="generated_result", **place, missing={}
+    )
     usage = checked(result.get("token_usage"), "object", column="token_usage", **place, missing={})
-    (tokens, hidden), usd = _arena_tokens(usage, path, row), checked(entry.get("cost"), "number", column="cost", **place, missing=np.nan)
-    found = dict(accuracy=_number(entry.get("accuracy"), path, row, "accuracy"), cost=usd, tokens=tokens)
+    (tokens, hidden), usd = (
+        _arena_tokens(usage, path, row),
+        checked(entry.get("cost"), "number", column="cost", **place, missing=np.nan),
+    )
+    found = dict(
+        accuracy=_number(entry.get("accuracy"), path, row, "accuracy"), cost=usd, tokens=tokens
+    )
     if not checked(result.get("success"), "flag", column="success", **place, missing=True):
         self.failed += 1
         return dict.fromkeys(found, np.nan)
@@ -154,7 +214,13 @@ def add_cell(self: _Predictions, q, m, kind, value, path, row):
     "Keep a number; `AlignmentError` when another entry has another one for the same query and model."
     old, where, at = self.cells.get((q, m, kind), (np.nan, path, row))
     if value == value and old == old and value != old:
-        raise AlignmentError(f"{m} on {q}: {value:g} here, {old:g} in row {at} of {where}", "Take files of one evaluation.", source=path, row=row, column=kind)
+        raise AlignmentError(
+            f"{m} on {q}: {value:g} here, {old:g} in row {at} of {where}",
+            "Take files of one evaluation.",
+            source=path,
+            row=row,
+            column=kind,
+        )
     self.cells[q, m, kind] = (old, where, at) if value != value else (value, path, row)
 
 # %% ../../../nbs/2_data/sets/exchange.ipynb #ex190004
@@ -170,7 +236,9 @@ def from_routerarena(paths, *, task=None):
     `CostError`; `AlignmentError` (two texts for one id, or two values for one cell); `DuplicateIdError` (a router chooses twice for a query).
     """
     seen = _Predictions()
-    for router, path in _router_names([Path(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)]).items():
+    for router, path in _router_names(
+        [Path(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)]
+    ).items():
         entries = read_json_lines(path, error=SchemaError)
         if not entries:
             raise SchemaError("there are no predictions", "Export it again.", source=path)
@@ -188,29 +256,69 @@ def _routed(seen, task):
     ids, models = list(seen.places), list(dict.fromkeys(m for _, m, _ in seen.cells))
     row, column = {q: i for i, q in enumerate(ids)}, {m: j for j, m in enumerate(models)}
     grid = {kind: np.full((len(ids), len(models)), np.nan) for kind in _KINDS}
-    for (q, m, kind), (value, *_) in seen.cells.items(): grid[kind][row[q], column[m]] = value
-    cost = {name: grid[kind] for kind, name in _KINDS.items() if kind != "accuracy" and not np.isnan(grid[kind]).all()}
-    notes = [f"{n} {what}" for n, what in ((seen.failed, "failed generations left out"), (seen.hidden, "answers with hidden tokens")) if n]
+    for (q, m, kind), (value, *_) in seen.cells.items():
+        grid[kind][row[q], column[m]] = value
+    cost = {
+        name: grid[kind]
+        for kind, name in _KINDS.items()
+        if kind != "accuracy" and not np.isnan(grid[kind]).all()
+    }
+    notes = [
+        f"{n} {what}"
+        for n, what in (
+            (seen.failed, "failed generations left out"),
+            (seen.hidden, "answers with hidden tokens"),
+        )
+        if n
+    ]
     prompts = _arena_prompts(seen)
     try:
-        table = OutcomeTable(grid["accuracy"], cost, ids, models, correct_rule="score == 1", task=[task(q) for q in ids], prompts=prompts,
-                             provenance=", ".join([f"recorded: RouterArena predictions of {', '.join(seen.routes)}", *notes]))
+        table = OutcomeTable(
+            grid["accuracy"],
+            cost,
+            ids,
+            models,
+            correct_rule="score == 1",
+            task=[task(q) for q in ids],
+            prompts=prompts,
+            provenance=", ".join(
+                [f"recorded: RouterArena predictions of {', '.join(seen.routes)}", *notes]
+            ),
+        )
     except OutcomeError as e:
         kind, _, m = (e.column or "").partition(":")
         field = next((k for k, name in _KINDS.items() if name == kind), None)
-        _, path, at = seen.cells.get((ids[e.row or 0], m, field)) or (None, *seen.places[ids[e.row or 0]])
+        _, path, at = seen.cells.get((ids[e.row or 0], m, field)) or (
+            None,
+            *seen.places[ids[e.row or 0]],
+        )
         raise type(e)(e.problem, e.remedy, source=path, row=at, column=field or e.column) from e
-    return RoutedOutcomes(table, {r: np.array([column[chosen[q]] if q in chosen else -1 for q in ids]) for r, chosen in seen.routes.items()})
+    return RoutedOutcomes(
+        table,
+        {
+            r: np.array([column[chosen[q]] if q in chosen else -1 for q in ids])
+            for r, chosen in seen.routes.items()
+        },
+    )
 
 
 def _arena_prompts(seen):
     "The text of each query: its prompt, else its prompt_formatted; None for all when no file has texts."
     if not seen.texts:
         return None
-    prompts = [seen.texts.get((q, "prompt")) or seen.texts.get((q, "prompt_formatted")) for q in seen.places]
+    prompts = [
+        seen.texts.get((q, "prompt")) or seen.texts.get((q, "prompt_formatted"))
+        for q in seen.places
+    ]
     for (path, row), text in zip(seen.places.values(), prompts):
         if text is None:
-            raise SchemaError("the text of the query is missing", "Fill in prompt or prompt_formatted.", source=path, row=row, column="prompt")
+            raise SchemaError(
+                "the text of the query is missing",
+                "Fill in prompt or prompt_formatted.",
+                source=path,
+                row=row,
+                column="prompt",
+            )
     return [text for text, *_ in prompts]
 
 # %% ../../../nbs/2_data/sets/exchange.ipynb #5361d59c
@@ -225,25 +333,65 @@ def to_llmrouterbench(outcomes, folder, *, stamp="20000101_000000"):
     empty. Prompts and tasks are needed. `index` counts the queries of a task and split from 0.
     """
     for name in ("prompts", "task"):
-        if getattr(outcomes, name) is None: raise OutcomeError(f"the table has no {name}", "LLMRouterBench's files need them.", column=name)
+        if getattr(outcomes, name) is None:
+            raise OutcomeError(
+                f"the table has no {name}", "LLMRouterBench's files need them.", column=name
+            )
     split = outcomes.split if outcomes.split is not None else np.full(len(outcomes), "test")
-    known, written = (lambda a, i, j: None if a is None or np.isnan(a[i, j]) else float(str(a[i, j]))), []   # str: .02, not .0199999996
+    known, written = (
+        (lambda a, i, j: None if a is None or np.isnan(a[i, j]) else float(str(a[i, j]))),
+        [],
+    )  # str: .02, not .0199999996
     usd, tokens, seconds = (outcomes.cost.get(k) for k in ("usd", "tokens", "latency_s"))
     for task, part in sorted(set(zip(outcomes.task.tolist(), split.tolist()))):
         rows = np.flatnonzero((outcomes.task == task) & (split == part))
         for j, model in enumerate(outcomes.models):
-            records = [{"index": k, "origin_query": str(outcomes.prompts[i]), "prompt": str(outcomes.prompts[i]), "prediction": "", "ground_truth": "",
-                        "score": known(outcomes.score, i, j), "prompt_tokens": 0, "completion_tokens": known(tokens, i, j), "cost": known(usd, i, j)}
-                       for k, i in enumerate(rows)]
+            records = [
+                {
+                    "index": k,
+                    "origin_query": str(outcomes.prompts[i]),
+                    "prompt": str(outcomes.prompts[i]),
+                    "prediction": "",
+                    "ground_truth": "",
+                    "score": known(outcomes.score, i, j),
+                    "prompt_tokens": 0,
+                    "completion_tokens": known(tokens, i, j),
+                    "cost": known(usd, i, j),
+                }
+                for k, i in enumerate(rows)
+            ]
             total = lambda a: float(np.nansum(a[rows, j], dtype=float)) if a is not None else None
             judged = outcomes.score[rows, j][~np.isnan(outcomes.score[rows, j])]
-            path = Path(folder, *(safe_name(x, error=OutcomeError, source=f"{what} {x!r}") for what, x in (("task", task), ("split", part), ("model", model))),
-                        safe_name(f"{stamp}.json"))
+            path = Path(
+                folder,
+                *(
+                    safe_name(x, error=OutcomeError, source=f"{what} {x!r}")
+                    for what, x in (("task", task), ("split", part), ("model", model))
+                ),
+                safe_name(f"{stamp}.json"),
+            )
             if str(path).lower() in {str(p).lower() for p in written}:
-                raise DuplicateIdError(f"{path} and another file differ in case only", "Rename a task, split or model.", column=f"model:{model}")
-            write_json(path, {"performance": float(judged.mean(dtype=float)) if judged.size else None, "time_taken": total(seconds), "prompt_tokens": 0,
-                              "completion_tokens": total(tokens), "cost": total(usd), "counts": len(rows), "dataset_name": task, "split": part,
-                              "model_name": model, "demo": False, "records": records})
+                raise DuplicateIdError(
+                    f"{path} and another file differ in case only",
+                    "Rename a task, split or model.",
+                    column=f"model:{model}",
+                )
+            write_json(
+                path,
+                {
+                    "performance": float(judged.mean(dtype=float)) if judged.size else None,
+                    "time_taken": total(seconds),
+                    "prompt_tokens": 0,
+                    "completion_tokens": total(tokens),
+                    "cost": total(usd),
+                    "counts": len(rows),
+                    "dataset_name": task,
+                    "split": part,
+                    "model_name": model,
+                    "demo": False,
+                    "records": records,
+                },
+            )
             written.append(path)
     return written
 
@@ -261,11 +409,24 @@ def _result(path, folder):
     _need(found, ("records",), path)
     checked(found["records"], "list", column="records", **place)
     parts = path.relative_to(folder).parts
-    told = [checked(found.get(k), "text", column=k, **place, missing="") for k in ("dataset_name", "split", "model_name")]
-    around = [parts[0] if len(parts) > 1 else "", parts[1] if len(parts) > 3 else "test", path.parent.name if len(parts) > 1 else ""]
+    told = [
+        checked(found.get(k), "text", column=k, **place, missing="")
+        for k in ("dataset_name", "split", "model_name")
+    ]
+    around = [
+        parts[0] if len(parts) > 1 else "",
+        parts[1] if len(parts) > 3 else "test",
+        path.parent.name if len(parts) > 1 else "",
+    ]
     key = tuple(a or b for a, b in zip(told, around))
     for name, value in zip(("dataset_name", "split", "model_name"), key):
-        if not value.strip(): raise SchemaError(f"{name!r} is missing", "Give the folder that holds the data sets' folders.", source=path, column=name)
+        if not value.strip():
+            raise SchemaError(
+                f"{name!r} is missing",
+                "Give the folder that holds the data sets' folders.",
+                source=path,
+                column=name,
+            )
     return key, found
 
 
@@ -274,15 +435,22 @@ def _newest_results(folder):
     newest, older, demos = {}, 0, 0
     for path in sorted(folder.rglob("*.json")):
         key, found = _result(path, folder)
-        if checked(found.get("demo"), "flag", path=path, column="demo", error=SchemaError, missing=False):
+        if checked(
+            found.get("demo"), "flag", path=path, column="demo", error=SchemaError, missing=False
+        ):
             demos += 1
             continue
         older += key in newest
         if key in newest and _age(path) == _age(newest[key][0]):
-            raise DuplicateIdError(f"as old as {newest[key][0]}, of the same data set, split and model", "Keep one of the two.", source=path)
+            raise DuplicateIdError(
+                f"as old as {newest[key][0]}, of the same data set, split and model",
+                "Keep one of the two.",
+                source=path,
+            )
         if key not in newest or _age(path) > _age(newest[key][0]):
             newest[key] = path, found
-    if not newest: raise SourceError("no result file", "Give a folder like results/bench.", source=folder)
+    if not newest:
+        raise SourceError("no result file", "Give a folder like results/bench.", source=folder)
     return newest, older, demos
 
 # %% ../../../nbs/2_data/sets/exchange.ipynb #ex190005
@@ -291,14 +459,38 @@ def _result_record(r, path, row):
     checked(r, "object", path=path, row=row, column="records", error=SchemaError)
     _need(r, ("index", "score"), path, row)
     index = r["index"]
-    if isinstance(index, str): index = _text(index, path, row, "index")
-    else: index = str(checked(index, "whole", path=path, row=row, column="index", error=SchemaError))   # 1 and "1" are one query
-    texts = [checked(r.get(k), "text", path=path, row=row, column=k, error=SchemaError, missing="") for k in ("origin_query", "prompt")]
+    if isinstance(index, str):
+        index = _text(index, path, row, "index")
+    else:
+        index = str(
+            checked(index, "whole", path=path, row=row, column="index", error=SchemaError)
+        )  # 1 and "1" are one query
+    texts = [
+        checked(r.get(k), "text", path=path, row=row, column=k, error=SchemaError, missing="")
+        for k in ("origin_query", "prompt")
+    ]
     text = next((t for t in texts if t and not t.isspace()), "")
-    if not text: raise SchemaError("the text of the query is missing", "Fill in origin_query or prompt.", source=path, row=row, column="origin_query")
-    costs = [checked(r.get(k), "number", path=path, row=row, column=k, error=SchemaError, missing=np.nan) for k in ("cost", "prompt_tokens", "completion_tokens")]
+    if not text:
+        raise SchemaError(
+            "the text of the query is missing",
+            "Fill in origin_query or prompt.",
+            source=path,
+            row=row,
+            column="origin_query",
+        )
+    costs = [
+        checked(r.get(k), "number", path=path, row=row, column=k, error=SchemaError, missing=np.nan)
+        for k in ("cost", "prompt_tokens", "completion_tokens")
+    ]
     for k, c in zip(("cost", "prompt_tokens", "completion_tokens"), costs):
-        if c < 0: raise CostError(f"{k} {c:g} is below 0", "Leave an unknown cost null.", source=path, row=row, column=k)
+        if c < 0:
+            raise CostError(
+                f"{k} {c:g} is below 0",
+                "Leave an unknown cost null.",
+                source=path,
+                row=row,
+                column=k,
+            )
     return index, text, (_number(r["score"], path, row, "score"), costs[0], costs[1] + costs[2])
 
 # %% ../../../nbs/2_data/sets/exchange.ipynb #ex190006
@@ -311,7 +503,12 @@ def from_llmrouterbench(folder):
     model's file lacks. Errors: `SourceError`, `SchemaError`, `AlignmentError` (two texts for one index), `DuplicateIdError`.
     """
     folder = Path(folder)
-    if not folder.is_dir(): raise SourceError("no result file, as there is no such folder", "Give a folder like results/bench.", source=folder)
+    if not folder.is_dir():
+        raise SourceError(
+            "no result file, as there is no such folder",
+            "Give a folder like results/bench.",
+            source=folder,
+        )
     newest, older, demos = _newest_results(folder)
     texts, cells, places = {}, {}, {}
     for (task, split, model), (path, found) in sorted(newest.items()):
@@ -319,16 +516,48 @@ def from_llmrouterbench(folder):
             index, text, cell = _result_record(r, path, row)
             key = task, split, index
             if texts.setdefault(key, text) != text:
-                raise AlignmentError(f"another text than {places[key][0]} has for index {index}", "Take results of one version of the data set.",
-                                     source=path, row=row, column="origin_query")
+                raise AlignmentError(
+                    f"another text than {places[key][0]} has for index {index}",
+                    "Take results of one version of the data set.",
+                    source=path,
+                    row=row,
+                    column="origin_query",
+                )
             places.setdefault(key, (path, row, 1))
             if model in cells.setdefault(key, {}):
-                raise DuplicateIdError(f"index {index} occurs twice", "Keep one record.", source=path, row=row, column="index")
+                raise DuplicateIdError(
+                    f"index {index} occurs twice",
+                    "Keep one record.",
+                    source=path,
+                    row=row,
+                    column="index",
+                )
             cells[key][model] = cell
     models = list(dict.fromkeys(m for *_, m in sorted(newest)))
-    grid = np.array([[cells[k].get(m, (np.nan,) * 3) for m in models] for k in cells], float).reshape(len(cells), len(models), 3)
-    cost = {name: grid[..., i] for i, name in ((1, "usd"), (2, "tokens")) if not np.isnan(grid[..., i]).all()}
-    note = [f"{n} {what} left out" for n, what in ((older, "older result files"), (demos, "demo runs")) if n]
-    return _build("LLMRouterBench", files=[path for path, _ in newest.values()], parts=[places[k] for k in cells], prompts=[texts[k] for k in cells],
-                  task=[str(k[0]) for k in cells], split=[str(k[1]) for k in cells], models=models, score=grid[..., 0], cost=cost, rule="score == 1", note=note,
-                  label=lambda kind, model: {"usd": "cost", "tokens": "completion_tokens"}.get(kind, kind))
+    grid = np.array(
+        [[cells[k].get(m, (np.nan,) * 3) for m in models] for k in cells], float
+    ).reshape(len(cells), len(models), 3)
+    cost = {
+        name: grid[..., i]
+        for i, name in ((1, "usd"), (2, "tokens"))
+        if not np.isnan(grid[..., i]).all()
+    }
+    note = [
+        f"{n} {what} left out"
+        for n, what in ((older, "older result files"), (demos, "demo runs"))
+        if n
+    ]
+    return _build(
+        "LLMRouterBench",
+        files=[path for path, _ in newest.values()],
+        parts=[places[k] for k in cells],
+        prompts=[texts[k] for k in cells],
+        task=[str(k[0]) for k in cells],
+        split=[str(k[1]) for k in cells],
+        models=models,
+        score=grid[..., 0],
+        cost=cost,
+        rule="score == 1",
+        note=note,
+        label=lambda kind, model: {"usd": "cost", "tokens": "completion_tokens"}.get(kind, kind),
+    )

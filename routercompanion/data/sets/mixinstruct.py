@@ -21,7 +21,9 @@ from ...reading import checked
 METRIC_SCALES = {"bartscore": np.exp, "bertscore": lambda x: x}
 
 
-def load_mixinstruct(source=None, *, metric="bartscore", scale=None, params_b=None, raw=False, repeats="keep"):
+def load_mixinstruct(
+    source=None, *, metric="bartscore", scale=None, params_b=None, raw=False, repeats="keep"
+):
     """MixInstruct's automatic metrics of 12 models -> `OutcomeTable`, or (table, raw metric float32 (n, n_models)) with `raw`; cost: params_b.
 
     JSON lines with id, instruction, input and candidates [{model, scores: {metric: number}}]; Jiang et al. (2023). The score is `scale(metric)`:
@@ -37,18 +39,44 @@ def load_mixinstruct(source=None, *, metric="bartscore", scale=None, params_b=No
             scores = _candidate_scores(r, metric, path, row)
             places.append((path, row, 1))
             rows.append(scores)
-            texts = [checked(r.get(k), "text", path=path, row=row, column=k, error=SchemaError, missing="") for k in ("instruction", "input")]
+            texts = [
+                checked(
+                    r.get(k), "text", path=path, row=row, column=k, error=SchemaError, missing=""
+                )
+                for k in ("instruction", "input")
+            ]
             prompts.append("\n\n".join(t.strip() for t in texts if t.strip()))
             task.append(_text(r["id"], path, row, "id").split("/")[0])
             split.append(re.split(r"[_.-]", path.stem)[0])
     models, values = _grid(rows, _placer(places)) if rows else ([], np.empty((0, 0)))
-    if not values.size: raise SchemaError("no row has candidates", "Download it again.", source=files[0], column="candidates")
+    if not values.size:
+        raise SchemaError(
+            "no row has candidates", "Download it again.", source=files[0], column="candidates"
+        )
     if np.isnan(values).all():
-        raise SchemaError(f"no candidate has the metric {metric!r}", "Look at the keys of scores.", source=files[0], column="scores")
+        raise SchemaError(
+            f"no candidate has the metric {metric!r}",
+            "Look at the keys of scores.",
+            source=files[0],
+            column="scores",
+        )
     cost, metadata = _params(models, params_b, len(rows))
-    table = _build("mixinstruct", files=files, parts=places, prompts=prompts, task=task, models=models, score=scale(values), cost=cost, metadata=metadata,
-                   split=split, repeats=repeats, prompt="instruction", note=[f"{getattr(scale, '__name__', 'scaled')}({metric})" if scale is np.exp else metric],
-                   label=lambda kind, model: f"{metric} of {model}")
+    table = _build(
+        "mixinstruct",
+        files=files,
+        parts=places,
+        prompts=prompts,
+        task=task,
+        models=models,
+        score=scale(values),
+        cost=cost,
+        metadata=metadata,
+        split=split,
+        repeats=repeats,
+        prompt="instruction",
+        note=[f"{getattr(scale, '__name__', 'scaled')}({metric})" if scale is np.exp else metric],
+        label=lambda kind, model: f"{metric} of {model}",
+    )
     return (table, values.astype(np.float32)) if raw else table
 
 
@@ -57,7 +85,17 @@ def _candidate_scores(r, metric, path, row):
     place, scores = dict(path=path, row=row, error=SchemaError), {}
     for c in checked(r["candidates"], "list", column="candidates", **place):
         _need(checked(c, "object", column="candidates", **place), ("model", "scores"), path, row)
-        model, found = _text(c["model"], path, row, "model"), checked(c["scores"], "object", column="scores", **place)
-        if model in scores: raise DuplicateIdError(f"{model} answers twice", "Keep one candidate per model.", source=path, row=row, column="candidates")
+        model, found = (
+            _text(c["model"], path, row, "model"),
+            checked(c["scores"], "object", column="scores", **place),
+        )
+        if model in scores:
+            raise DuplicateIdError(
+                f"{model} answers twice",
+                "Keep one candidate per model.",
+                source=path,
+                row=row,
+                column="candidates",
+            )
         scores[model] = _number(found.get(metric), path, row, f"scores.{metric}")
     return scores

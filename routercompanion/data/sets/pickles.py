@@ -23,37 +23,57 @@ class RefusedPickleError(OutcomeError): "A pickle asks for something that is not
 
 # %% ../../../nbs/2_data/sets/pickles.ipynb #d8700de3
 _ALLOWED = {
-    "pandas": {"DataFrame", "Index", "RangeIndex", "StringDtype"}, "pandas.core.frame": {"DataFrame"}, "pandas.core.internals.managers": {"BlockManager"},
-    "pandas._libs.internals": {"_unpickle_block"}, "pandas.core.internals.blocks": {"new_block"}, "pandas.core.indexes.base": {"_new_Index", "Index"},
-    "pandas.core.indexes.range": {"RangeIndex"}, "pandas.core.indexes.numeric": {"Int64Index"}, "numpy": {"ndarray", "dtype"},
-    "numpy.core.multiarray": {"_reconstruct", "scalar"}, "numpy.core.numeric": {"_frombuffer"},
+    "pandas": {"DataFrame", "Index", "RangeIndex", "StringDtype"},
+    "pandas.core.frame": {"DataFrame"},
+    "pandas.core.internals.managers": {"BlockManager"},
+    "pandas._libs.internals": {"_unpickle_block"},
+    "pandas.core.internals.blocks": {"new_block"},
+    "pandas.core.indexes.base": {"_new_Index", "Index"},
+    "pandas.core.indexes.range": {"RangeIndex"},
+    "pandas.core.indexes.numeric": {"Int64Index"},
+    "numpy": {"ndarray", "dtype"},
+    "numpy.core.multiarray": {"_reconstruct", "scalar"},
+    "numpy.core.numeric": {"_frombuffer"},
     # texts as pandas 3 saves them: an Arrow array of buffers
-    "pandas.arrays": {"ArrowStringArray"}, "pandas.core.arrays.string_arrow": {"ArrowStringArray"}, "pandas.core.arrays.string_": {"StringDtype"},
-    "pyarrow.lib": {"_restore_array", "chunked_array", "type_for_alias", "py_buffer"}}
+    "pandas.arrays": {"ArrowStringArray"},
+    "pandas.core.arrays.string_arrow": {"ArrowStringArray"},
+    "pandas.core.arrays.string_": {"StringDtype"},
+    "pyarrow.lib": {"_restore_array", "chunked_array", "type_for_alias", "py_buffer"},
+}
 
 
 class _Part:
     "What a pickle wanted to build: its name is the class's name; `args` and `state` are what came with it. Nothing is called."
+
     def __new__(cls, *args):
         part = object.__new__(cls)
         part.args, part.state = args, None
         return part
-    def __init__(self, *args): pass
-    def __setstate__(self, state): self.state = state
+
+    def __init__(self, *args):
+        pass
+
+    def __setstate__(self, state):
+        self.state = state
 
 
 def _latin1(text, encoding):
     "Bytes of a protocol 2 pickle, which writes them as latin1 text; any other codec is refused."
-    if encoding != "latin1": raise UnpicklingError(f"the codec {encoding!r}")
+    if encoding != "latin1":
+        raise UnpicklingError(f"the codec {encoding!r}")
     return text.encode("latin1")
 
 
 class _FrameUnpickler(Unpickler):
     "An `Unpickler` that imports nothing: allowed names become kinds of `_Part`, all others are refused."
+
     def find_class(self, module, name):
-        if (module, name) == ("_codecs", "encode"): return _latin1
-        if (module, name) in (("builtins", "slice"), ("__builtin__", "slice")): return slice
-        if name not in _ALLOWED.get(module.replace("numpy._core.", "numpy.core."), ()): raise UnpicklingError(f"{module}.{name}")
+        if (module, name) == ("_codecs", "encode"):
+            return _latin1
+        if (module, name) in (("builtins", "slice"), ("__builtin__", "slice")):
+            return slice
+        if name not in _ALLOWED.get(module.replace("numpy._core.", "numpy.core."), ()):
+            raise UnpicklingError(f"{module}.{name}")
         return type(name, (_Part,), {})
 
 # %% ../../../nbs/2_data/sets/pickles.ipynb #pk190001
@@ -61,17 +81,22 @@ def _pickled_texts(part):
     "The texts of an Arrow array of strings as an object array (n,), None where one is missing; ValueError if its buffers disagree."
     if type(part).__name__ == "chunked_array":
         return np.concatenate([np.empty(0, object), *map(_pickled_texts, part.args[0])])
-    (kind, n, _, skip, (valid, ends, letters), *_), = part.args
+    ((kind, n, _, skip, (valid, ends, letters), *_),) = part.args
     width = {"string": "<i4", "large_string": "<i8"}[kind.args[0]]
     letters = b"" if letters is None else bytes(letters.args[0])
-    at = np.frombuffer(ends.args[0], width)[skip:skip + n + 1].tolist()
+    at = np.frombuffer(ends.args[0], width)[skip : skip + n + 1].tolist()
     if len(at) != n + 1 or at != sorted(at) or at[0] < 0 or at[-1] > len(letters):
         raise ValueError("texts that do not fit their buffer")
     known = np.ones(n, bool)
     if valid is not None:
-        known = np.unpackbits(np.frombuffer(valid.args[0], np.uint8), bitorder="little")[skip:skip + n]
+        known = np.unpackbits(np.frombuffer(valid.args[0], np.uint8), bitorder="little")[
+            skip : skip + n
+        ]
     out = np.empty(n, object)
-    out[:] = [letters[a:b].decode() if here else None for a, b, here in zip(at[:-1], at[1:], known, strict=True)]
+    out[:] = [
+        letters[a:b].decode() if here else None
+        for a, b, here in zip(at[:-1], at[1:], known, strict=True)
+    ]
     return out
 
 # %% ../../../nbs/2_data/sets/pickles.ipynb #3f2e5d42
@@ -79,47 +104,83 @@ def _pickled_array(part):
     "The NumPy array of a part: numbers from their bytes, objects from their list, texts from their buffers; ValueError if sizes disagree."
     if type(part).__name__ == "ArrowStringArray":
         return _pickled_texts(part.state["_pa_array"])
-    if type(part).__name__ == "_reconstruct": _, shape, dtype, fortran, data = part.state
-    else: data, dtype, shape, fortran = *part.args[:3], part.args[3] == "F"
-    if not re.fullmatch(r"O8?|[fiub][1248]", dtype.args[0]): raise ValueError(f"an array of {dtype.args[0]}")
+    if type(part).__name__ == "_reconstruct":
+        _, shape, dtype, fortran, data = part.state
+    else:
+        data, dtype, shape, fortran = *part.args[:3], part.args[3] == "F"
+    if not re.fullmatch(r"O8?|[fiub][1248]", dtype.args[0]):
+        raise ValueError(f"an array of {dtype.args[0]}")
     if dtype.args[0][0] == "O":
         out = np.empty(len(data), object)
         out[:] = [_plain(x) for x in data]
-    elif not isinstance(data, (bytes, bytearray)): raise ValueError(f"an array made of a {type(data).__name__}")
-    else: out = np.frombuffer(data, np.dtype(dtype.args[0]).newbyteorder("=" if dtype.state is None or dtype.state[1] == "|" else dtype.state[1]))
+    elif not isinstance(data, (bytes, bytearray)):
+        raise ValueError(f"an array made of a {type(data).__name__}")
+    else:
+        out = np.frombuffer(
+            data,
+            np.dtype(dtype.args[0]).newbyteorder(
+                "=" if dtype.state is None or dtype.state[1] == "|" else dtype.state[1]
+            ),
+        )
     return out.copy().reshape(shape, order="F" if fortran else "C")
 
 
 def _pickled_labels(part):
     "The labels of an index part, as a list or a range."
     facts = part.args[1]
-    return range(facts["start"], facts["stop"], facts["step"]) if "start" in facts else _pickled_array(facts["data"]).tolist()
+    return (
+        range(facts["start"], facts["stop"], facts["step"])
+        if "start" in facts
+        else _pickled_array(facts["data"]).tolist()
+    )
 
 
 def _pickled_frame(part):
     "The data frame of a DataFrame part: its columns, collected from the blocks of its manager."
     manager = part.state.get("_mgr", part.state.get("_data"))
-    if manager.args: axes, blocks = manager.args[1], [(b.args[0], b.args[1]) for b in manager.args[0]]
-    else: axes, blocks = (lambda s: (s["axes"], [(b["values"], b["mgr_locs"]) for b in s["blocks"]]))(manager.state[3]["0.14.1"])
+    if manager.args:
+        axes, blocks = manager.args[1], [(b.args[0], b.args[1]) for b in manager.args[0]]
+    else:
+        axes, blocks = (lambda s: (s["axes"], [(b["values"], b["mgr_locs"]) for b in s["blocks"]]))(
+            manager.state[3]["0.14.1"]
+        )
     (names, rows), columns = map(_pickled_labels, axes), {}
     for values, where in blocks:
-        where = range(*where.indices(len(names))) if isinstance(where, slice) else _pickled_array(where).tolist()
+        where = (
+            range(*where.indices(len(names)))
+            if isinstance(where, slice)
+            else _pickled_array(where).tolist()
+        )
         values = _pickled_array(values)
-        values = values[None] if values.ndim == 1 else values   # a column of texts comes alone
-        if values.shape != (len(where), len(rows)): raise ValueError(f"a block of shape {values.shape} for {len(where)} columns and {len(rows)} rows")
+        values = values[None] if values.ndim == 1 else values  # a column of texts comes alone
+        if values.shape != (len(where), len(rows)):
+            raise ValueError(
+                f"a block of shape {values.shape} for {len(where)} columns and {len(rows)} rows"
+            )
         columns |= {names[k]: column for k, column in zip(where, values)}
-    if len(columns) != len(names): raise ValueError("a column without values")
+    if len(columns) != len(names):
+        raise ValueError("a column without values")
     return pd.DataFrame(columns, index=rows, columns=names)
 
 # %% ../../../nbs/2_data/sets/pickles.ipynb #b1b8c7f3
-_READERS = {"_reconstruct": _pickled_array, "_frombuffer": _pickled_array, "_new_Index": _pickled_labels, "DataFrame": _pickled_frame, "ArrowStringArray": _pickled_array,
-            "scalar": lambda p: np.frombuffer(p.args[1], re.fullmatch(r"[fiub][1248]", p.args[0].args[0])[0])[0].item()}
+_READERS = {
+    "_reconstruct": _pickled_array,
+    "_frombuffer": _pickled_array,
+    "_new_Index": _pickled_labels,
+    "DataFrame": _pickled_frame,
+    "ArrowStringArray": _pickled_array,
+    "scalar": lambda p: np.frombuffer(
+        p.args[1], re.fullmatch(r"[fiub][1248]", p.args[0].args[0])[0]
+    )[0].item(),
+}
 
 
 def _plain(value):
     "`value` with every `_Part` in it replaced by the array, list, number or frame that it stands for."
-    if isinstance(value, _Part): return _READERS[type(value).__name__](value)
-    if isinstance(value, dict): return {_plain(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, _Part):
+        return _READERS[type(value).__name__](value)
+    if isinstance(value, dict):
+        return {_plain(k): _plain(v) for k, v in value.items()}
     return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 # %% ../../../nbs/2_data/sets/pickles.ipynb #pk190003
@@ -131,8 +192,11 @@ _KEPT, _AGAIN = {"MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"}, {"GET", "BINGET", "
 
 class _Holder:
     "What a container weighs so far, how deep it is, and whether another one holds it."
+
     __slots__ = ("weight", "depth", "held")
-    def __init__(self): self.weight, self.depth, self.held = 1, 1, False
+
+    def __init__(self):
+        self.weight, self.depth, self.held = 1, 1, False
 
     def take(self, parts, most):
         "Put `parts` into the container."
@@ -166,7 +230,7 @@ def _weighed(data):
             marks.append(len(stack))
         elif name == "DUP":
             stack.append(stack[-1])
-        elif not before:   # an empty container, or what holds nothing
+        elif not before:  # an empty container, or what holds nothing
             stack += [_Holder() if name.startswith("EMPTY") else _LEAF for _ in after]
         else:
             _weigh(name, before, after, stack, marks, most)
@@ -179,8 +243,8 @@ def _weigh(name, before, after, stack, marks, most):
         size = len(stack) - marks.pop() + before.index(pickletools.markobject)
     if size > len(stack):
         raise ValueError("an instruction without its objects")
-    parts = stack[len(stack) - size:]
-    del stack[len(stack) - size:]
+    parts = stack[len(stack) - size :]
+    del stack[len(stack) - size :]
     if not after:
         return
     filled = name in _FILLED
@@ -200,15 +264,23 @@ def read_pickled_frame(path):
     try:
         _weighed(data)
         return _plain(_FrameUnpickler(io.BytesIO(data)).load())
-    except Exception as e:   # broken bytes can make a pickle fail in any way
-        if isinstance(e, UnpicklingError) and re.fullmatch(r"[\w.]+\.[\w.<>]+|the codec .*", str(e)):
+    except Exception as e:  # broken bytes can make a pickle fail in any way
+        if isinstance(e, UnpicklingError) and re.fullmatch(
+            r"[\w.]+\.[\w.<>]+|the codec .*", str(e)
+        ):
             raise RefusedPickleError(f"it asks for {e}", _refusal(str(e)), source=path) from e
-        raise SchemaError(f"not a whole pickle of a table ({type(e).__name__}: {e})", "Download it again.", source=path) from e
+        raise SchemaError(
+            f"not a whole pickle of a table ({type(e).__name__}: {e})",
+            "Download it again.",
+            source=path,
+        ) from e
 
 
 def _refusal(name):
     "What to do about a pickle that asks for `name`."
-    other = "A table of outcomes needs nothing of the kind: do not open this file with anything else."
+    other = (
+        "A table of outcomes needs nothing of the kind: do not open this file with anything else."
+    )
     if name.split(".")[0] not in ("pandas", "pyarrow", "numpy"):
         return other
     return f"If you saved it yourself, save it as CSV (to_csv, index=False) or Parquet. {other}"

@@ -18,15 +18,33 @@ from ...core import lookup, project_root
 from ..outcomes import DuplicateIdError, OutcomeTable, ScoreRangeError
 from ..records import outcomes_path
 from routercompanion.data.sets.sources import (
-    SchemaError, SourceError, _build, _csv_header, _csv_table, _json_rows, _number, _set_files, _text,
+    SchemaError,
+    SourceError,
+    _build,
+    _csv_header,
+    _csv_table,
+    _json_rows,
+    _number,
+    _set_files,
+    _text,
 )
 from ...reading import checked, read_text
 
 # %% ../../../nbs/2_data/sets/routellm.ipynb #4bec4cc9
 def _contaminated(folder):
     "The evaluation prompts that a set's authors found in their training data (`contaminated_prompts.jsonl` in `folder` or above); else nothing."
-    path = next((p for f in (folder, folder.parent) if (p := f / "contaminated_prompts.jsonl").is_file()), None)
-    return set() if path is None else {_text(r["eval_prompt"], path, row, "eval_prompt").strip() for row, r in _json_rows(path, ("eval_prompt",))}
+    path = next(
+        (p for f in (folder, folder.parent) if (p := f / "contaminated_prompts.jsonl").is_file()),
+        None,
+    )
+    return (
+        set()
+        if path is None
+        else {
+            _text(r["eval_prompt"], path, row, "eval_prompt").strip()
+            for row, r in _json_rows(path, ("eval_prompt",))
+        }
+    )
 
 # %% ../../../nbs/2_data/sets/routellm.ipynb #dceb9335
 def load_routellm(source=None, *, benchmark="mmlu", order=None, repeats="keep"):
@@ -36,73 +54,179 @@ def load_routellm(source=None, *, benchmark="mmlu", order=None, repeats="keep"):
     of -1 is a judgement that failed: NaN). `order`: the tasks in the order wanted, as a list or a text file with one a line (RouteLLM
     concatenates MMLU in an order of its own); default by name. `split` is "test" or "contaminated". Sources and errors: see the module's table.
     """
-    patterns = {"mmlu": ["mmlu_*.csv"], "gsm8k": ["gsm8k_responses.csv"], "mt_bench": ["judgements.jsonl"]}
+    patterns = {
+        "mmlu": ["mmlu_*.csv"],
+        "gsm8k": ["gsm8k_responses.csv"],
+        "mt_bench": ["judgements.jsonl"],
+    }
     files = _set_files("routellm", source, lookup(patterns, benchmark, "benchmark of RouteLLM"))
-    if benchmark == "mt_bench": return _mt_bench(files[0], repeats)
+    if benchmark == "mt_bench":
+        return _mt_bench(files[0], repeats)
     tasks = [f.stem.removeprefix("mmlu_").removesuffix("_responses") for f in files]
     if order is not None:
-        wanted = read_text(order, error=SourceError).split() if isinstance(order, (str, Path)) else list(order)
-        if sorted(wanted) != sorted(tasks): raise SourceError(f"the order has {len(wanted)} tasks, not the {len(tasks)} of the files (they differ in "
-            f"{', '.join(sorted(set(wanted) ^ set(tasks))[:3]) or 'number'})", "Name every task once.", source=order if isinstance(order, (str, Path)) else "order")
+        wanted = (
+            read_text(order, error=SourceError).split()
+            if isinstance(order, (str, Path))
+            else list(order)
+        )
+        if sorted(wanted) != sorted(tasks):
+            raise SourceError(
+                f"the order has {len(wanted)} tasks, not the {len(tasks)} of the files (they differ in "
+                f"{', '.join(sorted(set(wanted) ^ set(tasks))[:3]) or 'number'})",
+                "Name every task once.",
+                source=order if isinstance(order, (str, Path)) else "order",
+            )
         files, tasks = [files[tasks.index(t)] for t in wanted], wanted
     models = [n for n in _csv_header(files[0]) if n != "prompt" and not n.endswith("_response")]
-    if not models: raise SchemaError("no column of a model", "A file has prompt, and True or False for each model.", source=files[0], row=1)
-    found = [_csv_table(f, {"prompt": pa.string(), **{m: pa.bool_() for m in models}}) for f in files]
-    prompts, leaked = [p for t in found for p in t["prompt"].to_pylist()], _contaminated(files[0].parent)
-    score = np.vstack([np.column_stack([t[m].cast(pa.float32()).to_numpy() for m in models]) for t in found])
-    return _build("routellm", files=files, parts=[(f, 2, len(t)) for f, t in zip(files, found)], prompts=prompts, repeats=repeats, score=score,
-                  task=[name for name, t in zip(tasks, found) for _ in range(len(t))], models=models, domain=[benchmark] * len(prompts),
-                  split=["contaminated" if p.strip() in leaked else "test" for p in prompts], label=lambda kind, model: model)
+    if not models:
+        raise SchemaError(
+            "no column of a model",
+            "A file has prompt, and True or False for each model.",
+            source=files[0],
+            row=1,
+        )
+    found = [
+        _csv_table(f, {"prompt": pa.string(), **{m: pa.bool_() for m in models}}) for f in files
+    ]
+    prompts, leaked = (
+        [p for t in found for p in t["prompt"].to_pylist()],
+        _contaminated(files[0].parent),
+    )
+    score = np.vstack(
+        [np.column_stack([t[m].cast(pa.float32()).to_numpy() for m in models]) for t in found]
+    )
+    return _build(
+        "routellm",
+        files=files,
+        parts=[(f, 2, len(t)) for f, t in zip(files, found)],
+        prompts=prompts,
+        repeats=repeats,
+        score=score,
+        task=[name for name, t in zip(tasks, found) for _ in range(len(t))],
+        models=models,
+        domain=[benchmark] * len(prompts),
+        split=["contaminated" if p.strip() in leaked else "test" for p in prompts],
+        label=lambda kind, model: model,
+    )
 
 # %% ../../../nbs/2_data/sets/routellm.ipynb #34a14b15
 def _mt_bench(path, repeats):
     "MT-Bench from RouteLLM's judgements.jsonl and the question.jsonl beside it."
     questions = path.with_name("question.jsonl")
-    if not questions.is_file(): raise SourceError("question.jsonl is not beside the judgements", "Take both files.", source=questions)
+    if not questions.is_file():
+        raise SourceError(
+            "question.jsonl is not beside the judgements", "Take both files.", source=questions
+        )
     asked, grades = _mt_questions(questions), {}
     turns = {q["question_id"]: len(q["turns"]) for q in asked.values()}
     for row, r in _json_rows(path, ("question_id", "model", "turn", "score")):
         place = dict(path=path, row=row, error=SchemaError)
-        g, turn = _number(r["score"], path, row, "score"), checked(r["turn"], "whole", column="turn", **place)
-        key = checked(r["question_id"], "whole", column="question_id", **place), _text(r["model"], path, row, "model")
+        g, turn = (
+            _number(r["score"], path, row, "score"),
+            checked(r["turn"], "whole", column="turn", **place),
+        )
+        key = (
+            checked(r["question_id"], "whole", column="question_id", **place),
+            _text(r["model"], path, row, "model"),
+        )
         if not 1 <= turn <= turns.get(key[0], 0):
-            raise SchemaError(f"turn {turn} of question {key[0]} is not in {questions.name}", "Take both files from one commit.", source=path, row=row, column="turn")
-        if g == -1: g = np.nan
+            raise SchemaError(
+                f"turn {turn} of question {key[0]} is not in {questions.name}",
+                "Take both files from one commit.",
+                source=path,
+                row=row,
+                column="turn",
+            )
+        if g == -1:
+            g = np.nan
         if g < 1 or g > 10:
-            raise ScoreRangeError(f"grade {g:g} lies outside 1 to 10", "Only -1 stands for a failed judgement.", source=path, row=row, column="score")
+            raise ScoreRangeError(
+                f"grade {g:g} lies outside 1 to 10",
+                "Only -1 stands for a failed judgement.",
+                source=path,
+                row=row,
+                column="score",
+            )
         if turn in grades.setdefault(key, {}):
-            raise DuplicateIdError(f"turn {turn} of question {key[0]} is graded twice", "Keep one judgement.", source=path, row=row, column="turn")
+            raise DuplicateIdError(
+                f"turn {turn} of question {key[0]} is graded twice",
+                "Keep one judgement.",
+                source=path,
+                row=row,
+                column="turn",
+            )
         grades[key][turn] = (g - 1) / 9
-    models, whole = list(dict.fromkeys(m for _, m in grades)), lambda g, turns: sum(g.values()) / turns if len(g) == turns else np.nan
-    score = np.array([[whole(grades.get((q["question_id"], m), {}), len(q["turns"])) for m in models] for q in asked.values()])
+    models, whole = (
+        list(dict.fromkeys(m for _, m in grades)),
+        lambda g, turns: sum(g.values()) / turns if len(g) == turns else np.nan,
+    )
+    score = np.array(
+        [
+            [whole(grades.get((q["question_id"], m), {}), len(q["turns"])) for m in models]
+            for q in asked.values()
+        ]
+    )
     prompts, leaked = ["\n\n".join(q["turns"]) for q in asked.values()], _contaminated(path.parent)
-    return _build("routellm", files=[path, questions], parts=[(questions, row, 1) for row in asked], prompts=prompts, repeats=repeats, score=score,
-                  task=[q["category"] for q in asked.values()], models=models, domain=["mt_bench"] * len(asked), rule="score >= 0.5: a mean grade of 5.5 or more",
-                  split=["contaminated" if q["turns"][0].strip() in leaked else "test" for q in asked.values()])
+    return _build(
+        "routellm",
+        files=[path, questions],
+        parts=[(questions, row, 1) for row in asked],
+        prompts=prompts,
+        repeats=repeats,
+        score=score,
+        task=[q["category"] for q in asked.values()],
+        models=models,
+        domain=["mt_bench"] * len(asked),
+        rule="score >= 0.5: a mean grade of 5.5 or more",
+        split=[
+            "contaminated" if q["turns"][0].strip() in leaked else "test" for q in asked.values()
+        ],
+    )
 
 
 def _mt_questions(path):
     "{row: question} of MT-Bench's question.jsonl, each with question_id, category and turns; `DuplicateIdError` for an id that stands twice."
     found, rows = {}, {}
     for row, q in _json_rows(path, ("question_id", "category", "turns")):
-        number = checked(q["question_id"], "whole", path=path, row=row, column="question_id", error=SchemaError)
+        number = checked(
+            q["question_id"], "whole", path=path, row=row, column="question_id", error=SchemaError
+        )
         checked(q["turns"], "texts", path=path, row=row, column="turns", error=SchemaError)
         if not q["turns"] or not all(map(str.strip, q["turns"])):
-            raise SchemaError("a turn is empty", "Give the text of every turn.", source=path, row=row, column="turns")
+            raise SchemaError(
+                "a turn is empty",
+                "Give the text of every turn.",
+                source=path,
+                row=row,
+                column="turns",
+            )
         if number in rows:
-            raise DuplicateIdError(f"question {number} stands twice", "Keep one.", source=path, row=row, column="question_id", other=rows[number])
+            raise DuplicateIdError(
+                f"question {number} stands twice",
+                "Keep one.",
+                source=path,
+                row=row,
+                column="question_id",
+                other=rows[number],
+            )
         found[row], rows[number] = q, row
     return found
 
 # %% ../../../nbs/2_data/sets/routellm.ipynb #a2af231f
-ROUTELLM_PAIR = ("mistralai/Mixtral-8x7B-Instruct-v0.1", "gpt-4-1106-preview")   # weak, strong
+ROUTELLM_PAIR = ("mistralai/Mixtral-8x7B-Instruct-v0.1", "gpt-4-1106-preview")  # weak, strong
 ROUTELLM_BENCHMARKS = {"MT-Bench": "mt_bench", "GSM8K": "gsm8k", "MMLU": "mmlu"}
-ROUTELLM_PRICES = dict(zip(ROUTELLM_PAIR, ((0., 0.), (30., 60.))))   # US dollars per million tokens read and written: OpenAI's bill, as in the paper
+ROUTELLM_PRICES = dict(
+    zip(ROUTELLM_PAIR, ((0.0, 0.0), (30.0, 60.0)))
+)  # US dollars per million tokens read and written: OpenAI's bill, as in the paper
 
 
 def _conversation(prompt):
     "Characters (read, written) of both turns, from the judge's prompt on the second turn of an MT-Bench question; None if it has another form."
-    talk = re.search("<\\|The Start of Assistant A's Conversation with User\\|>(.*?)(?:<\\|The End of Assistant A's Conversation|$)", prompt, re.S)
+    talk = re.search(
+        "<\\|The Start of Assistant A's Conversation with User\\|>(.*?)(?:<\\|The End of Assistant A's Conversation|$)",
+        prompt,
+        re.S,
+    )
     parts = re.split(r"### (?:User|Assistant A):\n", talk[1])[1:5] if talk else []
     if len(parts) < 4:
         return None
@@ -112,28 +236,60 @@ def _conversation(prompt):
 
 def _routellm_characters(benchmark, folder):
     "Characters read and written (n, 2 models, 2) in file order; NaN for MMLU, whose answers are letters."
-    if benchmark == "mmlu": return None
+    if benchmark == "mmlu":
+        return None
     if benchmark == "gsm8k":
         path = _one_file(folder, "gsm8k_responses.csv")
-        table = _csv_table(path, dict.fromkeys(["prompt", *(f"{m}_response" for m in ROUTELLM_PAIR)], pa.string()))
+        table = _csv_table(
+            path, dict.fromkeys(["prompt", *(f"{m}_response" for m in ROUTELLM_PAIR)], pa.string())
+        )
         asked = table["prompt"].to_pylist()
-        return np.array([[(len(p), len(a)) for p, a in zip(asked, table[f"{m}_response"].to_pylist())] for m in ROUTELLM_PAIR], float).transpose(1, 0, 2)
+        return np.array(
+            [
+                [(len(p), len(a)) for p, a in zip(asked, table[f"{m}_response"].to_pylist())]
+                for m in ROUTELLM_PAIR
+            ],
+            float,
+        ).transpose(1, 0, 2)
     path, talks = _one_file(folder, "judgements.jsonl"), {}
     for row, r in _json_rows(path, ("question_id", "model", "turn", "user_prompt")):
         if r["turn"] == 2:
-            talks[r["question_id"], r["model"]] = talk = _conversation(_text(r["user_prompt"], path, row, "user_prompt"))
-            if talk is None: raise SchemaError("no conversation of two turns", "Download it again.", source=path, row=row, column="user_prompt")
-    asked, path = _mt_questions(_one_file(folder, "question.jsonl")), _one_file(folder, "question.jsonl")
+            talks[r["question_id"], r["model"]] = talk = _conversation(
+                _text(r["user_prompt"], path, row, "user_prompt")
+            )
+            if talk is None:
+                raise SchemaError(
+                    "no conversation of two turns",
+                    "Download it again.",
+                    source=path,
+                    row=row,
+                    column="user_prompt",
+                )
+    asked, path = (
+        _mt_questions(_one_file(folder, "question.jsonl")),
+        _one_file(folder, "question.jsonl"),
+    )
     for row, q in asked.items():
         for m in ROUTELLM_PAIR:
-            if (q["question_id"], m) not in talks: raise SchemaError(f"{m} has no second turn", "Take both files from one commit.", source=path, row=row)
-    return np.array([[talks[q["question_id"], m] for m in ROUTELLM_PAIR] for q in asked.values()], float)
+            if (q["question_id"], m) not in talks:
+                raise SchemaError(
+                    f"{m} has no second turn",
+                    "Take both files from one commit.",
+                    source=path,
+                    row=row,
+                )
+    return np.array(
+        [[talks[q["question_id"], m] for m in ROUTELLM_PAIR] for q in asked.values()], float
+    )
 
 
 def _one_file(folder, name):
     "The file of that name below `folder`; `SourceError` if there is none."
     found = next(iter(sorted(Path(folder).rglob(name))), None)
-    if found is None: raise SourceError(f"there is no {name} in it", "Fetch the asset routellm-responses again.", source=folder)
+    if found is None:
+        raise SourceError(
+            f"there is no {name} in it", "Fetch the asset routellm-responses again.", source=folder
+        )
     return found
 
 # %% ../../../nbs/2_data/sets/routellm.ipynb #78546f6f

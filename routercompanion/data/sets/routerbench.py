@@ -23,16 +23,25 @@ from routercompanion.data.sets.sources import (
 def _priced_models(names, path):
     "The models of a RouterBench file: the columns X that have a partner X|total_cost; `SchemaError` if there are none."
     models = [n for n in names if f"{n}|total_cost" in names]
-    if not models: raise SchemaError("no model has a column '<model>|total_cost'", "This is not RouterBench's layout.", source=path, row=1)
+    if not models:
+        raise SchemaError(
+            "no model has a column '<model>|total_cost'",
+            "This is not RouterBench's layout.",
+            source=path,
+            row=1,
+        )
     return models
 
 
 def _turns(text):
     "A prompt of RouterBench as one text: its files write a list of turns as Python source."
-    if isinstance(text, (list, tuple)) and all(isinstance(t, str) for t in text): return "\n\n".join(text)
+    if isinstance(text, (list, tuple)) and all(isinstance(t, str) for t in text):
+        return "\n\n".join(text)
     if isinstance(text, str) and text.startswith("["):
-        try: turns = ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError): return text
+        try:
+            turns = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return text
         return "\n\n".join(map(str, turns)) if isinstance(turns, list) else text
     return text
 
@@ -43,40 +52,82 @@ def _routerbench_parquet(path):
     models = _priced_models(names, path)
     _need(names, ("prompt", "eval_name"), path)
     t = _read_columns(path, ["prompt", "eval_name", *models, *(f"{m}|total_cost" for m in models)])
-    grid = lambda ending: np.column_stack([_floats(t[m + ending], path, m + ending) for m in models])
-    return models, _strings(t["prompt"], path, "prompt"), _strings(t["eval_name"], path, "eval_name"), grid(""), grid("|total_cost")
+
+    def grid(ending):
+        return np.column_stack([_floats(t[m + ending], path, m + ending) for m in models])
+
+    return (
+        models,
+        _strings(t["prompt"], path, "prompt"),
+        _strings(t["eval_name"], path, "eval_name"),
+        grid(""),
+        grid("|total_cost"),
+    )
 
 
 def _routerbench_csv(path):
     "One CSV of RouterBench -> (models, prompts, tasks, score, usd)."
     models = _priced_models(_csv_header(path), path)
-    types = {"prompt": pa.string(), "eval_name": pa.string()} | {n: pa.float64() for m in models for n in (m, f"{m}|total_cost")}
-    types |= dict.fromkeys(_csv_truths(path, models), pa.bool_())   # a table that was saved with True and False
+    types = {"prompt": pa.string(), "eval_name": pa.string()} | {
+        n: pa.float64() for m in models for n in (m, f"{m}|total_cost")
+    }
+    types |= dict.fromkeys(
+        _csv_truths(path, models), pa.bool_()
+    )  # a table that was saved with True and False
     t = _csv_table(path, types)
-    grid = lambda ending: np.column_stack([_floats(t[m + ending], path, m + ending) for m in models])
-    return models, t["prompt"].to_pylist(), t["eval_name"].to_pylist(), grid(""), grid("|total_cost")
+
+    def grid(ending):
+        return np.column_stack([_floats(t[m + ending], path, m + ending) for m in models])
+
+    return (
+        models,
+        t["prompt"].to_pylist(),
+        t["eval_name"].to_pylist(),
+        grid(""),
+        grid("|total_cost"),
+    )
 
 # %% ../../../nbs/2_data/sets/routerbench.ipynb #84d01bc0
 def _routerbench_pickle(path):
     "The original pickle of RouterBench -> (models, prompts, tasks, score, usd), read below the allow-list."
     frame = read_pickled_frame(path)
-    if not isinstance(frame, pd.DataFrame): raise SchemaError(f"it holds a {type(frame).__name__}, not a data frame", "Take routerbench_0shot.pkl.", source=path)
+    if not isinstance(frame, pd.DataFrame):
+        raise SchemaError(
+            f"it holds a {type(frame).__name__}, not a data frame",
+            "Take routerbench_0shot.pkl.",
+            source=path,
+        )
     names = list(map(str, frame.columns))
-    if len(set(names)) < len(names): raise SchemaError("two columns have one name", "Download it again.", source=path)
+    if len(set(names)) < len(names):
+        raise SchemaError("two columns have one name", "Download it again.", source=path)
     frame.columns = names
     models = _priced_models(names, path)
     _need(names, ("prompt", "eval_name"), path)
+
     def grid(ending):
         out = np.empty((len(frame), len(models)))
         for j, m in enumerate(models):
             column = frame[m + ending]
             number = pd.to_numeric(column, errors="coerce").to_numpy(float)
             wrong = np.flatnonzero(np.isnan(number) & column.notna().to_numpy())
-            if wrong.size: raise SchemaError(f"{str(column.iloc[wrong[0]])[:40]!r} is not a number", "Download it again.", source=path, row=int(wrong[0]),
-                                             column=m + ending)
+            if wrong.size:
+                raise SchemaError(
+                    f"{str(column.iloc[wrong[0]])[:40]!r} is not a number",
+                    "Download it again.",
+                    source=path,
+                    row=int(wrong[0]),
+                    column=m + ending,
+                )
             out[:, j] = number
         return out
-    return models, frame["prompt"].tolist(), frame["eval_name"].tolist(), grid(""), grid("|total_cost")
+
+    return (
+        models,
+        frame["prompt"].tolist(),
+        frame["eval_name"].tolist(),
+        grid(""),
+        grid("|total_cost"),
+    )
 
 
 def load_routerbench(source=None, *, repeats="keep"):
@@ -88,20 +139,54 @@ def load_routerbench(source=None, *, repeats="keep"):
     """
     files = _set_files("routerbench", source, ["*.csv", "*.pkl", "*.parquet"])
     if any(f.suffix == ".pkl" for f in files) and len(files) > 1:
-        raise SourceError(f"{len(files)} files, and a pickle among them", "Name one file: source='.../routerbench_0shot.pkl'.", source=files[0].parent)
+        raise SourceError(
+            f"{len(files)} files, and a pickle among them",
+            "Name one file: source='.../routerbench_0shot.pkl'.",
+            source=files[0].parent,
+        )
     if len({f.suffix for f in files}) > 1:
-        raise SourceError("CSV and Parquet files, which may hold the same rows", "Name one file, or a folder of one kind.", source=files[0].parent)
-    readers = {".pkl": _routerbench_pickle, ".csv": _routerbench_csv, ".parquet": _routerbench_parquet}
+        raise SourceError(
+            "CSV and Parquet files, which may hold the same rows",
+            "Name one file, or a folder of one kind.",
+            source=files[0].parent,
+        )
+    readers = {
+        ".pkl": _routerbench_pickle,
+        ".csv": _routerbench_csv,
+        ".parquet": _routerbench_parquet,
+    }
     if files[0].suffix not in readers:
-        raise SourceError(f"a file that ends in {files[0].suffix!r}", "RouterBench is read from .pkl, .csv and .parquet.", source=files[0])
+        raise SourceError(
+            f"a file that ends in {files[0].suffix!r}",
+            "RouterBench is read from .pkl, .csv and .parquet.",
+            source=files[0],
+        )
     found = [readers[f.suffix](f) for f in files]
     models = found[0][0]
     for f, (other, *_) in zip(files, found):
-        if set(other) != set(models): raise SchemaError(f"its models differ from those of {files[0].name}", "Load the files one by one.", source=f, row=1)
+        if set(other) != set(models):
+            raise SchemaError(
+                f"its models differ from those of {files[0].name}",
+                "Load the files one by one.",
+                source=f,
+                row=1,
+            )
     order = [[other.index(m) for m in models] for other, *_ in found]
-    stack = lambda k: np.vstack([part[k][:, o] for part, o in zip(found, order)])
+
+    def stack(k):
+        return np.vstack([part[k][:, o] for part, o in zip(found, order)])
+
     ending = [re.search(r"_(train|test)$", f.stem) for f in files]
-    return _build("routerbench", files=files, parts=[(f, 2 if f.suffix == ".csv" else 0, len(part[1])) for f, part in zip(files, found)], repeats=repeats,
-                  prompts=[_turns(p) for part in found for p in part[1]], task=[t for part in found for t in part[2]], models=models, score=stack(3),
-                  cost={"usd": stack(4)}, split=[e[1] for e, part in zip(ending, found) for _ in part[1]] if all(ending) else None,
-                  label=lambda kind, model: model + ("|total_cost" if kind == "usd" else ""))
+    return _build(
+        "routerbench",
+        files=files,
+        parts=[(f, 2 if f.suffix == ".csv" else 0, len(part[1])) for f, part in zip(files, found)],
+        repeats=repeats,
+        prompts=[_turns(p) for part in found for p in part[1]],
+        task=[t for part in found for t in part[2]],
+        models=models,
+        score=stack(3),
+        cost={"usd": stack(4)},
+        split=[e[1] for e, part in zip(ending, found) for _ in part[1]] if all(ending) else None,
+        label=lambda kind, model: model + ("|total_cost" if kind == "usd" else ""),
+    )

@@ -35,5 +35,18 @@ def load_routerdc(source=None, *, params_b=None, repeats="keep"):
         task, split = task + [name] * len(found), split + [part or "ood"] * len(found)
     models, score = _grid([r["scores"] for r in rows], _placer(parts))
     cost, metadata = _params(models, params_b, len(rows))
-    return _build("routerdc", files=files, parts=parts, prompts=[r["question"] for r in rows], task=task, models=models, score=score, cost=cost,
-                  metadata=metadata, split=split, repeats=repeats, prompt="question", label=lambda kind, model: f"scores.{model}")
+    return _build(
+        "routerdc",
+        files=files,
+        parts=parts,
+        prompts=[r["question"] for r in rows],
+        task=task,
+        models=models,
+        score=score,
+        cost=cost,
+        metadata=metadata,
+        split=split,
+        repeats=repeats,
+        prompt="question",
+        label=lambda kind, model: f"scores.{model}",
+    )

@@ -21,9 +21,19 @@ from ...assets.lock import Lock
 from ...assets.store import get_asset
 from ...core import content_hash, file_hash, lookup
 from ..bank import query_id
-from ..outcomes import DuplicateIdError, OutcomeError, OutcomeTable, _open_parquet
+from routercompanion.data.outcomes import (
+    DuplicateIdError,
+    OutcomeError,
+    OutcomeTable,
+    _open_parquet,
+)
 from ..own_csv import CsvError
-from ...reading import checked, decode, describe, parse_json, read_json, read_json_lines
+from routercompanion.reading import (
+    checked,
+    decode,
+    parse_json,
+    read_json_lines,
+)
 
 # %% ../../../nbs/2_data/sets/sources.ipynb #27f3c778
 @dataclass(frozen=True)
@@ -81,25 +91,56 @@ def _set_files(name, source, patterns):
 def _csv_header(path):
     "The column names of a CSV, from its first record; `CsvError` if the file is absent or empty, or if a name stands twice."
     try:
-        with open(path, "rb") as f: raw = f.read(1 << 16)
-    except OSError as e: raise CsvError("there is no such file" if isinstance(e, FileNotFoundError) else f"it cannot be read ({e.strerror})",
-                                        "Check the path.", source=path) from e
-    whole = raw if len(raw) < 1 << 16 else raw[:raw.rfind(b"\n") + 1]
-    if raw and not whole: raise CsvError("the first line is longer than 65,536 bytes", "This is no CSV with a line of column names.", source=path, row=1)
+        with open(path, "rb") as f:
+            raw = f.read(1 << 16)
+    except OSError as e:
+        raise CsvError(
+            "there is no such file"
+            if isinstance(e, FileNotFoundError)
+            else f"it cannot be read ({e.strerror})",
+            "Check the path.",
+            source=path,
+        ) from e
+    whole = raw if len(raw) < 1 << 16 else raw[: raw.rfind(b"\n") + 1]
+    if raw and not whole:
+        raise CsvError(
+            "the first line is longer than 65,536 bytes",
+            "This is no CSV with a line of column names.",
+            source=path,
+            row=1,
+        )
     text = decode(whole, path, error=CsvError)
-    try: names = next(csv.reader(io.StringIO(text, newline=""), strict=True), [])
-    except csv.Error as e: raise CsvError(f"broken quotes ({e})", "Close every opening quote.", source=path, row=1) from e
-    if not any(n.strip() for n in names): raise CsvError("the file is empty", "Download it again.", source=path)
+    try:
+        names = next(csv.reader(io.StringIO(text, newline=""), strict=True), [])
+    except csv.Error as e:
+        raise CsvError(
+            f"broken quotes ({e})", "Close every opening quote.", source=path, row=1
+        ) from e
+    if not any(n.strip() for n in names):
+        raise CsvError("the file is empty", "Download it again.", source=path)
     twice = next((n for n in names if names.count(n) > 1), None)
-    if twice is not None: raise CsvError("a column name occurs twice", "Give every column a name of its own.", source=path, row=1, column=twice)
+    if twice is not None:
+        raise CsvError(
+            "a column name occurs twice",
+            "Give every column a name of its own.",
+            source=path,
+            row=1,
+            column=twice,
+        )
     return names
 
 
 def _need(names, wanted, path, row=None):
     "Raise `SchemaError` for the first of `wanted` that is not among `names`."
     for name in wanted:
-        if name not in names: raise SchemaError(f"{name!r} is missing; there are {', '.join(map(repr, list(names)[:12]))}",
-                                                "This is not the documented layout: compare it with the set's own description.", source=path, row=row, column=name)
+        if name not in names:
+            raise SchemaError(
+                f"{name!r} is missing; there are {', '.join(map(repr, list(names)[:12]))}",
+                "This is not the documented layout: compare it with the set's own description.",
+                source=path,
+                row=row,
+                column=name,
+            )
 
 # %% ../../../nbs/2_data/sets/sources.ipynb #27e3b5aa
 def _csv_batches(path, types):
@@ -111,25 +152,58 @@ def _csv_batches(path, types):
     header, bad, rows = _csv_header(path), [], 1
     _need(header, types, path, row=1)
     odd, nul = _odd_signs(path)
-    if nul: raise CsvError("a NUL byte, which no text holds", "The file may be damaged: download it again.", source=path, row=nul)
+    if nul:
+        raise CsvError(
+            "a NUL byte, which no text holds",
+            "The file may be damaged: download it again.",
+            source=path,
+            row=nul,
+        )
+
     def on_bad(row):
         bad.append(row)
         return "error"
+
     try:
         for batch in arrow_csv.open_csv(
-            path, read_options=arrow_csv.ReadOptions(use_threads=False, block_size=1 << 22),
-            parse_options=arrow_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=on_bad),
-            convert_options=arrow_csv.ConvertOptions(column_types=types, include_columns=list(types), strings_can_be_null=False)):
+            path,
+            read_options=arrow_csv.ReadOptions(use_threads=False, block_size=1 << 22),
+            parse_options=arrow_csv.ParseOptions(
+                newlines_in_values=True, invalid_row_handler=on_bad
+            ),
+            convert_options=arrow_csv.ConvertOptions(
+                column_types=types, include_columns=list(types), strings_can_be_null=False
+            ),
+        ):
             rows += len(batch)
-            if not odd: yield batch   # else only how many rows can be read is of interest
+            if not odd:
+                yield batch  # else only how many rows can be read is of interest
     except pa.ArrowInvalid as e:
-        if bad: raise CsvError(f"{bad[0].actual_columns} fields where the header has {bad[0].expected_columns}", "A comma inside a prompt needs double "
-                               "quotes around it, an open quote must be closed, and a missing value keeps its comma.", source=path, row=bad[0].number) from e
+        if bad:
+            raise CsvError(
+                f"{bad[0].actual_columns} fields where the header has {bad[0].expected_columns}",
+                "A comma inside a prompt needs double "
+                "quotes around it, an open quote must be closed, and a missing value keeps its comma.",
+                source=path,
+                row=bad[0].number,
+            ) from e
         at = re.search(r"In CSV column #(\d+): (?:Row #(\d+): )?(.*)", str(e))
-        if not at: raise CsvError(str(e).splitlines()[0], "Download the file again.", source=path) from e
-        raise CsvError(at[3][:200].rstrip(". "), "Look for a shifted column; leave a missing value empty.", source=path, row=int(at[2]) if at[2] else None,
-                       column=header[int(at[1])]) from e
-    if odd: raise CsvError("a double quote is opened and never closed", "Close it, and double every quote inside a field.", source=path, row=rows)
+        if not at:
+            raise CsvError(str(e).splitlines()[0], "Download the file again.", source=path) from e
+        raise CsvError(
+            at[3][:200].rstrip(". "),
+            "Look for a shifted column; leave a missing value empty.",
+            source=path,
+            row=int(at[2]) if at[2] else None,
+            column=header[int(at[1])],
+        ) from e
+    if odd:
+        raise CsvError(
+            "a double quote is opened and never closed",
+            "Close it, and double every quote inside a field.",
+            source=path,
+            row=rows,
+        )
 
 
 def _odd_signs(path):
@@ -141,7 +215,8 @@ def _odd_signs(path):
     with open(path, "rb") as f:
         while block := f.read(1 << 20):
             quotes += block.count(b'"')
-            if not nul and (at := block.find(b"\0")) >= 0: nul = lines + block.count(b"\n", 0, at)
+            if not nul and (at := block.find(b"\0")) >= 0:
+                nul = lines + block.count(b"\n", 0, at)
             lines += block.count(b"\n")
     return quotes % 2 == 1, nul
 
@@ -156,8 +231,10 @@ def _csv_truths(path, names):
     "Those of the columns `names` of a CSV whose first values, within a thousand lines, are true or false."
     with open(path, encoding="utf-8-sig", newline="", errors="replace") as f:
         head = "".join(line for line, _ in zip(f, range(1000)))
-    try: rows = list(csv.DictReader(io.StringIO(head, newline="")))
-    except csv.Error: return set()   # whoever reads the table will say where
+    try:
+        rows = list(csv.DictReader(io.StringIO(head, newline="")))
+    except csv.Error:
+        return set()  # whoever reads the table will say where
     first = {n: next((v for r in rows if (v := (r[n] or "").strip())), "") for n in names}
     return {n for n, word in first.items() if word.lower() in ("true", "false")}
 
@@ -180,21 +257,39 @@ def _json_objects(path):
         f.seek(0)
         for row, line in enumerate(f, 1):
             if line.strip() and line != b"\xef\xbb\xbf":
-                empty, value = False, parse_json(decode(line, path, error=SchemaError), path, error=SchemaError, row=row)
+                empty, value = (
+                    False,
+                    parse_json(
+                        decode(line, path, error=SchemaError), path, error=SchemaError, row=row
+                    ),
+                )
                 yield row, checked(value, "object", path=path, row=row, error=SchemaError)
-    if empty: raise SchemaError("there is nothing in it", "Download it again.", source=path)
+    if empty:
+        raise SchemaError("there is nothing in it", "Download it again.", source=path)
 
 # %% ../../../nbs/2_data/sets/sources.ipynb #a7aeb936
 def _number(value, path, row, column):
     "A JSON value as float; null and NaN are NaN, true and false 1 and 0; anything else that is not a finite number raises `SchemaError`."
-    if isinstance(value, bool): return float(value)
-    return float(checked(value, "number", path=path, row=row, column=column, error=SchemaError, missing=np.nan))
+    if isinstance(value, bool):
+        return float(value)
+    return float(
+        checked(
+            value, "number", path=path, row=row, column=column, error=SchemaError, missing=np.nan
+        )
+    )
 
 
 def _text(value, path, row, column):
     "A JSON value that is a text and not blank; else `SchemaError`."
     text = checked(value, "text", path=path, row=row, column=column, error=SchemaError)
-    if not text or text.isspace(): raise SchemaError("the text is empty", "Remove the row, or give the text.", source=path, row=row, column=column)
+    if not text or text.isspace():
+        raise SchemaError(
+            "the text is empty",
+            "Remove the row, or give the text.",
+            source=path,
+            row=row,
+            column=column,
+        )
     return text
 
 
@@ -203,7 +298,8 @@ def _grid(rows, place):
     models = list(dict.fromkeys(chain.from_iterable(rows)))
     at, out = {m: j for j, m in enumerate(models)}, np.full((len(rows), len(models)), np.nan)
     for i, row in enumerate(rows):
-        for m, value in row.items(): out[i, at[m]] = value if type(value) is float else _number(value, *place(i), m)
+        for m, value in row.items():
+            out[i, at[m]] = value if type(value) is float else _number(value, *place(i), m)
     return models, out
 
 # %% ../../../nbs/2_data/sets/sources.ipynb #2d90d4e1
@@ -212,31 +308,52 @@ _DAMAGED = dict(error=SchemaError, remedy="Download it again.")
 
 def _read_columns(path, columns):
     "The Arrow table of `columns` of a Parquet file; `SchemaError` if it is damaged."
-    with _open_parquet(path, **_DAMAGED) as f: return f.read(columns)
+    with _open_parquet(path, **_DAMAGED) as f:
+        return f.read(columns)
 
 
 def _parquet_schema(path):
     "The Arrow schema of a Parquet file; `SchemaError` if it is damaged."
-    with _open_parquet(path, **_DAMAGED) as f: return f.schema_arrow
+    with _open_parquet(path, **_DAMAGED) as f:
+        return f.schema_arrow
 
 
 def _floats(column, path, name):
     "An Arrow column of numbers or booleans as float64 (n,), null = NaN; `SchemaError` if it holds something else."
     kind = column.type
-    if pa.types.is_boolean(kind): column = column.cast(pa.int8())
+    if pa.types.is_boolean(kind):
+        column = column.cast(pa.int8())
     elif not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
-        raise SchemaError(f"{kind} where numbers are expected", "Compare the column with the set's description.", source=path, column=name)
+        raise SchemaError(
+            f"{kind} where numbers are expected",
+            "Compare the column with the set's description.",
+            source=path,
+            column=name,
+        )
     return column.cast(pa.float64(), safe=False).to_numpy()
 
 
 def _strings(column, path, name):
     "An Arrow column of texts as a list; `SchemaError` for another type, and with the row (from 0) for a gap."
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-        raise SchemaError(f"{kind} where texts are expected", "Compare the column with the set's description.", source=path, column=name)
+    if not (
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    ):
+        raise SchemaError(
+            f"{kind} where texts are expected",
+            "Compare the column with the set's description.",
+            source=path,
+            column=name,
+        )
     found = column.to_pylist()
     if column.null_count:
-        raise SchemaError("null where a text is expected", "Every query has one.", source=path, row=found.index(None), column=name)
+        raise SchemaError(
+            "null where a text is expected",
+            "Every query has one.",
+            source=path,
+            row=found.index(None),
+            column=name,
+        )
     return found
 
 # %% ../../../nbs/2_data/sets/sources.ipynb #96922e27
@@ -267,30 +384,82 @@ def _query_ids(task, prompts, repeats, place):
     return ids, again
 
 # %% ../../../nbs/2_data/sets/sources.ipynb #eb8f3e52
-def _build(name, *, files, parts, prompts, task, models, score, cost=None, label=str, rule=None, metadata=None, repeats="keep", note=(), prompt="prompt", **columns):
+def _build(
+    name,
+    *,
+    files,
+    parts,
+    prompts,
+    task,
+    models,
+    score,
+    cost=None,
+    label=str,
+    rule=None,
+    metadata=None,
+    repeats="keep",
+    note=(),
+    prompt="prompt",
+    **columns,
+):
     """The `OutcomeTable` of a public set, by the rules above. `parts` locate rows, `label(kind, model)` names the column of a cell in the file,
     `prompt` that of the prompts.
 
     Raises the error of the failed check with file, row and column; an empty category raises `SchemaError`, as does a set without rows.
     """
     about, place = OUTCOME_SETS.get(name), _placer(parts)
-    if not len(task): raise SchemaError("there are no rows", "Download the file again.", source=files[0])
+    if not len(task):
+        raise SchemaError("there are no rows", "Download the file again.", source=files[0])
     for i, t in enumerate(task):
         if not isinstance(t, str) or not t.strip():
-            raise SchemaError("the category is empty", "Name the task of every query.", source=place(i)[0], row=place(i)[1], column="task")
+            raise SchemaError(
+                "the category is empty",
+                "Name the task of every query.",
+                source=place(i)[0],
+                row=place(i)[1],
+                column="task",
+            )
     for i, p in enumerate(prompts):
-        if type(p) is not str or not p.isascii() or not p or p.isspace(): _text(p, *place(i), prompt)
+        if type(p) is not str or not p.isascii() or not p or p.isspace():
+            _text(p, *place(i), prompt)
     ids, again = _query_ids(task, prompts, repeats, place)
-    digest = file_hash(files[0])[:16] if len(files) == 1 else content_hash([file_hash(f) for f in files])[:16]
+    digest = (
+        file_hash(files[0])[:16]
+        if len(files) == 1
+        else content_hash([file_hash(f) for f in files])[:16]
+    )
     missing = int(np.isnan(score).sum())
-    words = [about.title if about else name, f"{len(files)} files" if len(files) > 1 else Path(files[0]).name, f"sha256 {digest}", *note,
-             *([f"{again} repeated queries"] if again else []), *([f"{missing} of {np.size(score)} outcomes missing"] if missing else [])]
-    try: return OutcomeTable(score, cost or {}, ids, models, metadata or {}, rule or about.rule, "recorded: " + ", ".join(words), task=task,
-                             prompts=prompts, **columns)
+    words = [
+        about.title if about else name,
+        f"{len(files)} files" if len(files) > 1 else Path(files[0]).name,
+        f"sha256 {digest}",
+        *note,
+        *([f"{again} repeated queries"] if again else []),
+        *([f"{missing} of {np.size(score)} outcomes missing"] if missing else []),
+    ]
+    try:
+        return OutcomeTable(
+            score,
+            cost or {},
+            ids,
+            models,
+            metadata or {},
+            rule or about.rule,
+            "recorded: " + ", ".join(words),
+            task=task,
+            prompts=prompts,
+            **columns,
+        )
     except OutcomeError as e:
         kind, _, model = (e.column or "").partition(":")
         path, row = (files[0], None) if e.row is None else place(e.row)
-        raise type(e)(e.problem, e.remedy, source=path, row=row, column=label(kind, model) if model else e.column) from e
+        raise type(e)(
+            e.problem,
+            e.remedy,
+            source=path,
+            row=row,
+            column=label(kind, model) if model else e.column,
+        ) from e
 
 # %% ../../../nbs/2_data/sets/sources.ipynb #7210801c
 TOTAL_PARAMS_B = {"mixtral-8x7b": 46.7, "mixtral-8x22b": 141., "wizardlm-2-8x22b": 141., "flan-t5-xxl": 11., "moss-moon-003": 16., "alpaca-native": 7.,
