@@ -288,7 +288,7 @@ def test_code_that_thinks_too_long_is_stopped_and_the_next_runs():
     assert box("1 + 1").output == "2"
     box.seconds = 0.5
     with pytest.raises(InterpreterError, match="took more than 0.5 s"):
-        box("sum(i * j for i in range(10**4) for j in range(10**4))")
+        box("sum([i * j for i in range(10**4) for j in range(10**4)])")
     box.seconds = 60
     assert box("1 + 2").output == "3"
     box.cleanup()
