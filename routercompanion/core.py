@@ -41,7 +41,7 @@ class UnknownNameError(CompanionError, KeyError):
     def __str__(self):
         return ValueError.__str__(self)
 
-# %% ../nbs/0_core.ipynb #12a4561f
+
 class RoutingInputError(CompanionError):
     "Base of the errors about features, outcomes and saved routers."
 
