@@ -18,6 +18,8 @@ from routercompanion.studies.xbench import CPU_BENCH, bench_bank, bench_outcomes
 from routercompanion.data.records import outcomes_path
 from routercompanion.models.causal_lm import SMALL
 from test_published import MIRROR, files, records  # noqa: F401  (fixtures)
+from routercompanion.models.features import weights_hash
+from routercompanion.reading import safe_name
 from tiny_models import tiny_llama
 
 ROOT = project_root()
@@ -45,13 +47,18 @@ def test_the_notebook_runs_on_generated_files(files, records, tmp_path, monkeypa
     table.score[:, 0] = bank.table.groupby("domain").cumcount() % 4 == 0   # a random model has no right answer; these stand in
     table.score[np.isin(table.domain, ["MMLU", "GSM8K"]), 1] = 1   # the generated records are too few for a clear gap
     table.to_parquet(tmp_path / "bench.parquet")
-    given = dict(profile="bench", out=str(tmp_path / "figures"), sizes=sizes, n_resamples=50, prompts=str(files), records=str(records), model=model, encoder="stand-in",
+    given = dict(profile="bench", out=str(tmp_path / "figures"), sizes=sizes, n_resamples=50, prompts=str(files), records=str(records), model=model, encoder=str(tmp_path / "stand-in"),
                  recorded=str(tmp_path / "bench.parquet"))
     (tmp_path / "figures").mkdir()
     vectors = np.random.default_rng(1).normal(size=(len(bank), 8)).astype(np.float32)
-    place = tmp_path / "cache/embeddings/stand-in"
+    encoder = tmp_path / "stand-in"   # its weights are there to be hashed; what it would compute is kept already
+    encoder.mkdir()
+    save_file({"weights": vectors[:1]}, encoder / "model.safetensors")
+    place = tmp_path / "cache/embeddings" / safe_name(str(encoder))
     place.mkdir(parents=True)
-    save_file({"embeddings": vectors}, place / f"{content_hash(['stand-in', list(bank.query_ids), list(bank.table.prompt)])[:24]}.safetensors")
+    named = [str(encoder), weights_hash(encoder)]
+    key = content_hash([named, list(bank.query_ids), list(bank.table.prompt)])
+    save_file({"embeddings": vectors}, place / f"{key[:24]}.safetensors")
     notebooks.execute(NOTEBOOK, tmp_path / "ran.ipynb", given, root=ROOT, state=tmp_path / "state")
     table7 = pd.read_csv(tmp_path / "figures/xbench_table7.csv").set_index("column")
     assert set(table7.index) == set(COLUMNS) and table7.train.sum() == (bank.table.split == "train").sum()

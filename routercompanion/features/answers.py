@@ -22,7 +22,7 @@ from routercompanion.features.meaning import (
 from ..judging.recording import answer_bank
 from ..models.causal_lm import ENCODER, MAX_NEW_TOKENS, SMALL, Samples, load_causal_lm
 from ..models.features import load_encoder
-from ..reading import FileError, checked
+from ..reading import FileError, checked, safe_name
 
 # %% ../../nbs/5_features/answers.ipynb #6dbf4dc6
 _NUMBER = r"(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)"
@@ -185,7 +185,7 @@ def sampled_answers(
                 list(part.table.prompt),
             ]
         )
-        path = cache_dir("answers", lm.name) / f"samples-{key[:24]}.jsonl"
+        path = cache_dir("answers", safe_name(lm.name)) / f"samples-{key[:24]}.jsonl"
         if not path.is_file():
             with only_one(path):
                 if not path.is_file():  # nobody has drawn them while we waited

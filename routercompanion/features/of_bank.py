@@ -24,6 +24,7 @@ from ..models.causal_lm import ENCODER, SMALL, load_causal_lm
 from routercompanion.models.features import (
     load_encoder, open_tensor, token_statistics, weights_hash, with_origin,
 )
+from ..reading import safe_name
 
 # %% ../../nbs/5_features/of_bank.ipynb #e3386652
 def bank_features(bank, model=SMALL, **options):
@@ -39,7 +40,7 @@ def bank_features(bank, model=SMALL, **options):
     )
     return lm.features(
         bank,
-        cache_dir("features", lm.name)
+        cache_dir("features", safe_name(lm.name))
         / f"{bank.name}-{content_hash(list(bank.query_ids))[:12]}{variant}",
         **options,
     )
@@ -52,7 +53,7 @@ def bank_embeddings(bank, encoder=ENCODER):
         encoder if encoder in Lock.load().assets else [origin["encoder"], origin["weights_sha256"]]
     )  # an asset's name stands for its weights
     key = content_hash([name, list(bank.query_ids), list(bank.table.prompt)])
-    path = cache_dir("embeddings", encoder) / f"{key[:24]}.safetensors"
+    path = cache_dir("embeddings", safe_name(str(encoder))) / f"{key[:24]}.safetensors"
     if not path.is_file():
         with only_one(path):
             _keep_embeddings(path, bank, encoder)

@@ -21,6 +21,7 @@ from routercompanion.models.causal_lm import (
     named_by_prompts,
 )
 from ..parallel import progress
+from ..reading import safe_name
 
 # %% ../../nbs/4_judging/recording.ipynb #d040231a
 _ANSWER = {
@@ -69,7 +70,7 @@ def _task_answers(lm, part, max_new_tokens):
     about = [lm.hash, str(lm.dtype), max_new_tokens]
 
     def place(key):
-        return cache_dir("answers", lm.name) / f"{content_hash(key)[:24]}.jsonl"
+        return cache_dir("answers", safe_name(lm.name)) / f"{content_hash(key)[:24]}.jsonl"
 
     path = place([*about, before, ids, list(part.query_ids)])
     rows = _kept_answers(path, part, tokens_in)

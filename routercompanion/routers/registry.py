@@ -380,7 +380,7 @@ def _rebuilt(cls, saved, arrays):
 
 
 def _try_out(router):
-    "Let a router of vectors or states decide one made-up query, so that parameters and arrays that do not fit together are found now."
+    "Let a router of vectors or states decide two made-up queries, so that parameters and arrays that do not fit together are found now."
     shape = getattr(router, "feature_shape_", None)
     if (
         not shape
@@ -389,7 +389,7 @@ def _try_out(router):
     ):
         return
     try:
-        router.predict_quality(np.full((1, *shape), 0.5, np.float32))
+        router.predict_quality(np.full((2, *shape), 0.5, np.float32))
     except CompanionError:
         pass  # it says itself what it lacks when it is used
 
