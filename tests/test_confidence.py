@@ -174,7 +174,8 @@ def test_records_survive_the_file(rows):
 
 
 def test_records_name_the_winner():
-    table = preferences.preference_records(["a", "b", "c"], "xyz", [1, 0, .5], ("www", "sss"), ("weak", "strong"))
+    table = preferences.preference_records(
+        ["a", "b", "c"], list("xyz"), [1, 0, .5], (list("www"), list("sss")), ("weak", "strong"))
     assert table.model_a.tolist() == ["strong"] * 3 and table[preferences.WINNERS].to_numpy().tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]] and table.response_a.tolist() == list("sss")
     with pytest.raises(preferences.PreferenceError, match="row 0 is 0.3"): preferences.preference_records(["a"], ["x"], [.3], (["w"], ["s"]), ("weak", "strong"))
     with pytest.raises(MisalignedError): preferences.preference_records(["a"], ["x"], [1, 0], (["w"], ["s"]), ("weak", "strong"))

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -121,7 +123,7 @@ def test_damage_and_other_weights_are_refused(base, trained, tmp_path):
     with pytest.raises(SpecialistError, match="no whole adapter"): load_specialist("nobody")
     other = tmp_path / "other"
     shutil.copytree(trained, other)
-    about = adapters.json.loads((other / "provenance.json").read_text())
+    about = json.loads((other / "provenance.json").read_text())
     core.write_json(other / "provenance.json", about | {"base": tiny_llama(tmp_path / "b2", seed=1)})
     with pytest.raises(SpecialistError, match="was trained on other weights"): load_specialist(other)
 

@@ -110,7 +110,7 @@ class CausalLM:
         )
 
     @cached_property
-    def base(self):
+    def backbone(self):
         "The layers without the head. `ModelError`: this architecture keeps them elsewhere."
         base = getattr(self.model, "model", None)
         places = {
@@ -227,7 +227,7 @@ def encode_shots(self: CausalLM, text, bos=None):
     ids = self.prefix_ids(text, bos)
     cache = DynamicCache(config=self.model.config)
     if ids:
-        self.base(
+        self.backbone(
             input_ids=torch.tensor([ids], device=self.device), past_key_values=cache, use_cache=True
         )
     return cache, len(ids)
@@ -269,7 +269,7 @@ def forward_states(self: CausalLM, ids, shots, pool=None, tail=()):
     cache = self.repeat_cache(cache, rows)
     if pool is not None:
         pool.start(own.to(self.device), self.width)
-    states = self.base(
+    states = self.backbone(
         input_ids=tokens.to(self.device),
         attention_mask=mask,
         position_ids=positions,
@@ -338,7 +338,7 @@ def continue_batch(self: CausalLM, logits, state, max_new_tokens, choose=None, l
                 positions[keep],
             )
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        states = self.base(
+        states = self.backbone(
             input_ids=token[:, None],
             attention_mask=mask,
             position_ids=(positions + step)[:, None],
@@ -553,7 +553,7 @@ def features(
         poolings=list(poolings),
         shots=content_hash([bank.shots, self.read_hash(ids, bank.table.task, frames, bos)]),
         query_ids=list(bank.query_ids),
-        layers=len(self.base.layers) + 1,
+        layers=len(self.backbone.layers) + 1,
         template=_TEMPLATE.format(
             "shots + prompt" if any(bank.shots.get(t) for t in frames) else "prompt"
         ),
