@@ -315,6 +315,8 @@ def test_a_signal_ends_the_run_and_its_kernel(tmp_path, number):
     process = subprocess.Popen(
         [sys.executable, "-c", ENDED.format(tests=str(Path(__file__).parent)), str(tmp_path)],
         stderr=subprocess.DEVNULL,
+        # under nohup these tests, and what they start, would ignore SIGHUP
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     end = time.monotonic() + 120
     while not (tmp_path / "a.pid").exists() and time.monotonic() < end:
