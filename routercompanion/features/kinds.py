@@ -135,8 +135,9 @@ def _numbers(X, kind):
             if not isinstance(
                 v, (numbers.Real, np.number, np.bool_, np.ndarray, list, tuple)
             ) or isinstance(v, str):
+                found = str(v) if isinstance(v, str) else v   # not np.str_('...')
                 raise NotNumbersError(
-                    f"Features row {row}: {v!r:.60} is no number; a {kind} feature is numbers. {remedy}"
+                    f"Features row {row}: {found!r:.60} is no number, as {kind!r} features are. {remedy}"
                 )
     try:
         return np.array(X.tolist(), dtype=np.float64)
