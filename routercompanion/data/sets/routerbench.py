@@ -134,7 +134,8 @@ def load_routerbench(source=None, *, repeats="keep"):
     """RouterBench's outcomes of 11 models -> `OutcomeTable`; cost: usd per query; Hu et al. (2024).
 
     `source`: the original routerbench_0shot.pkl or _5shot.pkl (36,497 queries in 86 tasks; read by `read_pickled_frame`), or a folder of CSVs in
-    the same layout, or one .csv or .parquet file of it that you filtered and saved again; default: the three tasks republished by RouterDC (3,178 queries, with their split). `task` is eval_name. An empty score or
+    the same layout, or one .csv or .parquet file of it that you filtered and saved again; default: the three tasks republished by
+    RouterDC (3,178 queries, with their split). `task` is eval_name. An empty score or
     cost is NaN. Rows of a pickle or Parquet file count from 0. Errors: `SourceError`, `SchemaError`, `CsvError`, `ScoreRangeError`, `CostError`.
     """
     files = _set_files("routerbench", source, ["*.csv", "*.pkl", "*.parquet"])
