@@ -47,6 +47,7 @@ from routercompanion.features.meaning import (
     ExactJudge, first_occurrence, semantic_clusters, semantic_entropy,
 )
 from test_outcome_sets import MIRROR
+from routercompanion.reading import safe_name
 from tiny_models import tiny_llama
 
 ALL = {"SW": ranking.SimilarityWeightedRouter(), "MF": learned.PreferenceMFRouter(rank=4, epochs=40, lr=.02), "MLP": learned.PreferenceMLPRouter(hidden=12, epochs=40, lr=.01), "kNN": learned.PreferenceKNNRouter()}
@@ -104,7 +105,7 @@ def test_samples_are_kept_in_pieces_and_resumed(tmp_path, monkeypatch):
     monkeypatch.setenv("ROUTERCOMPANION_CACHE", str(tmp_path / "cache"))
     lm, bank = load_causal_lm(tiny_llama(tmp_path / "m")), chat_bank()
     whole = answers_module.sampled_answers(lm, bank, samples=3, max_new_tokens=4, chunk=3)
-    files = sorted(cache_dir("answers", lm.name).glob("samples-*.jsonl"))
+    files = sorted(cache_dir("answers", safe_name(lm.name)).glob("samples-*.jsonl"))
     assert len(files) == 3 and len(whole.text) == 7 and whole.log_likelihood.shape == (7, 3)
     first = [f for f in files if len(f.read_text().splitlines()) == 1]
     first[0].unlink()

@@ -43,6 +43,7 @@ from routercompanion.models.features import (
     token_statistics,
     write_batch,
 )
+from routercompanion.reading import safe_name
 from tiny_models import tiny_llama
 
 SMALL = "smollm2-135m-instruct"
@@ -1114,7 +1115,7 @@ def test_stores_and_answers_of_an_older_version_are_taken_when_ids_are_hashes_of
             [tiny.hash, str(tiny.dtype), 3, part.shots[part.table.task[0]], list(part.query_ids)]
         )
         write_jsonl(
-            cache_dir("answers", tiny.name) / f"{key[:24]}.jsonl",
+            cache_dir("answers", safe_name(tiny.name)) / f"{key[:24]}.jsonl",
             answers.drop(columns="score").to_dict("records"),
         )
         calls.clear()
