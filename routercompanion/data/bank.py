@@ -168,7 +168,7 @@ def _check_row(row, path, number):
             error=BankError,
             **({"missing": None} if column == "choices" else {}),
         )
-        if column in ("query_id", "prompt", "task") and not value.strip():
+        if column in ("query_id", "prompt", "task", "split") and not value.strip():
             raise BankError(
                 f"{path}, row {number}, column {column!r}: the text is empty; repair or drop this row."
             )

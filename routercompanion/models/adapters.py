@@ -196,7 +196,7 @@ def _check_keys(value, kinds, path, row=None):
         found = checked(
             value.get(name), kind, path=path, row=row, column=name, error=SpecialistError
         )
-        if (kind == "text" and not found.strip()) or (kind == "whole" and found < 0):
+        if (kind == "text" and not found.strip()) or (kind == "whole" and not 0 <= found < 2**53):
             raise SpecialistError(
                 f"{path}: {name} is {found!r}. Restore the file (git checkout), or train the adapter again."
             )

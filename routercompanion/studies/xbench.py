@@ -222,10 +222,9 @@ def _checked_setting(name, value, source):
         raise FileError(
             "the text is empty", "Give the name of a model.", source=source, column=name
         )
-    if kind in ("whole", "number") and not value >= (0 if name == "retries" else 1e-9):
-        raise FileError(
-            f"{value} is out of range", "Give a number above 0.", source=source, column=name
-        )
+    if kind in ("whole", "number") and not (0 if name == "retries" else 1e-9) <= value <= 1e9:
+        remedy = "Give a number above 0 and up to 1e9."
+        raise FileError(f"{value} is out of range", remedy, source=source, column=name)
     return value
 
 
