@@ -56,9 +56,8 @@ def _serve(source, target):
     executor = LocalPythonExecutor([], max_print_outputs_length=begin["longest"])
     tools = {name: _stub(name, ask) for name in begin["tools"]}
     if "final_answer" in tools:
-        tools["final_answer"] = lambda answer: (
-            answer
-        )  # the tool does no more, and any value may end a run
+        # the tool does no more, and any value may end a run
+        tools["final_answer"] = lambda answer: answer
     executor.send_tools(tools)
     while line := source.readline():
         try:
