@@ -112,14 +112,15 @@ def agreement_by(route_a, route_b, groups):
 def agreement_with(evaluation, groups, *, reference="Heuristic", routers=None):
     """Agreement of routers with `reference`, mean over all budgets: DataFrame, a row per group ("Overall" first), a column per router, in [0, 1].
 
-    evaluation: a `PoolEvaluation` (evaluate.pool) on the budget axis; groups (n,): the category of each of its test queries. Budgets that buy nothing
+    evaluation: an `Evaluation` (evaluate.results) on the budget axis; groups (n,): the category of each of its test queries. Budgets that buy nothing
     are left out. Source: who-routes, Table 4 (which does not say at which budget).
     """
     names = np.array([*map(str, evaluation.models), ""], dtype=object)
     choices = {k: s.choice for k, s in evaluation.sweeps.items() if s.choice is not None}
     bought = (lookup(choices, reference, "router that chooses") >= 0).all(0)
     route = lambda k: names[choices[k][:, bought]].T.astype(str)
-    routers = [k for k in choices if k not in (reference, "Random", "Oracle")] if routers is None else routers
+    known = (reference, "Random", "Best single", "TaskMean", "Oracle")
+    routers = [k for k in choices if k not in known] if routers is None else routers
     return pd.DataFrame({k: agreement_by(route(k), route(reference), groups) for k in routers})
 
 # %% ../../nbs/5_curation/pool.ipynb #008adaa4

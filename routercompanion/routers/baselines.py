@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RandomRouter', 'PromptLength', 'TaskMean', 'LabelOracle', 'GainOracle', 'HeuristicRouter', 'RandomPoolRouter',
-           'PoolOracle', 'pareto_front', 'ParetoRandomRouter']
+           'PoolOracle', 'PoolTaskMean', 'pareto_front', 'ParetoRandomRouter']
 
 # %% ../../nbs/6_routers/baselines.ipynb #ccbdb3ab
 import numpy as np
@@ -113,6 +113,36 @@ class PoolOracle(PoolRouter):
     def _feature(self, X): return np.nan_to_num(np.asarray(getattr(X, "score", X), dtype=np.float64), nan=-1.)
     def predict_quality(self, X): return super().predict_quality(self._feature(X))
     def _predict(self, X): return X
+
+# %% ../../nbs/6_routers/baselines.ipynb #9d51e002
+@register_router
+class PoolTaskMean(PoolRouter):
+    """Each model's training mean on the query's task; of an unseen task, its mean over all queries. X: n task names.
+
+    Fitted: tasks_ (T,) names, task_means_ (T, m); a model without an outcome on a task has its
+    overall mean there.
+    """
+    feature_kind = "task"
+    signals, how = ("task",), ("heuristic",)
+    source = "a floor: what the name of the task alone is worth"
+
+    def __init__(self, *, missing="mask"):
+        self.missing = missing
+
+    def _fit(self, X, scores, validation):
+        names, index = np.unique(np.asarray(X).astype(str), return_inverse=True)
+        member = (index == np.arange(len(names))[:, None]).astype(float)
+        seen = ~np.isnan(scores)
+        count = member @ seen
+        total = member @ np.where(seen, scores, 0)
+        self.tasks_ = names.tolist()
+        known = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+        self.task_means_ = np.where(count > 0, known, self.mean_)
+
+    def _predict(self, X):
+        place = {name: i for i, name in enumerate(self.tasks_)}
+        table = np.vstack([self.task_means_, self.mean_])
+        return table[[place.get(str(x), len(self.tasks_)) for x in np.asarray(X)]]
 
 # %% ../../nbs/6_routers/baselines.ipynb #1b794edd
 def pareto_front(quality, costs):
