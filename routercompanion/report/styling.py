@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OKABE_ITO', 'DASH', 'DOTS', 'DASHDOT', 'ROUTER_LOOK', 'POOL_LOOK', 'HALF', 'FULL', 'WIDTHS',
-           'SMALLEST_TEXT', 'DPI', 'FAMILY_COLOUR', 'FREE_LOOKS', 'STYLE', 'looks', 'style', 'item_name', 'FigureError',
-           'FindingError', 'save_figure', 'spread', 'label_lines']
+           'SMALLEST_TEXT', 'DPI', 'FAMILY_COLOUR', 'FREE_LOOKS', 'REFERENCES', 'BEHIND', 'STYLE', 'FAN', 'looks',
+           'style', 'item_name', 'FigureError', 'FindingError', 'save_figure', 'spread', 'label_lines']
 
 # %% ../../nbs/8_report/styling.ipynb #ab02566d
 import functools
@@ -19,7 +19,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine, TightLayoutEngine
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
-from ..core import CompanionError, atomic_path, hash_fraction, write_json
+from ..core import CompanionError, atomic_path, hash_fraction, lookup, write_json
 from ..routers.registry import router_family
 
 # %% ../../nbs/8_report/styling.ipynb #9a12ab18
@@ -31,11 +31,11 @@ ROUTER_LOOK = {"DirichletProbe": ("blue", "-"), "MeanProbe": ("sky", "-"), "Fina
                "ConfidenceMargin": ("orange", "-"), "Entropy": ("vermillion", "-"), "MaxLogits": ("vermillion", DASH),
                "LogitMargin": ("orange", DASH), "SelfAsk": ("sky", DASH), "SemanticEntropy": ("green", DASH), "Perplexity": ("orange", DOTS), "PTrue": ("sky", DOTS),
                "EmbeddingMLP": ("green", "-"), "TaskMean": ("purple", "-"), "PromptLength": ("purple", DASH),
-               "Random": ("grey", DASH), "LabelOracle": ("black", DOTS), "GainOracle": ("black", DASHDOT), "Oracle": ("black", DASHDOT)}
+               "Random": ("grey", DOTS), "LabelOracle": ("black", DASHDOT), "GainOracle": ("black", DASH), "Oracle": ("black", DASH)}
 ROUTER_LOOK |= {name: ROUTER_LOOK[cls] for name, cls in (("ProbeDirichlet", "DirichletProbe"), ("ProbeMean", "MeanProbe"), ("ProbeFinal", "FinalLayerProbe"))}
 
 POOL_LOOK = {"K-NN": ("blue", "-"), "KMeans": ("sky", "-"), "MLP": ("green", "-"), "MF": ("orange", "-"), "SVM": ("purple", "-"), "CSCR": ("vermillion", "-"),
-             "Heuristic": ("grey", DOTS)}
+             "Heuristic": ("grey", DASH)}
 POOL_LOOK |= {name: POOL_LOOK[short] for name, short in (("KNNRouter", "K-NN"), ("KMeansRouter", "KMeans"), ("MLPRouter", "MLP"), ("MatrixFactorisationRouter", "MF"),
              ("SVMRouter", "SVM"), ("CSCRRouter", "CSCR"), ("HeuristicRouter", "Heuristic"))}
 POOL_LOOK |= {"UMR": POOL_LOOK["KMeans"], "CSCR, sign as printed": ("vermillion", DASH), "CSCR, 10 epochs": ("vermillion", DOTS), "plain InfoNCE": ("orange", "-"),
@@ -60,15 +60,27 @@ def _family_look(name):
     other = list(OKABE_ITO)[1 + int(hash_fraction("family colour", family) * 6)]   # a family of the future
     return FAMILY_COLOUR.get(family, other), ("-", DASH, DOTS, DASHDOT)[members.index(name) % 4]
 
+
+def _known_look(name):
+    "(colour, line style) that a name has in every figure; None for one that takes what is free."
+    return {**POOL_LOOK, **ROUTER_LOOK}.get(name) or _family_look(name)
+
 # %% ../../nbs/8_report/styling.ipynb #e88e1e79
-FREE_LOOKS = [(c, s) for s in ("-", DASH, DOTS) for c in ("blue", "orange", "green", "vermillion", "purple", "sky")]
+FREE_LOOKS = [
+    (c, s)
+    for s in ("-", DASH, DOTS)
+    for c in ("blue", "orange", "green", "vermillion", "purple", "sky")
+]
+REFERENCES = ("Random", "Oracle", "GainOracle", "LabelOracle")  # the frame of every picture
+BEHIND = "#A3A3A3"  # the grey of what is not highlighted
 
 
-def looks(names):
+def looks(names, *, highlight=None):
     """Colour and line style for each of `names`: dict name -> {'color', 'linestyle'}.
 
-    A name of the committed figures keeps its look; a router of the library has its family's; the others
-    take what is free, in order.
+    A name of the committed figures keeps its look; a router of the library has its family's; the
+    others take what is free, in order. `highlight`: the name or names that keep their colour; all
+    others but Random and the oracles are then grey.
     """
     known = {**POOL_LOOK, **ROUTER_LOOK}
     chosen = {n: known[n] for n in names if n in known}
@@ -77,8 +89,21 @@ def looks(names):
         if look is not None and (n in chosen or look not in chosen.values()):
             chosen[n] = look
     rest = iter([look for look in FREE_LOOKS if look not in chosen.values()] or FREE_LOOKS)
-    found = {n: chosen[n] if n in chosen else next(rest, FREE_LOOKS[i % len(FREE_LOOKS)]) for i, n in enumerate(names)}
-    return {n: {"color": OKABE_ITO[c], "linestyle": s} for n, (c, s) in found.items()}
+    found = {
+        n: chosen[n] if n in chosen else next(rest, FREE_LOOKS[i % len(FREE_LOOKS)])
+        for i, n in enumerate(names)
+    }
+    found = {n: {"color": OKABE_ITO[c], "linestyle": s} for n, (c, s) in found.items()}
+    behind = set() if highlight is None else set(found) - _highlighted(found, highlight)
+    return {n: look | {"color": BEHIND} if n in behind else look for n, look in found.items()}
+
+
+def _highlighted(names, highlight):
+    "The set of `highlight` (a name or names) and of the reference lines."
+    wanted = [highlight] if isinstance(highlight, str) else list(highlight)
+    for name in wanted:
+        lookup(dict.fromkeys(names), name, "line of this figure")
+    return {*wanted, *REFERENCES}
 
 # %% ../../nbs/8_report/styling.ipynb #73d91e3b
 STYLE = {"font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8,
@@ -322,21 +347,40 @@ def spread(positions, gap, low=-np.inf, high=np.inf):
     return out
 
 # %% ../../nbs/8_report/styling.ipynb #daf1b013
-@_styled
-def label_lines(ax, labels, *, leaders=True):
-    """Write direct labels right of `ax`, without overlaps. `labels`: list of (text, y in data units, look); look as in `looks`.
+FAN = 18  # points by which a label may be moved before its leader says nothing
 
-    A short sample of the line stands before each text, so that colour is never the only key; a thin leader joins it to `y` on the right edge.
+
+@_styled
+def label_lines(ax, labels, *, leaders=True, heights=None):
+    """Write direct labels right of `ax`, without overlaps; `labels`: list of (text, y, look).
+
+    y is in data units, look as in `looks`. A short sample of the line stands before each text, so
+    that colour is never the only key; a thin leader joins it to y on the right edge. `heights`: the
+    lines' mean heights, where the labels stand when the lines end too close together for leaders.
     """
     ax.figure.draw_without_rendering()
     height = ax.get_window_extent().height * 72 / ax.figure.dpi
     low, high = ax.get_ylim()
     unit = (high - low) / height
-    places = spread([y for _, y, _ in labels], 10.5 * unit, low + 4 * unit, high - 4 * unit)
+    ends = np.array([y for _, y, _ in labels], dtype=float)
+    places = spread(ends, 10.5 * unit, low + 4 * unit, high - 4 * unit)
+    if heights is not None and np.abs(places - ends).max(initial=0) > FAN * unit:
+        leaders, places = False, spread(heights, 10.5 * unit, low + 4 * unit, high - 4 * unit)
     for (text, y, look), place in zip(labels, places):
-        if leaders: _stroke(ax, (1, y), (12, place), {"color": look["color"], "linestyle": "-"}, .4)
+        if leaders:
+            _stroke(ax, (1, y), (12, place), {"color": look["color"], "linestyle": "-"}, 0.4)
         _stroke(ax, (13, place), (31, place), look, 1.3)
-        ax.text(1, place, text, transform=_right_of(ax, 34), va="center", ha="left", fontsize=8)
+        ink = "#6B6B6B" if look["color"] == BEHIND else "#000000"
+        ax.text(
+            1,
+            place,
+            text,
+            transform=_right_of(ax, 34),
+            va="center",
+            ha="left",
+            fontsize=8,
+            color=ink,
+        )
 
 # %% ../../nbs/8_report/styling.ipynb #c2984b96
 def _right_of(ax, points):
