@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OKABE_ITO', 'DASH', 'DOTS', 'DASHDOT', 'ROUTER_LOOK', 'POOL_LOOK', 'HALF', 'FULL', 'WIDTHS',
            'SMALLEST_TEXT', 'DPI', 'FAMILY_COLOUR', 'FREE_LOOKS', 'REFERENCES', 'BEHIND', 'STYLE', 'FAN', 'looks',
-           'style', 'item_name', 'FigureError', 'FindingError', 'save_figure', 'spread', 'label_lines']
+           'style', 'item_name', 'FigureError', 'FindingError', 'save_figure', 'load_caption', 'spread', 'label_lines']
 
 # %% ../../nbs/8_report/styling.ipynb #ab02566d
 import functools
@@ -20,6 +20,7 @@ from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
 from ..core import CompanionError, atomic_path, hash_fraction, lookup, write_json
+from ..reading import FileError, read_json
 from ..routers.registry import router_family
 
 # %% ../../nbs/8_report/styling.ipynb #9a12ab18
@@ -327,6 +328,20 @@ def save_figure(fig, item, folder, *, title, subtitle, caption, alt, holds=True,
             tmp.write_bytes(picture.getvalue())
     write_json(paths[-1], said)
     return paths
+
+# %% ../../nbs/8_report/styling.ipynb #f16a0014
+def load_caption(path):
+    """What `save_figure` stored beside a picture: title, subtitle, caption, alt (texts) and holds.
+
+    Anything else in the file raises `FileError`.
+    """
+    found = read_json(path, what="caption of a figure")
+    kinds = dict.fromkeys(_WANTED, str) | {"holds": bool}
+    if not isinstance(found, dict) or {name: type(value) for name, value in found.items()} != kinds:
+        raise FileError(
+            f"no caption: {', '.join(kinds)} are expected", "Make the figure again.", source=path
+        )
+    return found
 
 # %% ../../nbs/8_report/styling.ipynb #f9256331
 def spread(positions, gap, low=-np.inf, high=np.inf):
