@@ -75,7 +75,7 @@ def _draw_probe(ax, weights=(.08, .10, .14, .26, .42)):
     ax.text(70, 47.5, r"$s(q) \geq \theta$ ?", ha="center", va="top")
     for y, word, side in ((54.25, "no", "bottom"), (43.25, "yes", "top")):
         _arrow(ax, (46, 48.75), (30.8, y))
-        ax.text(40, y + (.3 if side == "bottom" else -.3), word, ha="left", va=side)
+        ax.text(33, y + (.6 if side == "bottom" else -.6), word, ha="left", va=side)
 
 # %% ../../nbs/8_report/diagrams.ipynb #3cb7b553
 def _draw_overview(ax):

@@ -13,6 +13,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from ..core import CompanionError, lookup
 from ..metrics.tests import wilson_interval
@@ -440,8 +441,15 @@ def plot_pool_evaluation(
 # %% ../../nbs/8_report/figures.ipynb #f16b0004
 @_styled
 def plot_beside(
-    table, *, columns=None, highlight=None, random=None, oracle=None, apart=True, xlabel=None
-):
+    table: pd.DataFrame,
+    *,
+    columns: list[str] | None = None,
+    highlight: str | list[str] | None = None,
+    random: float | dict | None = None,
+    oracle: float | dict | None = None,
+    apart: bool = True,
+    xlabel: str | None = None,
+) -> Figure:
     """Published values beside ours, one row per method, as dots; return the figure.
 
     `table`: from `beside`; `columns`: at most two of its columns (default: all). Published values
@@ -462,7 +470,8 @@ def plot_beside(
         )
     look, cells = _row_looks(list(table["row"]), highlight), table.set_index("row")
     widths = [1, 2] * len(columns) if apart else [1] * len(columns)
-    size = (HALF if len(columns) == 1 else FULL, 0.17 * len(look) + 1.1)
+    width = HALF if len(columns) == 1 else FULL
+    size = (width, 0.18 * len(look) + (1.7 if width == HALF else 1.4))
     fig, axes = plt.subplots(
         1, len(widths), figsize=size, sharey=True, width_ratios=widths, squeeze=False
     )

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OKABE_ITO', 'DASH', 'DOTS', 'DASHDOT', 'ROUTER_LOOK', 'POOL_LOOK', 'HALF', 'FULL', 'WIDTHS',
-           'SMALLEST_TEXT', 'DPI', 'FAMILY_COLOUR', 'FREE_LOOKS', 'REFERENCES', 'BEHIND', 'STYLE', 'FAN', 'looks',
-           'style', 'item_name', 'FigureError', 'FindingError', 'save_figure', 'load_caption', 'spread', 'label_lines']
+           'SMALLEST_TEXT', 'DPI', 'FAMILY_COLOUR', 'FREE_LOOKS', 'REFERENCES', 'BEHIND', 'STYLE', 'looks', 'style',
+           'item_name', 'FigureError', 'FindingError', 'save_figure', 'load_caption', 'spread', 'label_lines']
 
 # %% ../../nbs/8_report/styling.ipynb #ab02566d
 import functools
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine, TightLayoutEngine
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
@@ -300,7 +301,18 @@ def _check_head(fig, item):
 
 # %% ../../nbs/8_report/styling.ipynb #f16a0009
 @_styled
-def save_figure(fig, item, folder, *, title, subtitle, caption, alt, holds=True, strict=True):
+def save_figure(
+    fig: Figure,
+    item: str,
+    folder: str | Path,
+    *,
+    title: str,
+    subtitle: str,
+    caption: str,
+    alt: str,
+    holds: bool = True,
+    strict: bool = True,
+) -> list[Path]:
     """Write `fig` as `folder/item.png` (200 dpi), `.svg` and `.caption.json`; return the paths.
 
     `title`: the finding, a sentence; `holds`: whether the table under the figure holds it, computed
@@ -330,7 +342,7 @@ def save_figure(fig, item, folder, *, title, subtitle, caption, alt, holds=True,
     return paths
 
 # %% ../../nbs/8_report/styling.ipynb #f16a0014
-def load_caption(path):
+def load_caption(path: str | Path) -> dict:
     """What `save_figure` stored beside a picture: title, subtitle, caption, alt (texts) and holds.
 
     Anything else in the file raises `FileError`.
@@ -362,7 +374,7 @@ def spread(positions, gap, low=-np.inf, high=np.inf):
     return out
 
 # %% ../../nbs/8_report/styling.ipynb #daf1b013
-FAN = 18  # points by which a label may be moved before its leader says nothing
+_FAN = 18  # points by which a label may be moved before its leader says nothing
 
 
 @_styled
@@ -379,7 +391,7 @@ def label_lines(ax, labels, *, leaders=True, heights=None):
     unit = (high - low) / height
     ends = np.array([y for _, y, _ in labels], dtype=float)
     places = spread(ends, 10.5 * unit, low + 4 * unit, high - 4 * unit)
-    if heights is not None and np.abs(places - ends).max(initial=0) > FAN * unit:
+    if heights is not None and np.abs(places - ends).max(initial=0) > _FAN * unit:
         leaders, places = False, spread(heights, 10.5 * unit, low + 4 * unit, high - 4 * unit)
     for (text, y, look), place in zip(labels, places):
         if leaders:

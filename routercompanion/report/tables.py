@@ -324,13 +324,21 @@ RULES = {
 }
 
 
-def printed_digits(value):
+def printed_digits(value: float | str) -> int:
     "Decimals of a number as printed: 2 for 53.91 and '0.50'. A float has lost its trailing zeros."
     number = Decimal(value) if isinstance(value, str) else Decimal(repr(float(value))).normalize()
     return max(0, -number.as_tuple().exponent)
 
 
-def verdict(published, value, low, high, rule, *, digits=None):
+def verdict(
+    published: float | str,
+    value: float,
+    low: float,
+    high: float,
+    rule: str,
+    *,
+    digits: int | None = None,
+) -> str:
     """What our `value` [`low`, `high`] says about a `published` number by a `rule` of `RULES`.
 
     All in one unit. "equal to the digits printed": reproduced or disagrees, to `digits` decimals
@@ -386,6 +394,12 @@ def _named_pairs(ours, published, rows):
     return [(name, rows.get(name)) for name in theirs] + [(None, name) for name in alone]
 
 
+def _only(frame, keys):
+    "The rows of a long frame whose (column, metric) is one of `keys`."
+    wanted = {key for key in keys if key is not None}
+    return frame[[key in wanted for key in zip(frame["column"], frame["metric"])]]
+
+
 def _cells_of(frame, key, unit, who):
     "(value, low, high by row, decimals) of one (column, metric) of a long frame, in `unit`."
     groups = dict(list(frame.groupby(["column", "metric"], sort=False)))
@@ -404,9 +418,7 @@ def _cells_of(frame, key, unit, who):
             f"{who}: {key[0]}, {key[1]} is in {', '.join(sorted(given))}, "
             f"the table in {unit}. Convert it first."
         )
-    digits = (
-        max(printed_digits(v) for v in part["value"].dropna()) if part["value"].notna().any() else 0
-    )
+    digits = max((printed_digits(v) for v in part["value"].dropna()), default=0)
     numbers = part.set_index("row").reindex(columns=["value", "low", "high", "n"]).astype(float)
     numbers[["value", "low", "high"]] *= factor
     return numbers, max(0, digits - round(math.log10(factor)))
@@ -446,17 +458,14 @@ def _statuses(table, labels, status, usual):
     for row, word in given.items():
         lookup(dict.fromkeys(table["row"]), row, "row of this table")
         lookup(dict.fromkeys(STATUSES), word, "status")
-    usual = (
-        usual
-        if status is None or given
-        else lookup({name: name for name in STATUSES}, status, "status")
-    )
+    if isinstance(status, str):
+        usual = lookup({name: name for name in STATUSES}, status, "status")
     theirs, mine = (
         table[[f"{label}_{side}" for label in labels]].notna().any(axis=1)
         for side in ("published", "ours")
     )
     alone = "analogue" if usual == "analogue" else "same data"
-    words = np.where(theirs & mine, usual, np.where(theirs, "not possible here", alone))
+    words = np.select([theirs & mine, theirs], [usual, "not possible here"], alone)
     return [given.get(row, word) for row, word in zip(table["row"], words)]
 
 # %% ../../nbs/8_report/tables.ipynb #f16c0007
@@ -478,18 +487,18 @@ def _head_of(rows, columns, labels, units, rule):
 
 # %% ../../nbs/8_report/tables.ipynb #f16c0008
 def beside(
-    ours,
-    published,
+    ours: pd.DataFrame,
+    published: pd.DataFrame,
     *,
-    rows,
-    columns,
-    rule,
-    models_ours,
-    models_published,
-    unit,
-    status=None,
-    claims=None,
-):
+    rows: dict,
+    columns: dict,
+    rule: str | dict,
+    models_ours: str,
+    models_published: str,
+    unit: str | dict,
+    status: str | dict | None = None,
+    claims: dict | None = None,
+) -> pd.DataFrame:
     """Published values beside ours, one row per method, with verdicts; a DataFrame.
 
     `ours`: row, column, metric, value, low, high; unit ('fraction' if absent) and n if known.
@@ -507,13 +516,17 @@ def beside(
     """
     _need(ours, ["row", "column", "metric", "value", "low", "high"], "beside")
     _need(published, ["row", "column", "metric", "value", "unit"], "beside")
-    pairs, labels = _named_pairs(ours, published, rows), _column_labels(columns)
+    labels = _column_labels(columns)
+    named = {key: (own, key[1]) if isinstance(own, str) else own for key, own in columns.items()}
+    shown = _only(ours, named.values()), _only(published, columns)
+    pairs = _named_pairs(*shown, rows)
     table = pd.DataFrame({"row": [own if name is None else name for name, own in pairs]})
     units = {key: _of_key(unit, key) for key in columns}
     for label, key in labels.items():
         theirs, digits = _cells_of(published, key, units[key], "the published values")
-        own = (columns[key], key[1]) if isinstance(columns[key], str) else columns[key]
-        mine = theirs.head(0) if own is None else _cells_of(ours, own, units[key], "ours")[0]
+        mine = theirs.head(0)
+        if named[key] is not None:
+            mine, _ = _cells_of(ours, named[key], units[key], "ours")
         theirs["value"] = theirs["value"].round(digits)
         parts = _compared(theirs, mine, pairs, _of_key(rule, key), digits)
         table = table.assign(**{f"{label}_{name}": parts[name] for name in PARTS})
@@ -529,7 +542,7 @@ def beside(
     return table
 
 
-def beside_columns(table):
+def beside_columns(table: pd.DataFrame) -> list[str]:
     "The columns X that a table of `beside` compares; `CompanionError` if it is no such table."
     found = [
         c.removesuffix("_published") for c in map(str, table.columns) if c.endswith("_published")
@@ -543,16 +556,16 @@ def beside_columns(table):
 
 # %% ../../nbs/8_report/tables.ipynb #f16c0011
 def write_beside(
-    table,
-    item,
-    folder,
+    table: pd.DataFrame,
+    item: str,
+    folder: str | Path,
     *,
-    caption,
-    models_ours=None,
-    models_published=None,
-    mapping=None,
-    float_format="%.2f",
-):
+    caption: str,
+    models_ours: str | None = None,
+    models_published: str | None = None,
+    mapping: str | None = None,
+    float_format: str = "%.2f",
+) -> list[Path]:
     """Write a table of `beside` as `folder/item.csv` and `folder/item.md`; return both paths.
 
     Both name the models; the Markdown says under the table which columns and rows of ours stand for
@@ -621,7 +634,7 @@ def _beside_texts(table, float_format):
     return pd.DataFrame(texts)
 
 # %% ../../nbs/8_report/tables.ipynb #f16c0014
-def caption_of_family(table):
+def caption_of_family(table: pd.DataFrame) -> str:
     """The sentence for a caption on the number of comparisons, from a table of differences.
 
     `table`: columns comparisons (the size of the family that a row belongs to) and n_resamples,
