@@ -90,7 +90,8 @@ kin = [n for n in table.name[table.family == "difficulty"] if n != "MyRouter"]
 look = looks(["MyRouter"])["MyRouter"]
 assert look == looks([*kin, "MyRouter"])["MyRouter"], "one look in every figure"
 assert look["color"] == OKABE_ITO[FAMILY_COLOUR["difficulty"]], look
-save_figure(plot_pool_evaluation(found).figure, "mine", "out")
+save_figure(plot_pool_evaluation(found).figure, "mine", "out", title="Mine rises", subtitle="accuracy (%)",
+            caption="Look at the left.", alt="Rising lines.", holds=len(found.table) > 3)
 main(["routers", "--csv"])
 """
 
@@ -279,6 +280,7 @@ def test_a_new_paper_is_one_notebook_and_one_step_and_runs_small(copy, monkeypat
         "small_talk_table1.md",
         "small_talk_figure1.png",
         "small_talk_figure1.svg",
+        "small_talk_figure1.caption.json",
         "provenance.json",
     } <= set(os.listdir(copy / "out"))
     rows = list(csv.DictReader(open(copy / "out/small_talk_table1.csv", encoding="utf-8")))

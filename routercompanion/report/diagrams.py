@@ -16,8 +16,8 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
 from ..core import CompanionError
 from ..judging.llm import judge_prompt
-from .figures import _Line, _draw_regions
-from .styling import DASH, HALF, OKABE_ITO, _styled, label_lines, looks
+from .figures import _draw_regions
+from .styling import DASH, FULL, HALF, OKABE_ITO, _styled, label_lines, looks
 
 # %% ../../nbs/8_report/diagrams.ipynb #d7a19b0b
 @_styled
@@ -75,7 +75,7 @@ def _draw_probe(ax, weights=(.08, .10, .14, .26, .42)):
     ax.text(70, 47.5, r"$s(q) \geq \theta$ ?", ha="center", va="top")
     for y, word, side in ((54.25, "no", "bottom"), (43.25, "yes", "top")):
         _arrow(ax, (46, 48.75), (30.8, y))
-        ax.text(40, y + (.3 if side == "bottom" else -.3), word, ha="left", va=side)
+        ax.text(33, y + (.6 if side == "bottom" else -.6), word, ha="left", va=side)
 
 # %% ../../nbs/8_report/diagrams.ipynb #3cb7b553
 def _draw_overview(ax):
@@ -92,13 +92,13 @@ def plot_pipeline_overview():
     top, bottom = fig.subplots(2, 1, height_ratios=[1.25, 1])
     _draw_overview(top)
     x = np.linspace(0, 1, 101)
-    curve = _Line(100 * x, .5 + .3 * (x + .55 * x * (1 - x)))
-    bottom.plot(curve.call_rate, 100 * curve.performance, **looks(["DirichletProbe"])["DirichletProbe"], zorder=3)
+    y = .5 + .3 * (x + .55 * x * (1 - x))
+    bottom.plot(100 * x, 100 * y, **looks(["DirichletProbe"])["DirichletProbe"], zorder=3)
     bottom.plot([0, 100], [50, 80], **looks(["Random"])["Random"], zorder=2)
     bottom.plot([0, 42, 100], [50, 84, 80], **looks(["GainOracle"])["GainOracle"], zorder=2)
     bottom.set(xlim=(0, 100), ylim=(48, 87), xticks=[0, 30, 100], yticks=[50, 80], yticklabels=["small", "large"],
                xlabel="queries sent to the large model (%)", ylabel="performance")
-    _draw_regions(bottom, curve, 30, (.85, .95))
+    _draw_regions(bottom, 100 * x, 100 * y, 30, (.85, .95))
     for text, at in (("oracle", (52, 84.6)), ("probe", (31.5, 70.6)), ("Random", (58, 62.5))): bottom.text(*at, text)
     bottom.text(97, 50, "AUROC: is the small model\nwrong? (labels only)", ha="right", va="bottom")
     return fig
@@ -108,7 +108,7 @@ def plot_judge_prompt(text=None, *, width=96, ax=None):
     "Draw the judge's prompt (default `judge_prompt()`) as a framed text; return the axes. Lines are wrapped at `width` characters."
     lines = [part for line in (text or judge_prompt()).split("\n") for part in (textwrap.wrap(line, width) or [""])]
     if ax is None:
-        fig, ax = plt.subplots(figsize=(6.9, .155 * len(lines) + .3))
+        fig, ax = plt.subplots(figsize=(FULL, .155 * len(lines) + .3))
         if fig.get_layout_engine() is None: ax.set_position([.005, .01, .99, .98])
     ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[])
     for spine in ax.spines.values(): spine.set(visible=True, color="#767676", linewidth=.8)
