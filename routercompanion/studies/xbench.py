@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CPU_BENCH', 'COLUMNS_OF_FILES', 'BENCH_COLUMNS', 'SHOTS_FROM', 'MMLU_TEST', 'pilot_table', 'solved_examples',
            'column_rows', 'bench_bank', 'recorded_large', 'question_of', 'bench_scores', 'PaperSetup', 'paper_setup',
-           'paper_models', 'load_placed', 'paper_outcomes', 'bench_outcomes', 'nested_sample', 'flip_labels',
-           'noisy_auroc', 'noise_ceiling', 'model_scores', 'record_scores']
+           'paper_models', 'load_placed', 'paper_outcomes', 'bench_outcomes', 'published_columns', 'nested_sample',
+           'flip_labels', 'noisy_auroc', 'noise_ceiling', 'model_scores', 'record_scores']
 
 # %% ../../nbs/8_studies/xbench.ipynb #37c92f6d
 import os
@@ -22,7 +22,7 @@ from routercompanion.core import (
     variable,
 )
 from ..data.bank import BankError, fair_quotas, first_by_hash, make_bank
-from ..data.banks.embedded import TASKS
+from ..data.banks.embedded import STANDS_FOR, TASKS
 from ..data.banks.routellm import RECORDED, load_routellm_prompts
 from routercompanion.data.banks.routerxbench import (
     FILES, GROUPS, KINDS, by_hash, read_prompt_file, row_key, without_overlap,
@@ -292,6 +292,21 @@ def bench_outcomes(bank, models, path=None, *, records=None, open_ended=None, ma
     table = small.merge(recorded_large(bank, records=records))
     if path: table.to_parquet(path)
     return table
+
+# %% ../../nbs/8_studies/xbench.ipynb #c01u0002
+def published_columns(columns, published, measure) -> dict:
+    """dict (published column, metric) -> (column of ours, measure), for `report.tables.beside`.
+
+    columns: ours; published: from `load_published`, one metric in it; the paper's table names the
+    data sets as `STANDS_FOR` does, if need be in full ("Social Sciences" for "Social Sci.").
+    """
+    metric, found = published.metric.iloc[0], {}
+    for ours in columns:
+        short = STANDS_FOR[ours].rstrip(".")
+        named = [c for c in published.column.unique() if c.startswith(short)]
+        if named:
+            found[named[0], metric] = (ours, measure)
+    return found
 
 # %% ../../nbs/8_studies/xbench.ipynb #6f7214e2
 def nested_sample(signals, rows, per_column, rng=42):
