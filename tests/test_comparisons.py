@@ -110,6 +110,21 @@ def test_a_statistic_that_is_no_mean_has_the_jackknife_error():
     assert got.standard_error == pytest.approx((11 / 12 * squares)**.5, rel=1e-12)
 
 
+def test_tasks_are_compared_within_their_column():
+    "Leaving a task out of a ratio shifts its column's values, and columns of other sizes less."
+    def average_ratio(columns):
+        return sum(sum(column[1:]) / column[0]**2 for column in columns) / len(columns)
+
+    columns = [[2., 3., 5., 4.], [3., 9., 9., 8., 7., 8., 9.]]
+    values, names = left_out(columns, average_ratio)
+    means = {name: np.mean([v for v, n in zip(values, names) if n == name]) for name in names}
+    sizes = {name: names.count(name) for name in names}
+    variance = sum((sizes[n] - 1) / sizes[n] * (v - means[n])**2 for v, n in zip(values, names))
+    got = c.task_interval(average_ratio(columns), values, names)
+    assert got.standard_error == pytest.approx(variance**.5, rel=1e-12)
+    assert abs(means["column 0"] - means["column 1"]) > .01, "one mean for all would show"
+
+
 def test_units_and_sign_do_not_matter():
     values = np.random.default_rng(1).normal(.3, 1, 11)
     without = (values.sum() - values) / 10
@@ -501,6 +516,14 @@ def test_a_table_is_its_parts():
     np.testing.assert_array_equal(table.p_value, p_values)
     np.testing.assert_allclose(table.p_holm, holm_by_closed_testing(p_values), rtol=1e-12)
     assert table.difference[7] == .1, "an estimate without draws is still shown"
+
+
+def test_one_draw_is_none():
+    estimates, draws = family()
+    draws[1:, 2] = np.nan
+    table = c.family_table(estimates, draws, list("abcde"))
+    assert (table.comparisons == 4).all() and table.n_resamples.min() == 1
+    assert table.loc[2, "low":"p_holm"].isna().all() and table.difference[2] == estimates[2]
 
 
 def test_rows_come_in_the_order_given_and_the_input_stays():
