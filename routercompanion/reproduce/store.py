@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ITEM_COLUMNS', 'ITEM_STATUS', 'Workspace', 'slug', 'make_record', 'read_provenance', 'load_record', 'output_hashes',
-           'manifest_entry', 'build_manifest', 'publish', 'is_published', 'clear_remains', 'recorded_files',
+           'manifest_entry', 'item_of', 'build_manifest', 'publish', 'is_published', 'clear_remains', 'recorded_files',
            'move_folder', 'item_id', 'item_files', 'read_items', 'list_items', 'item_state', 'steps_for',
            'lessons_to_run']
 
@@ -226,8 +226,15 @@ def manifest_entry(record):
     return {k: record[k] for k in ("notebook", "key", "files", "inputs")}
 
 
+def item_of(file: str) -> str:
+    "The item of a published file: its name without the ending, `.csv` say, or `.caption.json`."
+    if file.endswith(".caption.json"):
+        return file.removesuffix(".caption.json")
+    return Path(file).with_suffix("").as_posix()
+
+
 def build_manifest(entries, profile, version=None):
-    """The text of the manifest of `entries` {step: entry}: the steps, and for each item (the stem of a file's name) its files and where they come from.
+    """The text of the manifest of `entries` {step: entry}: the steps, and for each item (`item_of`) its files and where they come from.
 
     `version` of the library: this one's.
     """
@@ -237,9 +244,7 @@ def build_manifest(entries, profile, version=None):
     for name, entry in sorted(entries.items()):
         about = {"notebook": entry["notebook"], "key": entry["key"], "inputs": entry["inputs"]}
         for file, digest in entry["files"].items():
-            item = items.setdefault(
-                Path(file).with_suffix("").as_posix(), {"files": {}, "step": name}
-            )
+            item = items.setdefault(item_of(file), {"files": {}, "step": name})
             item["files"][file] = digest
             item |= about | {"profile": profile, "library_version": version}
     manifest = {"profile": profile, "library_version": version, "steps": entries, "items": items}
