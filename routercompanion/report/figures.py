@@ -361,7 +361,7 @@ def _dots(ax, cells, look, lines):
         if x is not None and np.isfinite(x):
             ax.axvline(x, **{**looks([name])[name], "lw": 0.9}, zorder=1)
     for y, row in enumerate(look):
-        if row in cells.index:
+        if row in cells.index and pd.notna(cells.loc[row, "value"]):
             _dot(
                 ax,
                 y,
