@@ -239,7 +239,7 @@ def trace_text(question, direct, steps, entropy=None):
 def pilot_shares(kept, name=f"{RECORD}_pilot") -> pd.DataFrame:
     """Share of the pilot questions that are answered rightly from memory, by relation, rising.
 
-    relation, n, direct with direct_low and direct_high (95% Wilson), and whether it is among `kept`.
+    relation, n, direct with direct_low and direct_high (95% Wilson), whether it is among `kept`.
     """
     bank = question_bank(pilot_questions(), name="multi-hop pilot")
     right = recorded_signals(name, bank)["direct"]

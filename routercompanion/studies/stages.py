@@ -118,12 +118,14 @@ def stage_differences(evaluation, first, others, measures, *, family=None) -> pd
     parts = []
     for measure in measures:
         rows = [evaluation.compare(first, other, measure) for other in others]
-        one_by_one = pd.DataFrame(rows)[
-            ["first", "second", "metric", "difference", "low", "high", "task_low", "task_high", "n"]]
         together = of_family.family(measure, reference=first, rows=others)
-        parts.append(one_by_one.join(_turned(together)))
+        parts.append(pd.DataFrame(rows)[_ONE_BY_ONE].join(_turned(together)))
     table = pd.concat(parts, ignore_index=True)
     return table[[*table.columns.drop(["verdict", "n"]), "verdict", "n"]]
+
+
+_ONE_BY_ONE = ["first", "second", "metric", "difference", "low", "high", "task_low", "task_high",
+               "n"]
 
 
 def _turned(family) -> pd.DataFrame:
@@ -197,13 +199,22 @@ def fixed_policies(outcomes, cost, *, budgets=(.25, .5, .75)) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(n=len(outcomes))
 
 # %% ../../nbs/8_studies/stages.ipynb #6cd792d3
-CASES = {(0, 1, 1): "a call saved (both right)", (0, 1, 0): "a call saved, and an answer too (only direct right)", (0, 0, 1): "an answer lost (only the agent right)",
-         (0, 0, 0): "no call, and nothing to be had (both wrong)", (1, 0, 1): "a call that paid (only the agent right)", (1, 1, 1): "a call for nothing (both right)",
-         (1, 1, 0): "a call that spoilt it (only direct right)", (1, 0, 0): "a call in vain (both wrong)"}
+CASES = {
+    (0, 1, 1): "a call saved (both right)",
+    (0, 1, 0): "a call saved, and an answer too (only direct right)",
+    (0, 0, 1): "an answer lost (only the agent right)",
+    (0, 0, 0): "no call, and nothing to be had (both wrong)",
+    (1, 0, 1): "a call that paid (only the agent right)",
+    (1, 1, 1): "a call for nothing (both right)",
+    (1, 1, 0): "a call that spoilt it (only direct right)",
+    (1, 0, 0): "a call in vain (both wrong)"}
 
 
-def routing_cases(called, outcomes):
-    "dict case -> mask (n,), the cases of `CASES` in that order, for calls (n,) bool and outcomes (n, 2) of 0 and 1; each question is in one of them."
+def routing_cases(called, outcomes) -> dict:
+    """dict case -> mask (n,), the cases of `CASES` in that order; each question is in one of them.
+
+    called (n,) bool; outcomes (n, 2) of 0 and 1.
+    """
     key = np.column_stack([np.asarray(called), np.asarray(outcomes)]).astype(int)
     return {name: (key == case).all(1) for case, name in CASES.items()}
 
