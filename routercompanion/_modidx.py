@@ -2269,8 +2269,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'routercompanion/report/figures.py'),
                                                 'routercompanion.report.figures._bins': ( '8_report/figures.html#_bins',
                                                                                           'routercompanion/report/figures.py'),
-                                                'routercompanion.report.figures._coordinates': ( '8_report/figures.html#_coordinates',
-                                                                                                 'routercompanion/report/figures.py'),
                                                 'routercompanion.report.figures._crosses': ( '8_report/figures.html#_crosses',
                                                                                              'routercompanion/report/figures.py'),
                                                 'routercompanion.report.figures._dot': ( '8_report/figures.html#_dot',

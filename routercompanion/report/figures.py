@@ -40,16 +40,9 @@ class _Line:
         self.cost, self.quality = cost, quality
 
 
-def _coordinates(curve):
-    "Costs (or call rates) and qualities of a curve, as arrays."
-    if hasattr(curve, "cost"):
-        return np.asarray(curve.cost, dtype=float), np.asarray(curve.quality, dtype=float)
-    return np.asarray(curve.call_rate, dtype=float), np.asarray(curve.performance, dtype=float)
-
-
 def _points(curve, least=1):
     "The coordinates of a curve, checked: finite, of one length, costs rising, `least` points or more."
-    x, y = _coordinates(curve)
+    x, y = (np.asarray(values, dtype=float) for values in (curve.cost, curve.quality))
     shaped = x.shape == y.shape and x.ndim == 1 and len(x) >= least
     if not shaped or not np.isfinite([x, y]).all() or (np.diff(x) < 0).any():
         raise CompanionError(
