@@ -73,8 +73,9 @@ def selection_profile(choice, models, costs, n_bands=5):
 # %% ../../nbs/8_studies/choices.ipynb #edcf0b17
 @dataclass(frozen=True)
 class MatchedBudget:
-    """McNemar's test of two routers at one `budget`: the mean costs they paid, `only_first` and `only_second` right, `p_value` (two-sided, exact),
-    `p_greater` (one-sided: the first is better)."""
+    """McNemar's test of two routers at one `budget`: the mean costs they paid, `only_first` and
+    `only_second` right, `p_value` (two-sided, exact), `p_greater` (one-sided: the first is better).
+    """
     first: str
     second: str
     budget: float
@@ -88,33 +89,49 @@ class MatchedBudget:
 
 
 def choices_at(evaluation, row, budget):
-    """(choice (n,), quality (n,), mean cost) of a row of an `Evaluation` at the setting whose mean cost is the largest within `budget`.
+    """(choice (n,), quality (n,), mean cost) of a row of an `Evaluation` within a mean `budget`.
 
-    `PoolInputError`: it never pays that little, or makes no single choice.
+    At the setting whose mean cost is the largest within it. `PoolInputError`: the row never pays
+    that little, or makes no single choice.
     """
     sweep = lookup(evaluation.sweeps, row, "row of this evaluation")
-    if sweep.choice is None: raise PoolInputError(f"{row} is an expectation over random choices and has no answers to compare. Choose another row.")
+    if sweep.choice is None:
+        raise PoolInputError(f"{row} is an expectation over random choices and has no answers to "
+                             "compare. Choose another row.")
     mean = np.nanmean(sweep.cost, axis=0)
-    if budget < mean.min() - 1e-12: raise PoolInputError(f"The budget {budget:g} lies below what {row} pays at least ({mean.min():g}).")
+    if budget < mean.min() - 1e-12:
+        raise PoolInputError(f"The budget {budget:g} lies below what {row} pays at least "
+                             f"({mean.min():g}).")
     k = int(np.where(mean <= budget + 1e-12, mean, -np.inf).argmax())
     return sweep.choice[:, k].astype(int), sweep.quality[:, k], float(mean[k])
 
 
 def median_budget(evaluation, *rows):
-    "The median of the distinct mean costs that some rows of an `Evaluation` pay (cscr section D.6: the median of the combined cost grids)."
-    return float(np.median(np.concatenate([np.unique(np.round(np.nanmean(evaluation.sweeps[r].cost, axis=0), 12)) for r in rows])))
+    """The median of the distinct mean costs that some rows of an `Evaluation` pay.
+
+    cscr section D.6: the median of the combined cost grids.
+    """
+    grids = [np.round(np.nanmean(evaluation.sweeps[r].cost, axis=0), 12) for r in rows]
+    return float(np.median(np.concatenate([np.unique(grid) for grid in grids])))
 
 
 def matched_budget(evaluation, first, second, *, budget=None, bar=.5):
-    """`MatchedBudget` of two rows of an `Evaluation` on the realised axis (cscr section D.6). budget: default the median of both rows' distinct mean costs.
+    """`MatchedBudget` of two rows of an `Evaluation` on the realised axis (cscr section D.6).
 
-    Queries on which one of the two has no outcome are left out. Rows without single choices (Random) cannot be tested: `PoolInputError`.
+    budget: default the median of both rows' distinct mean costs. Queries on which one of the two
+    has no outcome are left out. Rows without single choices (Random) cannot be tested:
+    `PoolInputError`.
     """
-    for row in (first, second): lookup(evaluation.sweeps, row, "row of this evaluation")
-    if budget is None and all(evaluation.sweeps[r].choice is not None for r in (first, second)): budget = median_budget(evaluation, first, second)
-    (_, a, paid_a), (_, b, paid_b) = (choices_at(evaluation, row, np.inf if budget is None else budget) for row in (first, second))
+    for row in (first, second):
+        lookup(evaluation.sweeps, row, "row of this evaluation")
+    choose = all(evaluation.sweeps[r].choice is not None for r in (first, second))
+    if budget is None and choose:
+        budget = median_budget(evaluation, first, second)
+    limit = np.inf if budget is None else budget
+    (_, a, paid_a), (_, b, paid_b) = (choices_at(evaluation, r, limit) for r in (first, second))
     keep = ~np.isnan(a) & ~np.isnan(b)
     test = mcnemar((a[keep] >= bar).astype(int), (b[keep] >= bar).astype(int))
     total = test.only_a + test.only_b
-    greater = float(binomtest(test.only_a, total, alternative="greater").pvalue) if total else 1.
-    return MatchedBudget(first, second, float(budget), paid_a, paid_b, test.only_a, test.only_b, test.p_value, greater, int(keep.sum()))
+    greater = binomtest(test.only_a, total, alternative="greater").pvalue if total else 1.
+    return MatchedBudget(first, second, float(budget), paid_a, paid_b, test.only_a, test.only_b,
+                         test.p_value, float(greater), int(keep.sum()))
