@@ -91,7 +91,8 @@ look = looks(["MyRouter"])["MyRouter"]
 assert look == looks([*kin, "MyRouter"])["MyRouter"], "one look in every figure"
 assert look["color"] == OKABE_ITO[FAMILY_COLOUR["difficulty"]], look
 save_figure(plot_pool_evaluation(found).figure, "mine", "out", title="Mine rises",
-            subtitle="accuracy (%)", caption="Look at the left.", alt="Rising lines.", holds=len(found.table) > 3)
+            subtitle="accuracy (%)", caption="Look at the left.", alt="Rising lines.",
+            holds=len(found.table) > 3)
 main(["routers", "--csv"])
 """
 
