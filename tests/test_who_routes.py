@@ -16,7 +16,8 @@ from routercompanion.core import UnknownNameError, hash_fraction, project_root
 from routercompanion.curation.pool import agreement_with
 from routercompanion.metrics.sweeps import budget_sweep
 from routercompanion.data.outcomes import OutcomeTable
-from routercompanion.evaluate.pool import PoolInputError, fit_pool, pool_evaluation, training_change
+from routercompanion.data.pool import PoolInputError
+from routercompanion.evaluate.pool import pool_evaluation
 from routercompanion.models.causal_lm import LARGE, SMALL
 from routercompanion.routers.clustering.neighbours import KNNRouter
 
@@ -80,7 +81,7 @@ def test_training_change_leaves_out_what_was_never_recorded(pool):
 
 def test_an_evaluation_with_fitted_routers_is_the_same(pool):
     t, X, _ = pool
-    few = dict(metrics=("AUDC", "peak"), n_resamples=50)
+    few = dict(measures=("AUDC", "peak"), n_resamples=50)
     first = pool_evaluation(t, X, {"K-NN": KNNRouter(k=7)}, **few)
     again = pool_evaluation(t, X, {"K-NN": KNNRouter(k=7)}, fitted=first.fitted, **few)
     assert first.table.equals(again.table) and again.fitted["K-NN"] is first.fitted["K-NN"]
@@ -96,7 +97,7 @@ def test_agreement_is_by_name_and_mean_over_budgets():
 
 def test_one_price_list(pool):
     t, X, _ = pool
-    few = dict(metrics=("AUDC",), n_resamples=20)
+    few = dict(measures=("AUDC",), n_resamples=20)
     a, b = pool_evaluation(t, X, {"K-NN": KNNRouter(k=7)}, **few), pool_evaluation(t, X, {"K-NN": KNNRouter(k=7)}, prices=[1, 2, 3], **few)
     assert a.table.equals(b.table)
     with pytest.raises(PoolInputError, match="one cost for each of 3 models"): pool_evaluation(t, X, {}, prices=[1, 2], **few)
