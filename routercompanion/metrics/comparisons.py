@@ -286,8 +286,8 @@ def family_table(estimates: ArrayLike, draws: ArrayLike, names: Sequence, *,
                  level: float = .95) -> pd.DataFrame:
     """One row per comparison of a family, in the order given: one measure, pool and reference.
 
-    `estimates` (k,) differences (greater is better for `names` (k,)), without the reference's own;
-    `draws` (B, k) the same on paired resamples. Columns: row, difference; low, high (pointwise
+    `estimates` (k,): differences from the reference, which is no row itself; `names` (k,); `draws`
+    (B, k): the same differences on paired resamples. Columns: row, difference; low, high (pointwise
     percentiles); simultaneous_low, simultaneous_high; p_value, p_holm; comparisons (how many have a
     value, the family's size); n_resamples (finite draws of the row). A comparison without estimate,
     or with fewer than two finite draws, is NaN and not counted.
