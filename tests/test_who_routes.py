@@ -20,6 +20,11 @@ from routercompanion.data.pool import PoolInputError
 from routercompanion.evaluate.pool import pool_evaluation
 from routercompanion.models.causal_lm import LARGE, SMALL
 from routercompanion.routers.clustering.neighbours import KNNRouter
+from routercompanion.routers.sweeping import fit_pool
+from routercompanion.studies.pool_diagnostics import against
+from routercompanion.studies.pool_diagnostics import at_prices, by_rank, left_out_table, steps
+from routercompanion.studies.pool_diagnostics import task_ranks
+from routercompanion.studies.who_routes import training_change
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +108,55 @@ def test_one_price_list(pool):
     with pytest.raises(PoolInputError, match="one cost for each of 3 models"): pool_evaluation(t, X, {}, prices=[1, 2], **few)
 
 
+# ---------- one table for each diagnostic ----------
+
+def test_ranks_are_those_of_a_plain_statement(pool):
+    t, _, topic = pool
+    table = OutcomeTable(t.score, t.cost, t.query_ids, t.models, task=topic.astype(str))
+    got = task_ranks(table, np.arange(240), "all").set_index("row")
+    ranks = np.array([[1 + (t.score[topic == k].mean(0) > a).sum() for a in t.score[topic == k].mean(0)] for k in range(3)])
+    assert np.allclose(got.value[t.models], ranks.mean(0)) and (got.n == 3).all() and got.value.is_monotonic_increasing
+    placed = by_rank(got.reset_index(), 2)
+    assert placed.row.tolist() == ["rank 1", "rank 2"] and placed.model.tolist() == got.index[:2].tolist()
+
+
+def test_what_is_left_out_is_in_points_and_for_each_label(pool):
+    t, X, topic = pool
+    train, test = (np.flatnonzero(t.split == s) for s in ("train", "test"))
+    router = {"K-NN": KNNRouter(k=7)}
+    got = left_out_table(t, X, router, train, test, topic.astype(str), by=topic, n_resamples=100)
+    for k, row in enumerate(got.itertuples()):
+        alone = training_change(t, X, router, train, train[topic[train] != k], test[topic[test] == k], by=topic, n_resamples=100).iloc[0]
+        assert row.left_out == row.row == str(k) and row.column == "K-NN" and row.unit == "percentage points"
+        assert np.allclose([row.value, row.low, row.high], [100 * alone.value, 100 * alone.low, 100 * alone.high])
+
+
+def test_a_family_against_a_reference(pool):
+    t, X, topic = pool
+    few = dict(measures=("AUDC",), n_resamples=900, tasks=topic)
+    e = pool_evaluation(t, X, {"K-NN": KNNRouter(k=7), "one": KNNRouter(k=1)}, **few)
+    got = against({"made": e}, "Heuristic", ["K-NN", "one"])
+    for row in got.itertuples():
+        plain = e.compare(row.first, "Heuristic", "AUDC")
+        assert np.allclose([row.difference, row.low, row.high], [plain[c] for c in ("difference", "low", "high")])
+        sides = {"above": row.simultaneous_low > 0, "below": row.simultaneous_high < 0}
+        assert row.significant == plain["significant"] and row.verdict == next((s for s, yes in sides.items() if yes), "cannot tell")
+    assert (got.comparisons == 2).all() and (got.second == "Heuristic").all()
+
+
+def test_quality_at_each_price_is_what_a_query_gets_there(pool):
+    t, X, topic = pool
+    e = pool_evaluation(t, X, {"K-NN": KNNRouter(k=7)}, n_resamples=50)
+    got, test = at_prices(e).set_index(["row", "column"]), t.split == "test"
+    assert np.isclose(got.value["K-NN", "up to 1 B"], t.score[test, 0].mean()), "one model is affordable"
+    best = t.score[t.split == "train"].mean(0).argmax()
+    assert np.isclose(got.value["Best single", "up to 3 B"], t.score[test, best].mean())
+    assert np.isclose(got.value["Oracle", "up to 2 B"], t.score[test, :2].max(1).mean())
+    assert ((got.low <= got.value + 1e-9) & (got.value <= got.high + 1e-9)).all() and (got.n == test.sum()).all()
+    x, y = steps([1, 2, 4], [.1, .2, .3], right=5)
+    assert x.tolist() == [1, 2, 2, 4, 4, 5] and y.tolist() == [.1, .1, .2, .2, .3, .3]
+
+
 # ---------- the notebooks on a made pool ----------
 
 NOTEBOOKS = project_root() / "nbs" / "papers"
@@ -178,13 +232,29 @@ def test_the_notebook_on_a_made_pool(specialists, quick, tmp_path):
     found, pictures = tables(tmp_path / "figures")
     items = [f"who_routes_table{i}" for i in range(1, 8)] + [f"who_routes_figure{i}" for i in (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13)]
     assert set(items) <= set(found) and {f"who_routes_figure{i}" for i in range(1, 14)} <= pictures
-    for item in (f"who_routes_table{i}" for i in (1, 2, 3, 4, 5, 6, 7)): assert set(found[item].block) == {"ours", "published"}, item
-    ours = found["who_routes_table1"].query("block == 'ours'")
-    assert {"Random", "Oracle", "Heuristic", "K-NN", "KMeans", "MLP", "MF"} == set(ours.row) and (ours.n == (pool.split == "test").sum()).all() and (ours.low <= ours.value).all()
+    for item in (*(f"who_routes_table{i}" for i in range(1, 8)), "who_routes_figure5", "who_routes_figure7", "who_routes_figure4_beside"):
+        table = found[item]
+        sides = [table[[c for c in table if c.endswith(side)]].notna().any(axis=None) for side in ("_published", "_ours")]
+        assert all(sides) and table.row.is_unique and table.models_ours.notna().all() and table.models_published.notna().all(), item
+    ours, n_test = found["who_routes_table1_intervals"], (pool.split == "test").sum()
+    floors = {"Random", "Heuristic", "Best single", "Hull", "TaskMean", "Oracle"}
+    assert floors | {"K-NN", "KMeans", "MLP", "MF"} == set(ours.row) and (ours.n == n_test).all()
+    known = ours[ours.value.notna()]
+    assert (known.low <= known.value).all() and ours[ours.value.isna()].why.notna().all()
+    shown = found["who_routes_table1"].set_index("row")
+    assert shown.index.tolist()[:4] == ["K-NN", "Universal (KMeans)", "MLP", "Matrix Factorization"] and floors <= set(shown.index)
+    of_knn = ours[(ours.row == "K-NN") & (ours.column == "Original")].set_index("metric")
+    assert np.isclose(shown["Original average accuracy_ours"]["K-NN"], 100 * of_knn.value["average accuracy"])
+    assert shown.status["K-NN"] == "analogue" and shown.status["Hull"] == "analogue"
+    for item, label, size in (("who_routes_costs_differences", "cost", 4), ("who_routes_floor", "cost", 4), ("who_routes_ood_differences", "pool", 5)):
+        family = found[item]
+        assert (family.comparisons == size).all() and (family.groupby(label)["first"].nunique() == size).all(), item
+        assert (family.simultaneous_low <= family.low + .01).all() and (family.p_holm >= family.p_value - 1e-12).all(), item
     assert (found["who_routes_pool"].base == SMALL).sum() == 3 * specialists and ("who_routes_pool_specialists" in found) == ("who_routes_figure14" in found) == specialists
     groups = found["who_routes_duplicates"].query("threshold == .999").iloc[0]
     assert groups["queries"] == 2 * groups["groups"] == 2 * len(X[1::40]), "the made copies and no others"
-    assert len(found["who_routes_table7"].query("block == 'ours'")) == 6 * 4
+    held = found["who_routes_table7_intervals"]
+    assert len(held) == 6 * 4 and found["who_routes_table7"]["K-NN_verdict"].isin(["not tested", "cannot tell"]).sum() == 6
     if specialists:
         own = found["who_routes_pool_specialists"].query("queries == 'own column'").set_index("model")
         test = pool.split == "test"
@@ -227,7 +297,7 @@ def test_the_bench_notebook_on_made_outcomes(quick, tmp_path):
     patch(quick, data__sets__routerbench__load_routerbench=lambda: bench, data__sets__routerdc__load_routerdc=lambda: dc, models__features__load_encoder=lambda name: WordEncoder(),
           core__get_profile=lambda name: SimpleNamespace(n_resamples=50, paper_seed=42))
     quick.setenv("ROUTERCOMPANION_CACHE", str(tmp_path / "cache"))
-    space = run_cells("who_routes/bench", dict(out=str(tmp_path / "figures"), per_task=20))
+    space = run_cells("who_routes/bench", dict(out=str(tmp_path / "figures"), per_task=20, findings="described"))
     found, pictures = tables(tmp_path / "figures")
     made = {f"who_routes_table{i}" for i in range(1, 8)} | {f"who_routes_figure{i}" for i in (2, 3, 6, 7, 8, 9, 10, 11, 12, 13)}
     assert made <= set(found) and {f"who_routes_figure{i}" for i in (2, 3, 7, 8, 9, 10, 11, 12, 13)} <= pictures
@@ -235,7 +305,11 @@ def test_the_bench_notebook_on_made_outcomes(quick, tmp_path):
     assert found["who_routes_shared_prefix"].hidden.all() and seen.distinct["whole prompts"] == 3 < seen.distinct["questions"] == seen.queries["questions"]
     assert len(space["part"]) == 3 * 2 * 20 + 20 and set(np.unique(space["part"].score)) == {0, 1}
     assert found["who_routes_sets"].set_index("set").missing.tolist() == [33, 0]
-    held = found["who_routes_table5"].query("block == 'ours'")
+    held = found["who_routes_table5_intervals"]
+    shown = found["who_routes_table5"].set_index("row")
+    assert shown["K-NN_published"]["gsm8k"] == -14.28 and np.isclose(shown["K-NN_ours"]["gsm8k"], held.set_index(["row", "column"]).value["gsm8k (RouterDC)", "K-NN"])
+    assert found["who_routes_table6"].set_index("row").status["RouterBench"] == "same data"
+    assert {"Best single", "Hull", "TaskMean", "SVM"} <= set(found["who_routes_table1"].row) and (found["who_routes_table1_differences"].comparisons == 6).all()
     assert set(held.row) == {f"{t} (RouterBench)" for t in tasks} | {f"{t} (RouterDC)" for t in seven if t != "mbpp"} and set(held.column) == {"K-NN", "KMeans", "MLP", "MF", "SVM"}
     assert (held.low <= held.value + 1e-9).all() and (held.value <= held.high + 1e-9).all()
     alone = found["who_routes_routerdc"].set_index(["row", "column"]).value
