@@ -157,11 +157,12 @@ def test_an_average_is_the_plain_mean_of_the_columns(column):
 def test_an_average_over_columns_leaves_out_one_task_of_one_column_at_a_time(column):
     found, e = halves(column, measures=("pooled AUROC",))
     row = e.table.set_index(["column", "row"]).loc[("AVG", "good")]
-    variance = 0
+    parts = []
     for c in found:
         left = found[c].left_out["good", "all", "pooled AUROC"] / 2
-        variance += (len(left) - 1) / len(left) * np.sum((left - left.mean()) ** 2)
-    reach = stats.t.ppf(.975, 20 - 2) * np.sqrt(variance)
+        parts.append((len(left) - 1) / len(left) * np.sum((left - left.mean()) ** 2))
+    degrees = sum(parts) ** 2 / sum(v**2 / 9 for v in parts)   # Satterthwaite
+    reach = stats.t.ppf(.975, degrees) * np.sqrt(sum(parts))
     assert row.tasks == 20 and np.allclose([row.task_low, row.task_high], [row.value - reach, row.value + reach], atol=1e-12)
 
 

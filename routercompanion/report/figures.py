@@ -40,16 +40,9 @@ class _Line:
         self.cost, self.quality = cost, quality
 
 
-def _coordinates(curve):
-    "Costs (or call rates) and qualities of a curve, as arrays."
-    if hasattr(curve, "cost"):
-        return np.asarray(curve.cost, dtype=float), np.asarray(curve.quality, dtype=float)
-    return np.asarray(curve.call_rate, dtype=float), np.asarray(curve.performance, dtype=float)
-
-
 def _points(curve, least=1):
     "The coordinates of a curve, checked: finite, of one length, costs rising, `least` points or more."
-    x, y = _coordinates(curve)
+    x, y = (np.asarray(values, dtype=float) for values in (curve.cost, curve.quality))
     shaped = x.shape == y.shape and x.ndim == 1 and len(x) >= least
     if not shaped or not np.isfinite([x, y]).all() or (np.diff(x) < 0).any():
         raise CompanionError(
@@ -386,6 +379,8 @@ def _draw_pair(left, right, cells, column, look, frames):
         _dots(left, ours.head(0), filled, frames["published"])
     for y, row in enumerate(look):
         left.plot(theirs[row], y, **_DIAMOND, color=look[row]["color"])
+    for ax in (left, right):
+        ax.margins(x=0.12)
     right.set_title("ours" if left is not right else column, loc="left")
     if left is not right:
         left.set_title(f"{column}\npublished", loc="left")
@@ -526,7 +521,7 @@ def _dots(ax, cells, look, lines):
         if x is not None and np.isfinite(x):
             ax.axvline(x, **{**looks([name])[name], "lw": 0.9}, zorder=1)
     for y, row in enumerate(look):
-        if row in cells.index:
+        if row in cells.index and pd.notna(cells.loc[row, "value"]):
             _dot(
                 ax,
                 y,
