@@ -3979,6 +3979,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                             'routercompanion/studies/teachers.py'),
                                                   'routercompanion.studies.teachers.agreement_row': ( '8_studies/teachers.html#agreement_row',
                                                                                                       'routercompanion/studies/teachers.py'),
+                                                  'routercompanion.studies.teachers.bill_bounds': ( '8_studies/teachers.html#bill_bounds',
+                                                                                                    'routercompanion/studies/teachers.py'),
                                                   'routercompanion.studies.teachers.break_even': ( '8_studies/teachers.html#break_even',
                                                                                                    'routercompanion/studies/teachers.py'),
                                                   'routercompanion.studies.teachers.family_differences': ( '8_studies/teachers.html#family_differences',

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['agreement_row', 'agreement_by_column', 'gap_columns', 'family_differences', 'break_even', 'lead_evaluation',
-           'random_row', 'same_random_row', 'protocol_table', 'judged_choice', 'grown_evaluation']
+           'random_row', 'same_random_row', 'protocol_table', 'bill_bounds', 'judged_choice', 'grown_evaluation']
 
 # %% ../../nbs/8_studies/teachers.ipynb #45a81e2d
 import numpy as np
@@ -116,8 +116,9 @@ def break_even(evaluation, rows, columns, *, samples_usd, own_usd) -> pd.DataFra
                 queries_to_break_even=queries))
     return pd.DataFrame(lines)
 
-# %% ../../nbs/8_studies/teachers.ipynb #4a058bfa
-def lead_evaluation(scores, outcomes, *, own=None, rng=42, column="all", **resampling) -> Evaluation:
+# %% ../../nbs/8_studies/teachers.ipynb #acc51c2c
+def lead_evaluation(scores, outcomes, *, own=None, rng=42, column="all",
+                    **resampling) -> Evaluation:
     """`Evaluation` by "lead": mean score above the query-blind mixture that spends the same.
 
     scores: dict name -> (n,); outcomes (n, 2); own: dict name -> cost of one decision, as a share
@@ -197,6 +198,26 @@ def protocol_table(scores, outcomes, fractions=(.5, .8)) -> pd.DataFrame:
             binned = interpolated_cpt(share, performance, *outcomes.T, f)
             lines.append(dict(row=row, metric=f"CPT({round(100 * f)}%)", exact=100 * cpt(curve, f),
                               protocol=100 * binned, thresholds=len(share)))
+    return pd.DataFrame(lines)
+
+# %% ../../nbs/8_studies/teachers.ipynb #8077e25f
+def bill_bounds(usd, published) -> pd.DataFrame:
+    """The published sums of one test set beside what CPT(80%) of its queries can cost.
+
+    usd (n,): what each query costs; published: long frame with CPT(80%) in percent by row, and
+    `USD` by system, the beginning of a row's name. within: least_possible <= sum <= most_possible.
+    """
+    usd = np.sort(usd)
+    printed = published[published.metric == USD].set_index("row").value
+    lines = []
+    for row in published[published.metric == "CPT(80%)"].itertuples():
+        k = round(row.value / 100 * len(usd))
+        system = next(s for s in printed.index if row.row.startswith(s))
+        least, most = usd[:k].sum(), usd[len(usd) - k:].sum()
+        lines.append(dict(
+            row=row.row, published_share=row.value, published_usd_of_system=printed[system],
+            usd_at_random=row.value / 100 * usd.sum(), least_possible=least, most_possible=most,
+            within=least <= printed[system] <= most))
     return pd.DataFrame(lines)
 
 # %% ../../nbs/8_studies/teachers.ipynb #0ab5a18f
