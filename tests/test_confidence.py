@@ -480,7 +480,8 @@ def test_measures_on_resamples_are_those_of_repeated_rows():
 
 def test_random_pays_the_average_and_no_gain_is_nan():
     scores, outcomes, usd = routed()
-    guess, good, once = ThresholdSweep(scores["Random"], outcomes), scores["good"], np.ones((1, 200))
+    guess, good = ThresholdSweep(scores["Random"], outcomes), scores["good"]
+    once = np.ones((1, 200))
     c50, c80, area, price = confidence.priced_values((guess, 0.), once, usd=usd)[0]
     assert np.allclose([c50, c80, area], [.5, .8, .5]) and np.isclose(price, .2 * usd[:, 0].mean() + .8 * usd[:, 1].mean())
     turned = ThresholdSweep(good, outcomes[:, ::-1])
@@ -490,24 +491,29 @@ def test_random_pays_the_average_and_no_gain_is_nan():
 def test_draws_are_paired_and_go_into_the_tables():
     scores, outcomes, usd = routed()
     task = np.repeat([f"task {i}" for i in range(8)], 25)
-    options = dict(task=task, usd=usd, own={"good": .5}, n_resamples=300, column="toy")
+    options = dict(task=task, usd=usd, own={"good": 0.5}, n_resamples=300, column="toy")
     found = confidence.preference_evaluation(scores, outcomes, **options)
     assert found.n == {"toy": 200} and found.resampled("good", "APGR").shape == (300,)
     assert found.left_out["good", "toy", confidence.USD].shape == (8,)
     swapped = {k: scores[k] for k in ("Random", "good")}
     again = confidence.preference_evaluation(swapped, outcomes, **options)
-    assert np.array_equal(again.resampled("good", confidence.USD), found.resampled("good", confidence.USD)), "the same resamples whatever else is in the table"
+    assert np.array_equal(
+        again.resampled("good", confidence.USD), found.resampled("good", confidence.USD)
+    ), "the same resamples whatever else is in the table"
     guesses = found.resampled("Random", "APGR")
-    assert np.allclose(guesses[np.isfinite(guesses)], .5)
+    assert np.allclose(guesses[np.isfinite(guesses)], 0.5)
     table = found.table
     assert len(table) == 12 and (table.low <= table.high + 1e-12).all()
     assert (table.task_low <= table.task_high + 1e-12).all() and (table.tasks == 8).all()
-    assert found.compare("good", "Random", "APGR")["p_value"] < .05
+    assert found.compare("good", "Random", "APGR")["p_value"] < 0.05
     few = np.repeat(["a", "b", "c", "d"], 50)
     four = confidence.preference_evaluation(scores, outcomes, task=few, n_resamples=20)
     assert four.table.task_low.isna().all(), "four tasks give no interval over tasks"
     both = join({"first": found, "second": found}, {"mean": ["first", "second"]})
-    assert both.value("good", "APGR", "mean") == found.value("good", "APGR") and both.n["second"] == 200
+    assert (
+        both.value("good", "APGR", "mean") == found.value("good", "APGR")
+        and both.n["second"] == 200
+    )
 
 
 def test_resamples_come_from_seed_and_number_of_queries():
@@ -518,7 +524,9 @@ def test_resamples_come_from_seed_and_number_of_queries():
     assert counts.shape == (5, 200)
     for w, area in zip(counts.astype(int), found.resampled("good", "APGR")):
         rows = np.repeat(np.arange(200), w)
-        assert np.isclose(area, apgr(cost_performance_curve(scores["good"][rows], *outcomes[rows].T)))
+        assert np.isclose(
+            area, apgr(cost_performance_curve(scores["good"][rows], *outcomes[rows].T))
+        )
 
 
 def test_learning_curve_is_nested_and_cross_fitting_leaves_out():
@@ -617,9 +625,13 @@ if MIRROR:
 
 def teach(n=300, seed=0):
     rng = np.random.default_rng(seed)
-    outcomes = (rng.random((n, 2)) < [.4, .7]).astype(float)
+    outcomes = (rng.random((n, 2)) < [0.4, 0.7]).astype(float)
     gain = outcomes[:, 1] - outcomes[:, 0]
-    rows = {f"{t} {a}": gain + s * rng.normal(size=n) for s, t in ((1, "T"), (3, "U")) for a in ("SW", "MF")}
+    rows = {
+        f"{t} {a}": gain + s * rng.normal(size=n)
+        for s, t in ((1, "T"), (3, "U"))
+        for a in ("SW", "MF")
+    }
     return rows | {"Random": np.zeros(n)}, outcomes, rng
 
 
@@ -627,8 +639,11 @@ def test_agreement_by_loops():
     rng = np.random.default_rng(0)
     strong, weak = rng.gamma(2, 1, (2, 80))
     outcomes = rng.integers(0, 2, (80, 2)).astype(float)
-    found = teachers.agreement_row(strong, weak, outcomes, .2, n_resamples=50)
-    sure = ["tie" if abs(s - w) / s <= .2 else "strong" if s < w else "weak" for s, w in zip(strong, weak)]
+    found = teachers.agreement_row(strong, weak, outcomes, 0.2, n_resamples=50)
+    sure = [
+        "tie" if abs(s - w) / s <= 0.2 else "strong" if s < w else "weak"
+        for s, w in zip(strong, weak)
+    ]
     right = ["strong" if b > a else "weak" if a > b else "tie" for a, b in outcomes]
     one = [(s, r) for s, r in zip(sure, right) if r != "tie"]
     decided = [(s, r) for s, r in one if s != "tie"]
@@ -636,13 +651,21 @@ def test_agreement_by_loops():
     assert np.isclose(found["agreement"], np.mean([s == r for s, r in decided]))
     assert np.isclose(found["always_strong"], np.mean([r == "strong" for _, r in one]))
     assert found["n_weak_wins"] == sum(s == "weak" for s, _ in one)
-    assert np.isclose(found["right_when_weak_wins"], np.mean([r == "weak" for s, r in one if s == "weak"]))
+    assert np.isclose(
+        found["right_when_weak_wins"], np.mean([r == "weak" for s, r in one if s == "weak"])
+    )
     assert np.isclose(found["ties"], np.mean([s == "tie" for s in sure]))
     column = np.repeat(["a", "b"], 40)
     table = teachers.agreement_by_column(strong, weak, outcomes, column, ["b", "none", "a"])
     assert table.column.tolist() == ["b", "a"] and table.n.tolist() == [40, 40]
-    beats = [(float(e > f) + .5 * (e == f)) for e in weak[:40][outcomes[:40, 0] == 0] for f in weak[:40][outcomes[:40, 0] == 1]]
-    assert np.isclose(table.weak_entropy_tells[1], np.mean(beats)), "AUROC of the weak entropy for its failures"
+    beats = [
+        (float(e > f) + 0.5 * (e == f))
+        for e in weak[:40][outcomes[:40, 0] == 0]
+        for f in weak[:40][outcomes[:40, 0] == 1]
+    ]
+    assert np.isclose(table.weak_entropy_tells[1], np.mean(beats)), (
+        "AUROC of the weak entropy for its failures"
+    )
 
 
 def test_twins_are_compared_one_by_one_and_as_a_family():
@@ -652,7 +675,12 @@ def test_twins_are_compared_one_by_one_and_as_a_family():
     table = teachers.family_differences(e, pairs, "APGR")
     for pair, line in zip(pairs, table.itertuples()):
         alone = e.compare(*pair, "APGR")
-        assert (line.difference, line.low, line.high, line.p_value) == (alone["difference"], alone["low"], alone["high"], alone["p_value"])
+        assert (line.difference, line.low, line.high, line.p_value) == (
+            alone["difference"],
+            alone["low"],
+            alone["high"],
+            alone["p_value"],
+        )
     # two references that are one and the same: the family of Evaluation itself
     to_random = teachers.family_differences(e, [(r, "Random") for r in ("T SW", "T MF")], "APGR")
     family = e.family("APGR", reference="Random", rows=["T SW", "T MF"])
@@ -661,22 +689,27 @@ def test_twins_are_compared_one_by_one_and_as_a_family():
     more = confidence.preference_evaluation(rows, outcomes, n_resamples=1600)
     wide = teachers.family_differences(e, pairs, "APGR", together=more)
     assert (wide.low == table.low).all() and (wide.n_resamples == 1600).all()
-    with pytest.raises(FamilyError): teachers.family_differences(e, pairs[:1], "APGR")
-    with pytest.raises(FamilyError): teachers.family_differences(e, pairs * 2, "APGR")
+    with pytest.raises(FamilyError):
+        teachers.family_differences(e, pairs[:1], "APGR")
+    with pytest.raises(FamilyError):
+        teachers.family_differences(e, pairs * 2, "APGR")
 
 
 def test_break_even_and_bounds_of_a_bill():
     rows, outcomes, rng = teach()
-    usd = np.c_[np.full(300, .01), rng.gamma(2, .05, 300)]
-    e = confidence.preference_evaluation(rows, outcomes, usd=usd, own={"U SW": 1.}, n_resamples=5)
-    table = teachers.break_even(e, ["T SW", "U SW"], ["all"], samples_usd=2., own_usd=.1)
+    usd = np.c_[np.full(300, 0.01), rng.gamma(2, 0.05, 300)]
+    e = confidence.preference_evaluation(rows, outcomes, usd=usd, own={"U SW": 1.0}, n_resamples=5)
+    table = teachers.break_even(e, ["T SW", "U SW"], ["all"], samples_usd=2.0, own_usd=0.1)
     saved = e.value("Random", confidence.USD) - e.value("T SW", confidence.USD)
     assert saved > 0 and np.isclose(table.queries_to_break_even[0], 2000 / saved)
     assert np.isnan(table.queries_to_break_even[1]), "a decision that costs 1 never pays"
     paid = np.sort(usd[:, 1])
-    claim = pd.DataFrame([("S kNN", "CPT(80%)", 40.), ("S", confidence.USD, paid[:120].sum())], columns=["row", "metric", "value"])
+    claim = pd.DataFrame(
+        [("S kNN", "CPT(80%)", 40.0), ("S", confidence.USD, paid[:120].sum())],
+        columns=["row", "metric", "value"],
+    )
     assert teachers.bill_bounds(usd[:, 1], claim).within.tolist() == [True]
-    claim.loc[1, "value"] = paid[-120:].sum() + .01
+    claim.loc[1, "value"] = paid[-120:].sum() + 0.01
     assert teachers.bill_bounds(usd[:, 1], claim).within.tolist() == [False]
 
 
@@ -684,10 +717,16 @@ def test_the_lead_over_the_mixture_that_spends_the_same():
     rows, outcomes, _ = teach()
     free = teachers.lead_evaluation(rows, outcomes, n_resamples=5)
     w, s = outcomes.mean(0)
-    assert np.isclose(free.value("T SW", "lead"), (s - w) * (apgr(cost_performance_curve(rows["T SW"], *outcomes.T)) - .5), atol=1e-4)
-    paid = teachers.lead_evaluation(rows, outcomes, own={"T SW": .2}, n_resamples=5)
+    assert np.isclose(
+        free.value("T SW", "lead"),
+        (s - w) * (apgr(cost_performance_curve(rows["T SW"], *outcomes.T)) - 0.5),
+        atol=1e-4,
+    )
+    paid = teachers.lead_evaluation(rows, outcomes, own={"T SW": 0.2}, n_resamples=5)
     curve = cost_performance_curve(rows["T SW"], *outcomes.T)
-    by_hand = np.mean([curve(x) - w - (x + .2) * (s - w) for x in (np.arange(4000) + .5) / 4000 * .8])
+    by_hand = np.mean(
+        [curve(x) - w - (x + 0.2) * (s - w) for x in (np.arange(4000) + 0.5) / 4000 * 0.8]
+    )
     assert np.isclose(paid.value("T SW", "lead"), by_hand, atol=1e-4)
     assert paid.value("Random", "lead") == pytest.approx(0, abs=1e-12)
 
@@ -696,47 +735,91 @@ def test_random_rows_of_a_table_and_of_made_up_models():
     printed = pd.read_csv(project_root() / "data" / "paper" / "confidence_table1.csv")
     sets = {name: routellm_module.routellm_outcomes(name) for name in ("MT-Bench", "GSM8K")}
     plain = teachers.random_row(sets, printed)
-    assert (plain.protocol.round(2) == plain.published).all() and list(plain) == ["column", "metric", "n", "published", "protocol", "expectation", "oracle"]
+    assert (plain.protocol.round(2) == plain.published).all() and list(plain) == [
+        "column",
+        "metric",
+        "n",
+        "published",
+        "protocol",
+        "expectation",
+        "oracle",
+    ]
     seeds = teachers.random_row({"MT-Bench": sets["MT-Bench"]}, printed, seeds=5)
     weak, strong = sets["MT-Bench"].score.T.astype(float)
-    by_hand = np.mean([confidence.random_protocol(weak, strong, seed=s) for s in range(1, 6)], axis=0)
+    by_hand = np.mean(
+        [confidence.random_protocol(weak, strong, seed=s) for s in range(1, 6)], axis=0
+    )
     assert np.allclose(seeds.other_seeds, 100 * by_hand)
     weak, strong = sets["GSM8K"].score.T.astype(float)
-    same = teachers.same_random_row(weak, strong, PUBLISHED_RANDOM["GSM8K"], (0., .3), models=3)
-    assert same.same.tolist() == [1., 0.]
-    both = teachers.protocol_table({"r": np.random.default_rng(0).random(len(weak))}, np.c_[weak, strong])
-    assert np.allclose(both.exact - both.protocol, 0, atol=6) and both.metric.tolist() == ["CPT(50%)", "CPT(80%)"]
+    same = teachers.same_random_row(weak, strong, PUBLISHED_RANDOM["GSM8K"], (0.0, 0.3), models=3)
+    assert same.same.tolist() == [1.0, 0.0]
+    both = teachers.protocol_table(
+        {"r": np.random.default_rng(0).random(len(weak))}, np.c_[weak, strong]
+    )
+    assert np.allclose(both.exact - both.protocol, 0, atol=6) and both.metric.tolist() == [
+        "CPT(50%)",
+        "CPT(80%)",
+    ]
 
 
 def test_a_judge_sees_the_routed_answers():
     rows, outcomes, _ = teach()
     like = np.random.default_rng(1).random(outcomes.shape)
     systems = {"one": rows["T SW"], "two": rows["U SW"], "Random": rows["Random"]}
-    shares = dict.fromkeys(systems, .4)
-    table = teachers.judged_choice(systems, outcomes, shares, llm.ReferenceChoice(), judged=["one", "two"], likeness=like, n_resamples=50)
-    sent = {s: confidence.sent_at(systems[s], .4) for s in ("one", "two")}
-    right, close = (np.stack([np.where(sent[s], part[:, 1], part[:, 0]) for s in sent], 1) for part in (outcomes, like))
+    shares = dict.fromkeys(systems, 0.4)
+    table = teachers.judged_choice(
+        systems,
+        outcomes,
+        shares,
+        llm.ReferenceChoice(),
+        judged=["one", "two"],
+        likeness=like,
+        n_resamples=50,
+    )
+    sent = {s: confidence.sent_at(systems[s], 0.4) for s in ("one", "two")}
+    right, close = (
+        np.stack([np.where(sent[s], part[:, 1], part[:, 0]) for s in sent], 1)
+        for part in (outcomes, like)
+    )
     named = llm.selection_score(llm.ReferenceChoice().select(right, close))
-    assert np.allclose(table.value[:2], named) and np.isnan(table.value[2]) and np.allclose(table.call_share, .4)
+    assert (
+        np.allclose(table.value[:2], named)
+        and np.isnan(table.value[2])
+        and np.allclose(table.call_share, 0.4)
+    )
     assert np.allclose(table.accuracy[:2], right.mean(0))
 
 
 def test_grown_curves_are_means_of_their_orders():
     rows, outcomes, rng = teach()
-    grown = {("t", "SW"): {n: rng.normal(size=(2, 300)) + (n / 100) * (outcomes[:, 1] - outcomes[:, 0]) for n in (10, 50, 90)}}
+    grown = {
+        ("t", "SW"): {
+            n: rng.normal(size=(2, 300)) + (n / 100) * (outcomes[:, 1] - outcomes[:, 0])
+            for n in (10, 50, 90)
+        }
+    }
     every = teachers.grown_evaluation(grown, outcomes, n_resamples=20)
     ends = teachers.grown_evaluation(grown, outcomes, ends=True, n_resamples=40)
-    assert every.rows == [("t", "SW", 10), ("t", "SW", 50), ("t", "SW", 90)] and ends.rows == [every.rows[0], every.rows[2]]
+    assert every.rows == [("t", "SW", 10), ("t", "SW", 50), ("t", "SW", 90)] and ends.rows == [
+        every.rows[0],
+        every.rows[2],
+    ]
     by_hand = np.mean([apgr(cost_performance_curve(s, *outcomes.T)) for s in grown["t", "SW"][50]])
     assert np.isclose(every.value(("t", "SW", 50), "APGR"), by_hand)
-    assert np.array_equal(every.resampled(ends.rows[0], "APGR"), ends.resampled(ends.rows[0], "APGR")[:20]), "more resamples begin with the same ones"
+    assert np.array_equal(
+        every.resampled(ends.rows[0], "APGR"), ends.resampled(ends.rows[0], "APGR")[:20]
+    ), "more resamples begin with the same ones"
 
 
 def test_columns_without_a_gap_are_named():
     score = np.r_[np.c_[np.zeros(60), np.ones(60)], np.ones((60, 2))].astype(np.float32)
     domain = np.repeat(["apart", "level"], 60)
-    table = OutcomeTable(score, {"params_b": [.1, 1.]}, [str(i) for i in range(120)], ["s", "l"], domain=domain)
-    assert teachers.gap_columns(table, domain, "s", "l", ["level", "none", "apart"]).gap_ok.to_dict() == {"level": False, "apart": True}
+    table = OutcomeTable(
+        score, {"params_b": [0.1, 1.0]}, [str(i) for i in range(120)], ["s", "l"], domain=domain
+    )
+    assert teachers.gap_columns(
+        table, domain, "s", "l", ["level", "none", "apart"]
+    ).gap_ok.to_dict() == {"level": False, "apart": True}
 
 
 # ---- the judge's choice
