@@ -386,6 +386,8 @@ def _draw_pair(left, right, cells, column, look, frames):
         _dots(left, ours.head(0), filled, frames["published"])
     for y, row in enumerate(look):
         left.plot(theirs[row], y, **_DIAMOND, color=look[row]["color"])
+    for ax in (left, right):
+        ax.margins(x=0.12)
     right.set_title("ours" if left is not right else column, loc="left")
     if left is not right:
         left.set_title(f"{column}\npublished", loc="left")
@@ -526,7 +528,7 @@ def _dots(ax, cells, look, lines):
         if x is not None and np.isfinite(x):
             ax.axvline(x, **{**looks([name])[name], "lw": 0.9}, zorder=1)
     for y, row in enumerate(look):
-        if row in cells.index:
+        if row in cells.index and pd.notna(cells.loc[row, "value"]):
             _dot(
                 ax,
                 y,
