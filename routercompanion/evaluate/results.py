@@ -261,7 +261,7 @@ def average_rows(evaluation: Evaluation, groups: dict) -> Evaluation:
     """
     places = list(dict.fromkeys((c, m) for _, c, m in evaluation.estimate))
     mean = [{(g, c, m): np.mean([kind[r, c, m] for r in rows], axis=0)
-             for g, rows in groups.items() for c, m in places}
+             for g, rows in groups.items() for c, m in places if (rows[0], c, m) in kind}
             for kind in (evaluation.estimate, evaluation.draws, evaluation.left_out)]
     estimate = {key: float(v) for key, v in mean[0].items()}
     return Evaluation(estimate, *mean[1:], dict(evaluation.n), dict(evaluation.averages),
