@@ -1717,6 +1717,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                            'routercompanion/metrics/comparisons.py'),
                                                      'routercompanion.metrics.comparisons._check_size': ( '1_metrics/comparisons.html#_check_size',
                                                                                                           'routercompanion/metrics/comparisons.py'),
+                                                     'routercompanion.metrics.comparisons._degrees': ( '1_metrics/comparisons.html#_degrees',
+                                                                                                       'routercompanion/metrics/comparisons.py'),
                                                      'routercompanion.metrics.comparisons._drawn_flips': ( '1_metrics/comparisons.html#_drawn_flips',
                                                                                                            'routercompanion/metrics/comparisons.py'),
                                                      'routercompanion.metrics.comparisons._family': ( '1_metrics/comparisons.html#_family',

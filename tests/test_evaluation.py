@@ -1,23 +1,30 @@
 """Evaluation: shared resamples, averages, paired differences, leaving a task out. Every number is stated a second way."""
+import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from routercompanion.core import UnknownNameError
+from routercompanion.data.pool import PoolInputError
 from routercompanion.evaluate.pair import (
-    Draws, GAP_METRICS, METRICS, average_draws, column_draws, compare, evaluation_table,
-    fit_router, leave_one_task_out, router_scores,
+    column_evaluation, fit_router, pair_evaluation, router_scores,
 )
+from routercompanion.evaluate.results import Evaluation, EvaluationError, average_rows, join
 from routercompanion.features.of_bank import Signals, bank_signals
 from routercompanion.metrics.bootstrap import limits
+from routercompanion.metrics.comparisons import FamilyError
+from routercompanion.metrics.measures import GAP_MEASURES, PAIR_MEASURES
 from routercompanion.parallel import fan_out
 from routercompanion.metrics.ability import weighted_auroc, within_task_auroc
 from routercompanion.metrics.call_rate import weighted_hcr, weighted_lpm
 from routercompanion.routers.baselines import LabelOracle, RandomRouter, TaskMean
 from routercompanion.routers.base import BinaryRouter
 from routercompanion.metrics.bootstrap import bootstrap_ci, paired_bootstrap
+from routercompanion.studies.unseen_tasks import leave_one_task_out
 
 N = 160
 
@@ -53,133 +60,228 @@ STATEMENTS = {
 @pytest.mark.parametrize("metric", STATEMENTS)
 def test_intervals_are_those_of_the_bootstrap(column, metric):
     scores, y, task = column
-    draws = {"c": column_draws(scores, y, task, metrics=(metric,), n_resamples=300, task_resamples=50, rng=np.random.default_rng(5))}
-    table = evaluation_table(draws).set_index("row")
+    e = pair_evaluation(scores, y, task, measures=(metric,), n_resamples=300, rng=np.random.default_rng(5))
+    table = e.table.set_index("row")
     for name, s in scores.items():
         plain = bootstrap_ci(STATEMENTS[metric], s, y, task, n_resamples=300, rng=np.random.default_rng(5))
-        assert np.allclose(table.loc[name, ["value", "low", "high"]].to_numpy(float), [plain.estimate, plain.low, plain.high], atol=1e-12)
-    ours = compare(draws, "good", "poor", metric)
+        found = table.loc[name, ["value", "low", "high"]].to_numpy(float)
+        assert np.allclose(found, [plain.estimate, plain.low, plain.high], atol=1e-12)
+    ours = e.compare("good", "poor", metric)
     paired = paired_bootstrap(STATEMENTS[metric], scores["good"], scores["poor"], y, task, n_resamples=300, rng=np.random.default_rng(5))
-    assert np.allclose([ours["difference"], ours["difference_low"], ours["difference_high"], ours["p_value"]],
+    assert np.allclose([ours["difference"], ours["low"], ours["high"], ours["p_value"]],
                        [paired.difference, paired.low, paired.high, paired.p_value], atol=1e-12)
 
 
-def test_task_intervals_are_those_of_the_clustered_bootstrap(column):
-    scores, y, task = column
-    rng = np.random.default_rng(5)
-    list_of = lambda: column_draws({"good": scores["good"]}, y, task, metrics=("pooled AUROC",), n_resamples=40, task_resamples=200, rng=np.random.default_rng(5))
-    bootstrap_ci(STATEMENTS["pooled AUROC"], scores["good"], y, task, n_resamples=40, rng=rng)   # the queries come first from the same stream
-    plain = bootstrap_ci(STATEMENTS["pooled AUROC"], scores["good"], y, task, n_resamples=200, rng=rng, clusters=task)
-    row = evaluation_table({"c": list_of()}).iloc[0]
-    assert np.allclose([row.task_low, row.task_high], [plain.low, plain.high], atol=1e-12) and row.task_low < row.value < row.task_high
+def many_tasks(column, k=10):
+    "The column's queries dealt to k tasks."
+    scores, y, _ = column
+    return scores, y, np.array([f"t{i % k}" for i in range(N)])
 
 
-def test_a_task_drawn_twice_counts_twice_and_not_four_times(column):
-    scores, y, task = column
-    draws = column_draws(scores, y, task, n_resamples=10, task_resamples=400)
-    pairs, won = {}, {}
-    for t in np.unique(task):
-        here = task == t
-        fail, s = y[here, 0] == 0, scores["good"][here]
-        pairs[t] = fail.sum() * (~fail).sum()
-        won[t] = pairs[t] * roc_auc_score(fail, s)
+def test_intervals_over_tasks_leave_each_task_out_and_take_students_t(column):
+    scores, y, task = many_tasks(column)
+    e = pair_evaluation(scores, y, task, measures=("pooled AUROC",), n_resamples=20)
+    row = e.table.set_index("row").loc["good"]
     names = np.unique(task)
-    possible = {round(sum(c * won[t] for c, t in zip(counts, names)) / sum(c * pairs[t] for c, t in zip(counts, names)), 9)
-                for counts in np.ndindex(5, 5, 5, 5) if sum(counts) == 4}
-    assert {round(v, 9) for v in draws.tasks["good", "within-task AUROC"]} <= possible
+    left = [roc_auc_score(1 - y[task != t, 0], scores["good"][task != t]) for t in names]
+    error = np.sqrt(9 / 10 * np.sum((left - np.mean(left)) ** 2))
+    reach = stats.t.ppf(.975, 9) * error
+    assert np.allclose([row.task_low, row.task_high], [row.value - reach, row.value + reach], atol=1e-12)
+    assert row.tasks == 10
+    d = e.compare("good", "poor", "pooled AUROC")
+    other = [roc_auc_score(1 - y[task != t, 0], scores["poor"][task != t]) for t in names]
+    apart = np.subtract(left, other)
+    reach = stats.t.ppf(.975, 9) * np.sqrt(9 / 10 * np.sum((apart - apart.mean()) ** 2))
+    assert np.allclose([d["task_low"], d["task_high"]], [d["difference"] - reach, d["difference"] + reach], atol=1e-12)
 
 
-def test_estimates_agree_with_scikit_learn_and_every_metric_has_a_value(column):
+def test_below_eight_tasks_nothing_is_said_about_tasks(column):
+    for k, said in ((7, False), (8, True)):
+        scores, y, task = many_tasks(column, k)
+        e = pair_evaluation(scores, y, task, n_resamples=20)
+        assert e.table[["task_low", "task_high"]].notna().all(axis=None) == said
+        assert np.isfinite(e.compare("good", "poor", "pooled AUROC")["task_p"]) == said
+
+
+def test_estimates_agree_with_scikit_learn_and_every_measure_has_a_value(column):
     scores, y, task = column
-    draws = column_draws(scores, y, task, metrics=tuple(METRICS), n_resamples=20, task_resamples=20)
-    for name, s in scores.items(): assert np.isclose(draws.estimate[name, "pooled AUROC"], roc_auc_score(1 - y[:, 0], s))
-    assert all(np.isfinite(v) and 0 <= v <= 1 for v in draws.estimate.values()) and len(draws.estimate) == 3 * len(METRICS) and draws.n == N
-    assert set(GAP_METRICS) == {m for m in METRICS if "AUROC" not in m}
+    e = pair_evaluation(scores, y, task, measures=PAIR_MEASURES, n_resamples=20)
+    for name, s in scores.items():
+        assert np.isclose(e.value(name, "pooled AUROC"), roc_auc_score(1 - y[:, 0], s))
+    values = list(e.estimate.values())
+    assert all(np.isfinite(v) and -1 <= v <= 2 for v in values) and len(values) == 3 * len(PAIR_MEASURES)
+    assert e.n == {"all": N} and len(GAP_MEASURES) == 7 and (e.table.why == "").all()
 
 
 def test_a_router_s_resamples_do_not_depend_on_its_neighbours(column):
+    scores, y, task = many_tasks(column)
+    alone, together = (pair_evaluation({k: scores[k] for k in keys}, y, task, n_resamples=50) for keys in (["poor"], ["coarse", "poor", "good"]))
+    for key in alone.estimate:
+        assert np.array_equal(alone.draws[key], together.draws[key])
+        assert np.array_equal(alone.left_out[key], together.left_out[key])
+    again, other = (pair_evaluation({"poor": scores["poor"]}, y, task, n_resamples=50, rng=r) for r in (42, 43))
+    found = [e.resampled("poor", "pooled AUROC") for e in (again, other, alone)]
+    assert np.array_equal(found[0], found[2]) and not np.array_equal(found[1], found[2])
+
+
+def test_two_columns_do_not_draw_the_same_queries(column):
     scores, y, task = column
-    alone, together = (column_draws({k: scores[k] for k in keys}, y, task, n_resamples=50, task_resamples=20) for keys in (["poor"], ["coarse", "poor", "good"]))
-    for key in alone.estimate: assert np.array_equal(alone.queries[key], together.queries[key]) and np.array_equal(alone.tasks[key], together.tasks[key])
-    again, other = (column_draws({"poor": scores["poor"]}, y, task, n_resamples=50, task_resamples=20, rng=r) for r in (42, 43))
-    key = "poor", "pooled AUROC"
-    assert np.array_equal(again.queries[key], alone.queries[key]) and not np.array_equal(other.queries[key], alone.queries[key])
-
-
-def test_two_columns_do_not_draw_the_same_tasks(column):
-    scores, y, task = column
-    draws = {c: column_draws({"good": scores["good"]}, y, np.char.add(c, task), metrics=("pooled AUROC",), n_resamples=600, task_resamples=600) for c in "ab"}
-    key = "good", "pooled AUROC"
-    for kind in ("queries", "tasks"):
-        a, b = (getattr(draws[c], kind)[key] for c in "ab")
-        assert abs(np.corrcoef(a, b)[0, 1]) < .2   # 600 independent pairs: five standard errors
-        assert np.var(getattr(average_draws(draws), kind)[key]) < .65 * np.var(np.r_[a, b])   # one half when they are independent, 1 when they are the same
-
-
-def test_a_column_of_one_task_resamples_its_queries_in_place_of_tasks(column):
-    scores, y, _ = column
-    draws = column_draws({"good": scores["good"]}, y, np.repeat("only", N), metrics=("pooled AUROC",), n_resamples=50, task_resamples=30)
-    assert np.array_equal(draws.tasks["good", "pooled AUROC"], draws.queries["good", "pooled AUROC"][:30]) and len(set(draws.tasks["good", "pooled AUROC"])) > 5
+    e = join({c: pair_evaluation({"good": scores["good"]}, y, np.char.add(c, task), measures=("pooled AUROC",), n_resamples=600) for c in "ab"}, {"AVG": ["a", "b"]})
+    a, b, mean = (e.resampled("good", "pooled AUROC", c) for c in ("a", "b", "AVG"))
+    assert abs(np.corrcoef(a, b)[0, 1]) < .2   # 600 independent pairs: five standard errors
+    assert np.var(mean) < .65 * np.var(np.r_[a, b])   # one half when they are independent, 1 when they are the same
 
 
 # ---------- averages and differences ----------
 
+def halves(column, **options):
+    scores, y, task = many_tasks(column)
+    parts = dict(first=np.arange(0, 60), second=np.arange(60, N))
+    found = {c: pair_evaluation({k: s[rows] for k, s in scores.items()}, y[rows], task[rows], **{"n_resamples": 80, **options}) for c, rows in parts.items()}
+    return found, join(found, {"AVG": ["first", "second"], "ONE": ["second"]})
+
+
 def test_an_average_is_the_plain_mean_of_the_columns(column):
-    scores, y, task = column
-    columns = {c: column_draws({k: s[rows] for k, s in scores.items()}, y[rows], task[rows], n_resamples=80, task_resamples=40)
-               for c, rows in dict(first=np.arange(0, 60), second=np.arange(60, N)).items()}
-    table = evaluation_table(columns, {"AVG": ["first", "second"], "ONE": ["second"]}).set_index(["column", "row", "metric"])
-    for key in columns["first"].estimate:
-        mean = np.mean([columns[c].estimate[key] for c in columns])
-        drawn = (columns["first"].queries[key] + columns["second"].queries[key]) / 2
-        assert np.allclose(table.loc[("AVG", *key), ["value", "low", "high"]].to_numpy(float), [mean, *np.quantile(drawn, [.025, .975])])
-        assert table.loc[("ONE", *key), "value"] == columns["second"].estimate[key]
+    found, e = halves(column)
+    table = e.table.set_index(["column", "row", "metric"])
+    for row, _, measure in found["first"].estimate:
+        mean = np.mean([found[c].value(row, measure) for c in found])
+        drawn = (found["first"].resampled(row, measure) + found["second"].resampled(row, measure)) / 2
+        ours = table.loc[("AVG", row, measure), ["value", "low", "high"]].to_numpy(float)
+        assert np.allclose(ours, [mean, *np.quantile(drawn, [.025, .975])])
+        assert table.loc[("ONE", row, measure), "value"] == found["second"].value(row, measure)
+        assert e.value(row, measure, ["first", "second"]) == e.value(row, measure, "AVG")
     assert set(table.loc["AVG"].n) == {N} and len(table) == 4 * 3 * 2
 
 
+def test_an_average_over_columns_leaves_out_one_task_of_one_column_at_a_time(column):
+    found, e = halves(column, measures=("pooled AUROC",))
+    row = e.table.set_index(["column", "row"]).loc[("AVG", "good")]
+    parts = []
+    for c in found:
+        left = found[c].left_out["good", "all", "pooled AUROC"] / 2
+        parts.append((len(left) - 1) / len(left) * np.sum((left - left.mean()) ** 2))
+    degrees = sum(parts) ** 2 / sum(v**2 / 9 for v in parts)   # Satterthwaite
+    reach = stats.t.ppf(.975, degrees) * np.sqrt(sum(parts))
+    assert row.tasks == 20 and np.allclose([row.task_low, row.task_high], [row.value - reach, row.value + reach], atol=1e-12)
+
+
+def test_rows_that_are_averaged_keep_their_pairs(column):
+    scores, y, task = many_tasks(column)
+    e = pair_evaluation(scores, y, task, n_resamples=50)
+    mean = average_rows(e, {"both": ["good", "poor"]})
+    for m in e.measures:
+        assert np.array_equal(mean.resampled("both", m), (e.resampled("good", m) + e.resampled("poor", m)) / 2)
+        assert mean.value("both", m) == (e.value("good", m) + e.value("poor", m)) / 2
+
+
 def test_a_difference_changes_its_sign_with_the_order(column):
-    scores, y, task = column
-    columns = {"c": column_draws(scores, y, task, n_resamples=200, task_resamples=60)}
+    scores, y, task = many_tasks(column)
+    e = pair_evaluation(scores, y, task, n_resamples=200)
     for metric in ("within-task AUROC", "pooled AUROC"):
-        a, b = compare(columns, "good", "poor", metric), compare(columns, "poor", "good", metric)
+        a, b = e.compare("good", "poor", metric), e.compare("poor", "good", metric)
         assert a["difference"] == -b["difference"] and a["p_value"] == b["p_value"] <= 1 and a["n"] == N
-        assert np.allclose([a["difference_low"], a["difference_high"], a["task_low"], a["task_high"]],
-                           [-b["difference_high"], -b["difference_low"], -b["task_high"], -b["task_low"]])
-        same = compare(columns, "good", "good", metric)
-        assert same["difference"] == same["difference_low"] == same["difference_high"] == 0 and same["p_value"] == 1
+        assert np.allclose([a["low"], a["high"], a["task_low"], a["task_high"]], [-b["high"], -b["low"], -b["task_high"], -b["task_low"]])
+        same = e.compare("good", "good", metric)
+        assert same["difference"] == same["low"] == same["high"] == 0 and same["p_value"] == 1
 
 
 def test_a_clear_difference_has_the_smallest_p_value_and_a_wider_level_a_wider_interval(column):
     _, y, task = column
-    columns = {"c": column_draws({"oracle": -y[:, 0], "worst": y[:, 0]}, y, task, metrics=("pooled AUROC",), n_resamples=99, task_resamples=20)}
-    found = compare(columns, "oracle", "worst", "pooled AUROC")
+    e = pair_evaluation({"oracle": -y[:, 0], "worst": y[:, 0]}, y, task, measures=("pooled AUROC",), n_resamples=99)
+    found = e.compare("oracle", "worst", "pooled AUROC")
     assert found["difference"] == 1 and np.isclose(found["p_value"], 2 / 100)
-    wide, narrow = (compare({"c": column_draws(column[0], y, task, n_resamples=200, task_resamples=20)}, "good", "poor", "pooled AUROC", level=v) for v in (.99, .5))
-    assert wide["difference_low"] < narrow["difference_low"] < narrow["difference_high"] < wide["difference_high"]
+    wide, narrow = (pair_evaluation(column[0], y, task, n_resamples=200, level=v).compare("good", "poor", "pooled AUROC") for v in (.99, .5))
+    assert wide["low"] < narrow["low"] < narrow["high"] < wide["high"]
+
+
+def test_a_family_is_against_the_better_floor_and_holds_together(column):
+    scores, y, task = many_tasks(column)
+    rows = {**scores, "Random": np.zeros(N), "TaskMean": (task == "t3").astype(float)}
+    e = pair_evaluation(rows, y, task, measures=("pooled AUROC", "CPT(50%)"), n_resamples=2000)
+    better = max(("Random", "TaskMean"), key=lambda r: e.value(r, "pooled AUROC"))
+    cheaper = min(("Random", "TaskMean"), key=lambda r: e.value(r, "CPT(50%)"))
+    assert e.reference("pooled AUROC") == better and e.reference("CPT(50%)") == cheaper
+    family = e.family("pooled AUROC").set_index("row")
+    assert set(family.index) == set(scores) and (family.reference == better).all()
+    draws = np.stack([e.resampled(r, "pooled AUROC") - e.resampled(better, "pooled AUROC") for r in family.index], 1)
+    worst = np.abs((draws - family.difference.to_numpy()) / draws.std(0, ddof=1)).max(1)
+    reach = np.quantile(worst, .95) * draws.std(0, ddof=1)
+    assert np.allclose(family.simultaneous_high - family.difference, reach, rtol=.02)
+    assert (family.simultaneous_low < family.low).all() and (family.p_holm >= family.p_value).all()
+    for name in family.index:
+        assert np.isclose(family.difference[name], e.compare(name, better, "pooled AUROC")["difference"])
+    with pytest.raises(FamilyError):
+        e.family("pooled AUROC", rows=["good"])
+    with pytest.raises(EvaluationError, match="There is no floor"):
+        pair_evaluation(scores, y, task, n_resamples=20).family("pooled AUROC")
+
+
+@pytest.mark.parametrize("wrong, message", [
+    (lambda e, f: e.value("best", "pooled AUROC", "AVG"), "No 'pooled AUROC' of 'best' here. Rows: good"),
+    (lambda e, f: e.value("good", "pooled AUROC"), "several columns; name one: first, second, AVG"),
+    (lambda e, f: e.value("good", "pooled AUROC", "third"), "No column 'third' here"),
+    (lambda e, f: join({}), "no column to join"),
+    (lambda e, f: join(f, {"AVG": ["third"]}), "'third', which is not there"),
+    (lambda e, f: join({**f, "wide": Evaluation({}, {}, {}, {"all": 1}, level=.99)}), "Use one level"),
+])
+def test_an_address_that_is_not_there_is_named(column, wrong, message):
+    found, e = halves(column)
+    with pytest.raises(EvaluationError, match=message):
+        wrong(e, found)
 
 
 # ---------- what is undefined ----------
 
-def test_gap_metrics_are_undefined_when_the_large_model_is_no_better(column):
-    scores, y, task = column
+def test_gap_measures_are_undefined_with_a_reason_when_the_large_model_is_no_better(column):
+    scores, y, task = many_tasks(column)
     level = np.stack([y[:, 0], y[:, 0]], 1)
-    draws = {"level": column_draws(scores, level, task, metrics=("pooled AUROC", "HCR", "MPM"), n_resamples=50, task_resamples=20),
-             "gap": column_draws(scores, y, task, metrics=("pooled AUROC", "HCR", "MPM"), n_resamples=50, task_resamples=20)}
-    table = evaluation_table(draws, {"AVG": ["level", "gap"]}).set_index(["column", "metric", "row"])
+    asked = dict(measures=("pooled AUROC", "HCR", "MPM"), n_resamples=50)
+    e = join({"level": pair_evaluation(scores, level, task, **asked), "gap": pair_evaluation(scores, y, task, **asked)}, {"AVG": ["level", "gap"]})
+    table = e.table.set_index(["column", "metric", "row"])
     for metric in ("HCR", "MPM"):
-        for c in ("level", "AVG"): assert table.loc[(c, metric, "good"), ["value", "low", "high", "task_low", "task_high"]].isna().all()
+        for c in ("level", "AVG"):
+            assert table.loc[(c, metric, "good"), ["value", "low", "high", "task_low", "task_high"]].isna().all()
+            assert table.loc[(c, metric, "good"), "why"] == "the large model is no better than the small one"
         assert np.isfinite(table.loc[("gap", metric, "good"), ["value", "low", "high"]].to_numpy(float)).all()
-        found = compare(draws, "good", "poor", metric)
-        assert all(np.isnan(found[k]) for k in ("difference", "difference_low", "difference_high", "task_low", "task_high", "p_value"))
+        found = e.compare("good", "poor", metric, "AVG")
+        assert all(np.isnan(found[k]) for k in ("difference", "low", "high", "task_low", "task_high", "p_value"))
     assert table.loc[("AVG", "pooled AUROC", "good"), "value"] > .5
+    one_class = pair_evaluation({"good": scores["good"]}, np.ones((N, 2)), task, n_resamples=5).table
+    assert one_class.value.isna().all() and one_class.why.str.contains("right").all()
 
 
 def test_undefined_resamples_are_left_out_of_a_p_value():
     values = np.array([.2, np.nan, .1, np.nan, .3])
-    columns = {"c": Draws({("a", "m"): .2, ("b", "m"): 0.}, {("a", "m"): values, ("b", "m"): np.zeros(5)}, {("a", "m"): values, ("b", "m"): np.zeros(5)}, 9)}
-    found = compare(columns, "a", "b", "m")
-    assert found["p_value"] == 2 * 1 / (3 + 1) and np.isclose(found["difference_low"], np.quantile([.1, .2, .3], .025))
+    estimate = {("a", "c", "m"): .2, ("b", "c", "m"): 0.}
+    e = Evaluation(estimate, {("a", "c", "m"): values, ("b", "c", "m"): np.zeros(5)}, {}, {"c": 9})
+    found = e.compare("a", "b", "m")
+    assert found["p_value"] == 2 * 1 / (3 + 1) and np.isclose(found["low"], np.quantile([.1, .2, .3], .025))
+    assert found["undefined"] == 2
     assert np.isnan(limits(np.full(3, np.nan))).all() and limits(np.array([np.nan, 2.])) == (2, 2)
+
+
+def test_columns_of_a_bank_are_measured_apart(column):
+    signals = signals_of(column)
+    rows = signals.rows(split="test")
+    scores = {k: s[rows] for k, s in column[0].items()}
+    keep = np.arange(len(rows)) % 3 > 0
+    e = column_evaluation(scores, signals, rows, ["c"], keep=keep, averages={"AVG": ["c"]}, n_resamples=30)
+    alone = pair_evaluation({k: s[keep] for k, s in scores.items()}, signals.outcomes[rows[keep]], signals.task[rows[keep]], n_resamples=30)
+    assert e.n["c"] == keep.sum() and e.value("good", "pooled AUROC", "AVG") == alone.value("good", "pooled AUROC")
+    with pytest.raises(PoolInputError, match="Column 'd' has no query"):
+        column_evaluation(scores, signals, rows, ["d"])
+
+
+def test_four_worlds_are_one():
+    "The names of the old results and curves are nowhere, and the floor stays small."
+    root = Path(__file__).resolve().parent.parent
+    gone = ["column_" + "draws", r"\bDra" + r"ws\b", "Pool" + "Evaluation", "sweep" + "_pool", "agent_" + "draws", "measure_" + "draws", "Variant" + "Study", "CallRate" + "Curve", "Deferral" + "Curve", "Cost" + "Curve"]
+    files = [*root.glob("nbs/**/*.ipynb"), *root.glob("routercompanion/**/*.py"), *root.glob("tests/**/*.py")]
+    found = [(f.name, name) for f in files for name in gone if re.search(name, f.read_text(encoding="utf-8"))]
+    assert not found
+    lines = sum(len(f.read_text(encoding="utf-8").splitlines()) for f in (root / "routercompanion/evaluate").glob("*.py"))
+    assert lines <= 600
 
 
 # ---------- routers ----------

@@ -373,14 +373,14 @@ def test_no_gap_is_nan_with_a_reason_and_never_zero():
 
 
 def test_hcr_of_a_curve_that_leaves_the_band_and_returns():
-    c = m.CallRateCurve(
-        [0, 0.2, 0.4, 0.6, 1], [0, 0.9, 0.9, 0.5, 1]
+    c = m.Curve(
+        [0, 0.2, 0.4, 0.6, 1], [0, 0.9, 0.9, 0.5, 1], "call_rate"
     )  # in: .85 to .9, level, down to .85, up to .95
     a, b, up = 0.85 / 4.5, 0.4 + 0.05 / 2, [0.6 + 0.35 / 1.25, 0.6 + 0.45 / 1.25]
     expect = 1 - ((b**2 - a**2) / 2 + (up[1] ** 2 - up[0] ** 2) / 2) / (b - a + up[1] - up[0])
     assert m.hcr(c) == pytest.approx(expect, abs=1e-9)
-    level = m.CallRateCurve(
-        [0, 0.5, 0.7, 1], [0, 0.85, 0.85, 1]
+    level = m.Curve(
+        [0, 0.5, 0.7, 1], [0, 0.85, 0.85, 1], "call_rate"
     )  # a level stretch exactly on the edge belongs to the band
     assert m.hcr(level) == pytest.approx(
         1 - ((0.49 - 0.25) / 2 + (0.9**2 - 0.7**2) / 2) / 0.4, abs=1e-9
@@ -415,10 +415,10 @@ def test_hcr_of_a_curve_that_leaves_the_band_and_returns():
         (lambda: m.lpm(m.random_curve([0], [1]), 1.5), "d0 < d1 <= 1"),
         (lambda: m.hcr(m.random_curve([0], [1]), 0.9, 0.9), "rho1 < rho2"),
         (
-            lambda: m.hcr(m.CallRateCurve([0, 1], [0, 1]), definition="as_published"),
+            lambda: m.hcr(m.Curve([0, 1], [0, 1], "call_rate"), definition="as_published"),
             "number of queries",
         ),
-        (lambda: m.CallRateCurve([0], [1]), "k >= 2"),
+        (lambda: m.Curve([0], [1], "call_rate"), "k >= 2"),
         (lambda: m.reliability_curve([0.2, 1.2], [0, 1]), "probability, row 1"),
     ],
 )
@@ -734,7 +734,7 @@ def test_area_peak_qnc_aiq_against_rational_arithmetic(points, start, width):
             if p <= x <= q
         )
     )
-    for axis in m.AXES:
+    for axis in m.COST_AXES:
         c = m.deferral_curve([p[0] for p in points], [p[1] / 10 for p in points], axis=axis)
         assert c.cost.tolist() == xs and np.allclose(c.quality, [float(y) for y in ys])
         knots = sorted(
@@ -898,7 +898,7 @@ def test_edges_of_a_deferral_curve():
         (lambda: m.deferral_curve([1], [np.nan]), "No point"),
         (lambda: m.deferral_curve([1], [0.5], weights=[[1]]), "per-query"),
         (lambda: m.deferral_curve([1], [[0.5]], weights=[[0]]), "only zeros"),
-        (lambda: m.DeferralCurve([2, 1], [0.1, 0.2]), "finite and rise"),
+        (lambda: m.Curve([2, 1], [0.1, 0.2]), "finite and rise"),
         (lambda: m.audc(m.deferral_curve([1, 2], [0.1, 0.2]), low=3, high=2), "low <= high"),
         (lambda: m.qnc(m.deferral_curve([1], [0.5]), 0.4, relative=True), "reference_cost"),
         (lambda: m.aiq(m.deferral_curve([1, 5], [0.5, 0.6]), largest_cost=3), "inside the curve"),
@@ -961,7 +961,7 @@ def test_area_under_the_routing_rate(pair):
 
 
 def test_a_range_without_width_is_the_quality_there_in_each_row_of_a_batch():
-    batch = m.DeferralCurve([1.0, 2, 3], [[0.1, 0.2, 0.3], [0.4, 0.6, 0.8]])
+    batch = m.Curve([1.0, 2, 3], [[0.1, 0.2, 0.3], [0.4, 0.6, 0.8]])
     assert np.allclose(
         m.audc(batch, low=np.array([1.0, 2]), high=np.array([3.0, 2])), [0.2, 0.6]
     ) and np.allclose(m.audc(batch, low=1, high=1), [0.1, 0.4])

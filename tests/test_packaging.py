@@ -2,6 +2,7 @@
 import configparser
 import functools
 import importlib.metadata
+import importlib.util
 import os
 import re
 import shutil
@@ -171,3 +172,33 @@ def test_no_public_name_is_that_of_a_module_beside_it():
         beside = {p.stem for p in path.parent.glob("[!_]*") if p.suffix == ".py" or p.is_dir()}
         clashes += [f"{path.parent.relative_to(ROOT)}: {name}" for name in names if name in beside]
     assert sorted(set(clashes)) == []
+
+
+def test_every_module_that_tests_and_benchmarks_import_exists():
+    "Programs that tests start in another process are texts: an import in them is looked at by nobody else."
+    said = re.compile(r"from (routercompanion[\w.]*) import")
+    asked = {(p.name, m) for p in (ROOT / "tests").rglob("*.py") for m in said.findall(p.read_text(encoding="utf-8"))}
+    missing = [(name, m) for name, m in sorted(asked) if not _module_exists(m)]
+    # what tests write into a copy first
+    assert not [m for m in missing if not m[1].startswith(("routercompanion.low", "routercompanion.routers.difficulty.my_"))]
+
+
+def _module_exists(name):
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def test_no_stored_output_names_a_file_of_one_machine():
+    "A warning that was printed where the notebook was executed says the path of that checkout."
+    place = re.compile(r"(?m)^\s*(?:/[\w.-]+)+\.py:\d+")
+    found = [str(p.relative_to(ROOT)) for p in sorted((ROOT / "nbs").rglob("*.ipynb"))
+             for text in _stored_texts(p) if place.search(text)]
+    assert not found
+
+
+def _stored_texts(path):
+    for cell in notebooks.read_notebook(path)["cells"]:
+        for output in cell.get("outputs", []):
+            yield "".join(output.get("text", "")) + "".join(output.get("data", {}).get("text/plain", ""))

@@ -15,10 +15,10 @@ from routercompanion.parallel import deterministic
 from routercompanion.metrics.call_rate import cost_performance_curve
 from routercompanion.metrics.deferral import audc
 from routercompanion.metrics.sweeps import budget_sweep
-from routercompanion.evaluate.pool import (
-    PoolInputError, decision_costs, fit_pool, pool_evaluation, pool_rows, pool_subset,
-    routing_rate_evaluation, sweep_pool,
-)
+from routercompanion.data.pool import PoolInputError, decision_costs, pool_rows, pool_subset
+from routercompanion.evaluate.pair import routing_rate_evaluation
+from routercompanion.evaluate.pool import pool_evaluation
+from routercompanion.routers.sweeping import fit_pool, floor_sweeps, router_sweep, sweep_of_runs
 from routercompanion.core import RoutingInputError
 from routercompanion.features.kinds import NotFiniteError
 from routercompanion.routers.check import check_router, toy_routing_data
@@ -278,6 +278,7 @@ def table(n=400, seed=0, gaps=.05, constant=True):
                               query_ids=np.array([f"q{i}" for i in range(n)]))
 
 
+FLOORS = ("Random", "Heuristic", "Oracle", "Best single", "Hull")
 ROUTERS_HERE = {"K-NN": neighbours.KNNRouter(k=15), "KMeans": kmeans.KMeansRouter(n_clusters=3)}
 
 
@@ -287,23 +288,23 @@ def test_estimates_and_intervals_against_repeated_rows(axis, cost):
     e = pool_evaluation(t, X, ROUTERS_HERE, axis=axis, cost=cost, n_resamples=60, rng=3)
     test = pool_rows(t, "test")
     part, costs = pool_subset(t, test), decision_costs(t, "train", cost)
-    assert np.allclose(costs, t.cost[cost][:250].mean(0)) and set(e.curves) == {"K-NN", "KMeans", "Random", "Heuristic", "Oracle"}
+    assert np.allclose(costs, t.cost[cost][:250].mean(0)) and set(e.curves) == {"K-NN", "KMeans", *FLOORS}
     from routercompanion.metrics.bootstrap import resample_counts
     W = np.concatenate(list(resample_counts(len(test), 60, 3)))
     plain = []
     for w in W:
         rows = np.repeat(np.arange(len(test)), w)
         sub = SimpleNamespace(**{**vars(part), "score": part.score[rows]})
-        s = sweep_pool({"K-NN": e.fitted["K-NN"]}, SimpleNamespace(**{**vars(sub), "query_ids": None}), {"embedding": X[test][rows]}, costs, axis=axis, paid=part.cost[cost][rows])["K-NN"]
+        s = router_sweep(e.fitted["K-NN"], X[test][rows], sub, costs, axis=axis, paid=part.cost[cost][rows])
         c, booked = s.curve(), part.cost[cost][rows].mean(0)
         low, high = (s.setting.min(), s.setting.max()) if axis == "budget" else (booked[costs.argmin()], booked[costs.argmax()])
         plain.append(audc(c, low=low, high=high))
-    assert np.allclose(e.draws["K-NN", "AUDC"], plain)
+    assert np.allclose(e.draws["K-NN", cost, "AUDC"], plain)
     row = e.table[(e.table.row == "K-NN") & (e.table.metric == "AUDC")].iloc[0]
     assert np.allclose([row.low, row.high], np.quantile(plain, [.025, .975])) and row.n == 150 and row.column == cost and 0 < row.missing < .2
-    d = e.compare("K-NN", "Random")
+    d = e.compare("K-NN", "Random", "AUDC")
     assert np.isclose(d["difference"], e.value("K-NN", "AUDC") - e.value("Random", "AUDC"))
-    assert np.allclose([d["low"], d["high"]], np.quantile(e.draws["K-NN", "AUDC"] - e.draws["Random", "AUDC"], [.025, .975]))
+    assert np.allclose([d["low"], d["high"]], np.quantile(e.resampled("K-NN", "AUDC") - e.resampled("Random", "AUDC"), [.025, .975]))
     at, low, high = e.bands["K-NN"]
     inside = np.isfinite(low)
     height = e.curves["K-NN"](at)
@@ -314,16 +315,16 @@ def test_estimates_and_intervals_against_repeated_rows(axis, cost):
 def test_paired_difference_is_narrower_than_the_rows_suggest_and_zero_for_one_router():
     X, t = table(800, gaps=0)
     e = pool_evaluation(t, X, {"a": neighbours.KNNRouter(k=15), "same": neighbours.KNNRouter(k=15), "near": neighbours.KNNRouter(k=14)}, n_resamples=200)
-    d, same = e.compare("a", "near"), e.compare("a", "same")
+    d, same = e.compare("a", "near", "AUDC"), e.compare("a", "same", "AUDC")
     row = e.table[(e.table.row == "a") & (e.table.metric == "AUDC")].iloc[0]
     assert d["high"] - d["low"] < (row.high - row.low) and same["difference"] == 0 == same["low"] == same["high"] and same["p_value"] == 1 and not same["significant"]
-    assert (e.table.missing == 0).all()
+    assert (e.table[e.table.row != "Best single"].missing == 0).all()
 
 
 def test_whole_clusters_are_drawn():
     X, t = table(600)
-    task = np.arange(600) % 3
-    plain, whole = (pool_evaluation(t, X, {}, n_resamples=100, clusters=c).draws["Heuristic", "AUDC"] for c in (None, task))
+    task = (np.arange(600) % 3)[250:]
+    plain, whole = (pool_evaluation(t, X, {}, n_resamples=100, clusters=c).resampled("Heuristic", "AUDC") for c in (None, task))
     assert len(np.unique(whole.round(9))) <= 10 < len(np.unique(plain.round(9))), "three clusters have ten different resamples"
 
 
@@ -358,10 +359,10 @@ def test_edges_of_an_evaluation(axis):
     "One model: every row is that model. Equal costs, zero ones included: the area is the accuracy without a budget. Ties: what the routers prefer, then the first."
     X, t = table(gaps=0)
     train, test = t.score[:250], t.score[250:]
-    few = dict(axis=axis, cost="params_b", metrics=("AUDC", "peak"), n_resamples=20)
+    few = dict(axis=axis, cost="params_b", measures=("AUDC", "peak"), n_resamples=20)
     alone = SimpleNamespace(**{**vars(t), "score": t.score[:, :1], "models": ["a"], "cost": {"params_b": t.cost["params_b"][:, :1]}})
     e = pool_evaluation(alone, X, ROUTERS_HERE, **few)
-    assert np.allclose(e.table.value, test[:, 0].mean()) and set(e.table.row) == {"K-NN", "KMeans", "Random", "Heuristic", "Oracle"}
+    assert np.allclose(e.table.value, test[:, 0].mean()) and set(e.table.row) == {"K-NN", "KMeans", *FLOORS}
     for price in (0., 2.):
         t.cost["params_b"] = np.full((400, 4), price)
         e = pool_evaluation(t, X, ROUTERS_HERE, **few)
@@ -374,7 +375,7 @@ def test_edges_of_an_evaluation(axis):
 
 def test_an_evaluation_leaves_missing_outcomes_out_and_says_how_many():
     X, t = table(gaps=.2)
-    e = pool_evaluation(t, X, {}, metrics=("AUDC",), n_resamples=20, settings=[1.])
+    e = pool_evaluation(t, X, {}, measures=("AUDC",), n_resamples=20, settings=[1.])
     seen = t.score[250:, 0][~np.isnan(t.score[250:, 0])]
     row = e.table[e.table.row == "Heuristic"].iloc[0]
     assert np.isclose(row.value, seen.mean()) and np.isclose(row.missing, 1 - len(seen) / 150) and row.n == 150
@@ -383,9 +384,13 @@ def test_an_evaluation_leaves_missing_outcomes_out_and_says_how_many():
 @pytest.mark.parametrize("broken, match", [
     (lambda t, X: pool_evaluation(t, X, {}, test="dev"), "No query in the selection"), (lambda t, X: pool_evaluation(t, X[:-1], {}), "399 rows of embedding and 400"),
     (lambda t, X: pool_evaluation(t, X, {}, cost="usd"), "Unknown cost"), (lambda t, X: pool_evaluation(t, X, {}, train=range(300), test=range(250, 400)), "both in train and in test"),
-    (lambda t, X: pool_evaluation(t, X, {}, axis="spent"), "Unknown cost axis"), (lambda t, X: pool_evaluation(t, X, {}, metrics=["AUC"]), "Unknown pool metric"),
+    (lambda t, X: pool_evaluation(t, X, {}, axis="spent"), "Unknown cost axis"), (lambda t, X: pool_evaluation(t, X, {}, measures=["AUC"]), "Unknown pool metric"),
     (lambda t, X: fit_pool({"EmbeddingMLP": baselines.TaskMean()}, t, X, "train"), "Unknown feature kind"),
-    (lambda t, X: pool_evaluation(t, X, {}, n_resamples=5).value("K-NN", "AUDC"), "Rows: Random")])
+    (lambda t, X: pool_evaluation(t, X, {}, n_resamples=5).value("K-NN", "AUDC"), "Rows: Random"),
+    (lambda t, X: pool_evaluation(t, X, ROUTERS_HERE, axis="knob", n_resamples=5), "KNNRouter has no knob"),
+    (lambda t, X: pool_evaluation(t, X, {}, prices=[1.]), "prices has shape"),
+    (lambda t, X: pool_evaluation(t, X, {}, sweeps={"given": floor_sweeps([.5, .6, .7, .8], pool_subset(t, np.arange(9)), np.arange(4.))["Hull"]}), "The sweep of given has 9 queries"),
+    (lambda t, X: sweep_of_runs([], [], "usd"), "There is no run")])
 def test_bad_input_is_named(broken, match):
     X, t = table()
     with pytest.raises(CompanionError, match=match): broken(t, X)

@@ -50,7 +50,7 @@ class TaskInterval:
     low: float
     high: float
     standard_error: float
-    degrees: int
+    degrees: float
     tasks: int
     p_value: float
     why: str = ""
@@ -84,6 +84,13 @@ def _why_nothing(estimate, left_out, strata, sizes):
     return ""
 
 
+def _degrees(parts, sizes):
+    "Satterthwaite's degrees of freedom of a sum of variances; tasks less columns without any spread."
+    if len(sizes) == 1 or parts.sum() < EPS**2:
+        return float(sizes.sum() - len(sizes))
+    return float(parts.sum()**2 / (parts**2 / (sizes - 1)).sum())
+
+
 def _t_p_value(estimate, error, degrees):
     "Two-sided p-value of Student's t against zero; without any spread only zero itself agrees."
     if error < EPS:
@@ -98,7 +105,7 @@ def task_interval(estimate: float, left_out: ArrayLike, groups: ArrayLike | None
     `left_out` (tasks,) is the estimate with one task left out at a time. For a plain average over
     columns with tasks of their own, `groups` (tasks,) names each task's column, and `left_out` is
     that AVERAGE without the one task. Tasks that all columns share are left out of all at once,
-    without `groups`. Degrees of freedom: tasks less columns.
+    without `groups`. Degrees of freedom: tasks less one, or Satterthwaite's (1946) for columns.
     NaN with `why`: fewer than `LEAST_TASKS` tasks, a column with one task, NaN or infinite values.
     Misaligned input raises `MetricInputError`.
     """
@@ -107,13 +114,12 @@ def task_interval(estimate: float, left_out: ArrayLike, groups: ArrayLike | None
     tasks = len(left_out)
     strata, stratum = _strata(groups, tasks)
     sizes = np.bincount(stratum, minlength=len(strata))
-    degrees = max(0, tasks - len(strata))
     why = _why_nothing(estimate, left_out, strata, sizes)
     if why:
-        return TaskInterval(math.nan, math.nan, math.nan, degrees, tasks, math.nan, why)
+        return TaskInterval(math.nan, math.nan, math.nan, math.nan, tasks, math.nan, why)
     means = np.bincount(stratum, left_out) / sizes
-    squares = np.bincount(stratum, (left_out - means[stratum])**2)
-    error = math.sqrt((sizes - 1) / sizes @ squares)
+    parts = (sizes - 1) / sizes * np.bincount(stratum, (left_out - means[stratum])**2)
+    error, degrees = math.sqrt(parts.sum()), _degrees(parts, sizes)
     half = float(student.ppf(.5 + level / 2, degrees)) * error
     low, high = float(estimate - half), float(estimate + half)
     return TaskInterval(low, high, error, degrees, tasks, _t_p_value(estimate, error, degrees))
@@ -286,8 +292,8 @@ def family_table(estimates: ArrayLike, draws: ArrayLike, names: Sequence, *,
                  level: float = .95) -> pd.DataFrame:
     """One row per comparison of a family, in the order given: one measure, pool and reference.
 
-    `estimates` (k,) differences (greater is better for `names` (k,)), without the reference's own;
-    `draws` (B, k) the same on paired resamples. Columns: row, difference; low, high (pointwise
+    `estimates` (k,): differences from the reference, which is no row itself; `names` (k,); `draws`
+    (B, k): the same differences on paired resamples. Columns: row, difference; low, high (pointwise
     percentiles); simultaneous_low, simultaneous_high; p_value, p_holm; comparisons (how many have a
     value, the family's size); n_resamples (finite draws of the row). A comparison without estimate,
     or with fewer than two finite draws, is NaN and not counted.

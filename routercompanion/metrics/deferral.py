@@ -11,7 +11,7 @@ import numpy as np
 
 from ..core import lookup
 from .checks import DEFINITIONS, EPS, MetricInputError, Undefined, _weights
-from .curve import AXES, Curve
+from .curve import COST_AXES, Curve
 
 # %% ../../nbs/1_metrics/deferral.ipynb #9bd5305b
 def weighted_quality(quality, weights):
@@ -40,7 +40,7 @@ def deferral_curve(cost, quality, *, axis="budget", weights=None):
     axis: "budget" (who-routes App. F) or "realised" (cscr section 4.1). `weights` (B, n) gives a batch of B curves. Points whose quality is
     NaN for all queries (a budget below the cheapest model) are left out; equal costs are merged (mean). Raises `MetricInputError`.
     """
-    lookup(AXES, axis, "cost axis")
+    lookup(COST_AXES, axis, "cost axis")
     X, Y = np.asarray(cost, dtype=np.float64), np.asarray(quality, dtype=np.float64)
     if Y.ndim not in (1, 2) or X.shape not in (Y.shape, Y.shape[-1:]):
         raise MetricInputError(f"cost {X.shape} does not fit quality {Y.shape}: give (k,) or (n, k).")

@@ -6,14 +6,14 @@
 __all__ = ['REFERENCE_ROWS', 'pool_feature', 'feature_rows', 'fit_pool', 'fitted_routers', 'router_sweep', 'sweep_of_runs',
            'floor_sweeps', 'GivenPredictions', 'changed']
 
-# %% ../../nbs/6_routers/sweeping.ipynb #107fabf7
+# %% ../../nbs/6_routers/sweeping.ipynb #82c5f32f
 import numpy as np
 from sklearn.base import clone
 
 from ..core import lookup
 from ..data.pool import PoolInputError, pool_rows, pool_subset
 from ..features.kinds import take
-from ..metrics.curve import AXES
+from ..metrics.curve import COST_AXES
 from routercompanion.metrics.sweeps import (
     Sweep, budget_grid, budget_sweep, lambda_sweep, mixture_sweep,
 )
@@ -66,14 +66,14 @@ def fitted_routers(routers, outcomes, embeddings, train, fitted=None) -> dict:
         return fit_pool(routers, outcomes, embeddings, train)
     return {name: lookup(fitted, name, "fitted router") for name in routers}
 
-# %% ../../nbs/6_routers/sweeping.ipynb #ce7e463d
+# %% ../../nbs/6_routers/sweeping.ipynb #3f47e99c
 def router_sweep(router, X, part, costs, *, axis="budget", settings=None, paid=None) -> Sweep:
     """One fitted router on the queries of `part`, which it reads as X, at decision `costs` (m,).
 
     axis: "budget", "realised" or "knob". settings: budgets, trade-offs or knob values; by default
     100 each, or the router's `knob_grid`. paid (k, m): what is booked, default costs.
     """
-    lookup({**AXES, "knob": "a router's own rule"}, axis, "cost axis")
+    lookup({**COST_AXES, "knob": "a router's own rule"}, axis, "cost axis")
     if axis == "knob":
         return _knob_sweep(router, X, part, costs if paid is None else paid, settings)
     predicted, ties = router.predict_quality(X), getattr(router, "ties", "cheapest")
@@ -112,13 +112,16 @@ def sweep_of_runs(settings, runs: list[Run], cost: str, *, by="setting") -> Swee
     spent = np.stack([lookup(r.cost, cost, "cost of this run") for r in runs], 1)
     return Sweep(np.asarray(settings, np.float64), quality, answer, None, "realised", spent, by)
 
-# %% ../../nbs/6_routers/sweeping.ipynb #7d836004
+# %% ../../nbs/6_routers/sweeping.ipynb #40712cef
 REFERENCE_ROWS = {"Random": RandomPoolRouter(), "Heuristic": HeuristicRouter(),
                   "Oracle": PoolOracle()}
 
 
 def floor_sweeps(expected, part, costs, *, axis="budget", settings=None, paid=None) -> dict:
-    "Sweeps of `Best single` and `Hull`; expected (m,): each model's mean score in training."
+    """Sweeps of `Best single` and `Hull`; expected (m,): each model's mean score in training.
+
+    A best single model that no budget buys has no row.
+    """
     best, booked = int(np.argmax(expected)), costs if paid is None else paid
     settings = budget_grid(costs) if settings is None else np.asarray(settings, np.float64)
     settings = settings if axis == "budget" else np.unique(costs)
@@ -129,6 +132,8 @@ def floor_sweeps(expected, part, costs, *, axis="budget", settings=None, paid=No
     axis = "budget" if axis == "budget" else "realised"
     budgets = settings if axis == "budget" else None
     hull = mixture_sweep(expected, part.score, costs, budgets, paid=paid, axis=axis)
+    if np.isnan(quality).all():
+        return {"Hull": hull}
     return {"Best single": Sweep(settings, quality, choice, booked, axis), "Hull": hull}
 
 # %% ../../nbs/6_routers/sweeping.ipynb #930110f9

@@ -19,8 +19,8 @@ PASSAGES, QUESTIONS, WIDTH = 100_000, 1_000, 384
 MEMORY = f"""
 import resource, sys
 import numpy as np
-from routercompanion.agentic import BM25Index, DenseIndex
-from routercompanion.multihop import Passage
+from routercompanion.agents.retrieval import BM25Index, DenseIndex
+from routercompanion.data.banks.multihop import Passage
 import time
 rng = np.random.default_rng(0)
 words = np.array([f"w{{i}}" for i in range(50_000)])
@@ -54,8 +54,11 @@ def test_100_000_passages_are_indexed_and_1_000_questions_answered(benchmark):
 RUN = """
 import sys, time
 import numpy as np
-from routercompanion.agentic import BM25Index, Generations, Toolbox, run_agent
-from routercompanion.multihop import fact_corpus, multihop_questions
+from routercompanion.agents.agent import run_agent
+from routercompanion.agents.retrieval import BM25Index
+from routercompanion.agents.tools import Toolbox
+from routercompanion.data.banks.multihop import fact_corpus, multihop_questions
+from routercompanion.models.causal_lm import Generations
 class Slow:
     name = "slow"
     def write(self, prompts, shots, max_new_tokens):

@@ -67,8 +67,8 @@ MEMORY = """
 import json, resource, sys, tempfile, threading, time
 from pathlib import Path
 import torch
-from routercompanion.banks import make_bank
-from routercompanion.core import deterministic
+from routercompanion.data.bank import make_bank
+from routercompanion.parallel import deterministic
 from routercompanion.models import load_causal_lm
 deterministic(42, 2)
 lm = load_causal_lm("smollm2-135m-instruct", dtype=torch.bfloat16)

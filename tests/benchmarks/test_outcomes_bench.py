@@ -21,7 +21,9 @@ QUERIES, MODELS = 36_000, 112
 MEASURE = r"""
 import json, re, sys, time
 import numpy as np, pandas as pd
-from routercompanion.outcomes import OutcomeTable, load_embedllm, summarise_blocks
+from routercompanion.data.blocks import summarise_blocks
+from routercompanion.data.outcomes import OutcomeTable
+from routercompanion.data.sets.embedllm import load_embedllm
 peak = lambda: int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1]) / 1024   # of this process alone, unlike getrusage
 path, before, start = sys.argv[1], peak(), time.perf_counter()
 {work}
