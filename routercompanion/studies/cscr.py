@@ -241,12 +241,15 @@ def beside_options(ours, published, column=None) -> dict:
     column: the column of ours that stands for all published ones, a dict published column -> ours,
     or None where ours have the published names. What ours lacks is None.
     """
-    mine, keys = set(ours["row"]), published.groupby(["column", "metric"], sort=False)
-    have, columns = set(zip(ours["column"], ours["metric"])), {}
+    places = [*zip(ours["column"], ours["metric"])]
+    keys = published.groupby(["column", "metric"], sort=False)
+    columns = {}
     for c, m in keys.groups:
         own = c if column is None else column.get(c) if isinstance(column, dict) else column
         place = own, PRINTED_AS.get(m, m)
-        columns[c, m] = place if place in have else None
+        columns[c, m] = place if place in places else None
+    used = set(columns.values())
+    mine = {row for row, place in zip(ours["row"], places) if place in used}
     return dict(rows={r: r if r in mine else None for r in published["row"].unique()},
                 columns=columns, unit={key: part["unit"].iloc[0] for key, part in keys})
 
