@@ -334,12 +334,13 @@ def _reference(part, columns, given, names, default):
 
 def _row_looks(rows, highlight):
     "The looks of rows whose place names them: one colour for all that are no routers."
-    plain = {"color": OKABE_ITO["blue"], "linestyle": "-"}
     look = looks(rows, highlight=highlight)
-    return {
-        row: plain if _known_look(row) is None and look[row]["color"] != BEHIND else look[row]
-        for row in rows
-    }
+    for row in rows:
+        if _known_look(row) is None:
+            behind = look[row]["color"] == BEHIND
+            colour = BEHIND if behind else OKABE_ITO["blue"]
+            look[row] = {"color": colour, "linestyle": "-"}
+    return {row: look[row] for row in rows}
 
 
 def _key(fig, names):
