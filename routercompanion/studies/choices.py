@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OUTCOMES', 'AS_PUBLISHED', 'routing_outcomes', 'outcome_table', 'selection_profile', 'published_outcomes',
            'prompts_by_band', 'disagreements', 'decision_table', 'MatchedBudget', 'choices_at', 'median_budget',
-           'matched_budget', 'within']
+           'within', 'matched_budget']
 
 # %% ../../nbs/8_studies/choices.ipynb #fdfe0cbb
 from dataclasses import dataclass
@@ -120,8 +120,10 @@ def decision_table(chosen, at, outcomes, test, costs, *, bar=.5) -> pd.DataFrame
 # %% ../../nbs/8_studies/choices.ipynb #edcf0b17
 @dataclass(frozen=True)
 class MatchedBudget:
-    """McNemar's test of two routers at one `budget`: the mean costs they paid, `only_first` and
-    `only_second` right, `p_value` (two-sided, exact), `p_greater` (one-sided: the first is better).
+    """McNemar's test of two routers at one `budget`.
+
+    The mean costs they paid, the queries that `only_first` and `only_second` get right, `p_value`
+    (two-sided, exact), `p_greater` (one-sided: the first is better).
     """
     first: str
     second: str
@@ -133,55 +135,6 @@ class MatchedBudget:
     p_value: float
     p_greater: float
     n: int
-
-
-def choices_at(evaluation, row, budget):
-    """(choice (n,), quality (n,), mean cost) of a row of an `Evaluation` within a mean `budget`.
-
-    At the setting whose mean cost is the largest within it. `PoolInputError`: the row never pays
-    that little, or makes no single choice.
-    """
-    sweep = lookup(evaluation.sweeps, row, "row of this evaluation")
-    if sweep.choice is None:
-        raise PoolInputError(f"{row} is an expectation over random choices and has no answers to "
-                             "compare. Choose another row.")
-    mean = np.nanmean(sweep.cost, axis=0)
-    if budget < mean.min() - 1e-12:
-        raise PoolInputError(f"The budget {budget:g} lies below what {row} pays at least "
-                             f"({mean.min():g}).")
-    k = int(np.where(mean <= budget + 1e-12, mean, -np.inf).argmax())
-    return sweep.choice[:, k].astype(int), sweep.quality[:, k], float(mean[k])
-
-
-def median_budget(evaluation, *rows):
-    """The median of the distinct mean costs that some rows of an `Evaluation` pay.
-
-    cscr section D.6: the median of the combined cost grids.
-    """
-    grids = [np.round(np.nanmean(evaluation.sweeps[r].cost, axis=0), 12) for r in rows]
-    return float(np.median(np.concatenate([np.unique(grid) for grid in grids])))
-
-
-def matched_budget(evaluation, first, second, *, budget=None, bar=.5):
-    """`MatchedBudget` of two rows of an `Evaluation` on the realised axis (cscr section D.6).
-
-    budget: default the median of both rows' distinct mean costs. Queries on which one of the two
-    has no outcome are left out. Rows without single choices (Random) cannot be tested:
-    `PoolInputError`.
-    """
-    for row in (first, second):
-        lookup(evaluation.sweeps, row, "row of this evaluation")
-    choose = all(evaluation.sweeps[r].choice is not None for r in (first, second))
-    if budget is None and choose:
-        budget = median_budget(evaluation, first, second)
-    limit = np.inf if budget is None else budget
-    (_, a, paid_a), (_, b, paid_b) = (choices_at(evaluation, r, limit) for r in (first, second))
-    keep = ~np.isnan(a) & ~np.isnan(b)
-    test = mcnemar((a[keep] >= bar).astype(int), (b[keep] >= bar).astype(int))
-    total = test.only_a + test.only_b
-    greater = binomtest(test.only_a, total, alternative="greater").pvalue if total else 1.
-    return MatchedBudget(first, second, float(budget), paid_a, paid_b, test.only_a, test.only_b,
-                         test.p_value, float(greater), int(keep.sum()))
 
 # %% ../../nbs/8_studies/choices.ipynb #9fa26b52
 def choices_at(evaluation, row, budget):
