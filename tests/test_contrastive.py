@@ -13,21 +13,23 @@ from tiny_models import tiny_llama
 
 from routercompanion.features import fingerprints
 from routercompanion.routers import contrastive
-from routercompanion.evaluate import choices, variants
+from routercompanion.evaluate import variants
 from routercompanion.routers import baselines
 from routercompanion.routers.bandits import thompson
 from routercompanion.routers.clustering import kmeans as kmeans_module
 from routercompanion.routers.difficulty import embeddings
-from routercompanion.studies import cscr
+from routercompanion.studies import choices, cscr
 from routercompanion.data.bank import make_bank
 from routercompanion.core import CompanionError
 from routercompanion.parallel import deterministic
 from routercompanion.metrics.sweeps import TRADE_OFFS, lambda_sweep
 from routercompanion.models.causal_lm import load_causal_lm
-from routercompanion.evaluate.pool import PoolInputError, pool_evaluation, pool_subset
+from routercompanion.data.pool import PoolInputError, pool_subset
+from routercompanion.evaluate.pool import pool_evaluation
 from routercompanion.routers.baselines import PoolOracle
 from routercompanion.routers.clustering.kmeans import KMeansRouter
 from routercompanion.routers.check import check_router
+from routercompanion.routers.sweeping import changed as changed_router
 from routercompanion.routers.registry import ROUTERS, load_router, save_router
 
 
@@ -581,7 +583,7 @@ def test_given_predictions_are_measured_as_fitted_ones():
     feature = {"K": X, "C": X, "P": t.query_ids}
     again = variants.evaluate_predictions(t, {n: routers[n].fit(feature[n][rows], pool_subset(t, rows)).predict_quality(feature[n]) for n in routers}, ties={"P": "average"}, **options)
     for name in routers:
-        for metric in ("AUDC", "peak"): assert np.allclose(fitted.draws[name, metric], again.draws[name, metric])
+        for metric in ("AUDC", "peak"): assert np.allclose(fitted.draws[name, "usd", metric], again.draws[name, "usd", metric])
     made = variants.fit_predictions({"K": routers["K"], "P": routers["P"], "half": (routers["K"], X[:, :3])}, t, X, "train")
     assert np.array_equal(made["K"], KMeansRouter(n_clusters=4).fit(X[rows], t.score[rows]).predict_quality(X)) and not np.array_equal(made["half"], made["K"]) and made["P"].shape == (500, 6)
     with pytest.raises(PoolInputError, match="shape"): variants.evaluate_predictions(t, {"K": np.zeros((500, 5))}, **options)
@@ -711,27 +713,35 @@ def test_the_line_up_and_the_variants_are_changes_of_one_router():
     for row, other in items["Table 10"].items():
         assert other.gamma == float(row.split(",")[0]) and (other.sign == "paper") == ("printed" in row) and (other.penalty == "outside") == ("outside" in row)
     assert list(items["Table 12"]) == ["0.01", "0.02"] and items["Table 13"]["MLP-x4"].hidden == 4 * r.hidden
-    with pytest.raises(ValueError): variants.changed(r, no_such_option=1)
+    with pytest.raises(ValueError): changed_router(r, no_such_option=1)
 
 
 def test_a_study_fits_each_different_variant_once_and_measures_it_as_alone(monkeypatch):
     X, t = topics(400)
     t.split = np.where(np.arange(400) < 250, "train", "test")
-    options = dict(cost="usd", axis="realised", n_resamples=40, metrics=("AUDC", "peak", "cost at peak"))
+    options = dict(cost="usd", axis="realised", n_resamples=40, measures=("AUDC", "peak", "cost at peak"))
     r, fitted, inner = quick(epochs=3), [], variants.fit_predictions
     monkeypatch.setattr(variants, "fit_predictions", lambda routers, *a: fitted.extend(routers) or inner(routers, *a))
-    study = variants.variant_study({"A": {"as it is": r, "no cost": variants.changed(r, gamma=0., alpha=0.)}, "B": {"again": variants.changed(r), "two near": variants.changed(r, k=2)}}, t, X, **options)
-    assert len(fitted) == 3 and study.name("A", "as it is") == study.name("B", "again") != study.name("A", "no cost")
-    alone = pool_evaluation(t, X, {"R": variants.changed(r, k=2), "S": r}, **options)
-    assert np.isclose(study.value("B", "two near"), alone.value("R", "AUDC")) and study.curve("B", "two near").cost.shape == alone.curves["R"].cost.shape
-    gap, direct = study.compare("B", "again", "two near"), alone.compare("S", "R")
+    items = {
+        "A": {"as it is": r, "no cost": changed_router(r, gamma=0., alpha=0.)},
+        "B": {"again": changed_router(r), "two near": changed_router(r, k=2)},
+    }
+    study, predictions = variants.variant_study(items, t, X, **options)
+    assert len(fitted) == 3 and predictions["A", "as it is"] is predictions["B", "again"]
+    assert study.draws["as it is", "A", "AUDC"] is study.draws["again", "B", "AUDC"]
+    assert study.draws["as it is", "A", "AUDC"] is not study.draws["no cost", "A", "AUDC"]
+    alone = pool_evaluation(t, X, {"R": changed_router(r, k=2), "S": r}, **options)
+    assert np.isclose(study.value("two near", "AUDC", "B"), alone.value("R", "AUDC")) and study.curves["two near", "B"].cost.shape == alone.curves["R"].cost.shape
+    gap, direct = study.compare("again", "two near", "AUDC", "B"), alone.compare("S", "R", "AUDC")
     assert np.isclose(gap["difference"], direct["difference"]) and np.isclose(gap["low"], direct["low"]) and (gap["first"], gap["second"]) == ("again", "two near")
     rows = np.flatnonzero(t.split == "test")
-    Q, price = study.predictions[study.name("B", "two near")], t.cost["usd"][t.split == "train"].mean(0)
-    assert np.isclose(study.nearest_cost("B", "two near"), sum(price[max(range(6), key=lambda j: Q[i, j])] for i in rows) / len(rows))
-    part = study.table("B")
-    assert part.row.unique().tolist() == ["again", "two near", "Random", "Heuristic", "Oracle"] and len(part) == 15
-    with pytest.raises(CompanionError, match="variant"): study.value("A", "two near")
+    Q, price = predictions["B", "two near"], t.cost["usd"][t.split == "train"].mean(0)
+    assert np.isclose(cscr.nearest_cost(Q[rows], study.costs), sum(price[max(range(6), key=lambda j: Q[i, j])] for i in rows) / len(rows))
+    part = study.table[study.table.column == "B"]
+    floors = ["Random", "Heuristic", "Oracle", "Best single", "Hull"]
+    assert part.row.unique().tolist() == ["again", "two near", *floors] and len(part) == 3 * (2 + len(floors))
+    with pytest.raises(CompanionError, match="two near"):
+        study.value("two near", "AUDC", "A")
 
 
 def test_differences_and_rows_are_those_of_the_evaluation():
@@ -740,6 +750,76 @@ def test_differences_and_rows_are_those_of_the_evaluation():
     e = pool_evaluation(t, X, {"K": KMeansRouter(n_clusters=4)}, cost="usd", axis="realised", n_resamples=30)
     gaps = variants.paired_differences(e, "K", ["Oracle", "Random"], "peak")
     assert gaps["second"].tolist() == ["Oracle", "Random"] and gaps.difference.tolist() == [e.value("K", "peak") - e.value(o, "peak") for o in ("Oracle", "Random")]
-    assert gaps.difference[0] <= 0 and list(gaps) == ["first", "second", "difference", "low", "high", "p_value", "significant"]
-    rows = variants.table_rows(e.table, "toy", metrics=("peak", "cost at peak"), cost_unit="USD")
+    assert gaps.difference[0] <= 0 and {"first", "second", "difference", "low", "high", "p_value", "significant"} <= set(gaps)
+    rows = cscr.table_rows(e.table, "toy", measures=("peak", "cost at peak"), cost_unit="USD")
     assert set(zip(rows.metric, rows.unit)) == {("peak", "fraction"), ("cost at peak", "USD")} and set(rows.column) == {"toy"} and "toy" not in set(e.table.column)
+
+
+def test_a_difference_table_is_the_evaluations_own_differences_and_one_family():
+    X, t = topics(400)
+    t.split = np.where(np.arange(400) < 250, "train", "test")
+    options = dict(cost="usd", axis="realised", measures=("AUDC", "peak"))
+    routers = {"K": KMeansRouter(n_clusters=4), "P": baselines.ParetoRandomRouter()}
+    e = pool_evaluation(t, X, routers, n_resamples=1300, **options)
+    others = ["P", "Random", "Oracle"]
+    found = cscr.difference_table(e, [("K", o) for o in others])
+    for row, other in zip(found.to_dict("records"), others):
+        alone = e.compare("K", other, "AUDC")
+        assert all(row[k] == alone[k] or row[k] != row[k] and alone[k] != alone[k] for k in alone)
+    draws = np.stack([e.resampled("K", "AUDC") - e.resampled(o, "AUDC") for o in others], 1)
+    largest = (np.abs(draws - found.difference.to_numpy()) / draws.std(0, ddof=1)).max(1)
+    half = np.quantile(largest, .95) * draws.std(0, ddof=1)
+    assert np.allclose(found.simultaneous_high - found.difference, half)
+    inside = (found.simultaneous_low <= 0) & (found.simultaneous_high >= 0)
+    assert ((found.verdict == "cannot tell") == inside).all() and found.verdict[2] == "below"
+    assert (found.p_holm >= found.p_value).all() and set(found.comparisons) == {3}
+    few = pool_evaluation(t, X, routers, n_resamples=50, fitted=e.fitted, **options)
+    with pytest.raises(CompanionError, match="1200 or more"):
+        cscr.difference_table(few, [("K", o) for o in others])
+    lent = cscr.difference_table(few, [("K", o) for o in others], drawn=e)
+    assert np.array_equal(lent.simultaneous_low, found.simultaneous_low) and not np.array_equal(lent.low, found.low)
+    assert cscr.one_sided_p(e, "K", "Oracle") == 1 and cscr.strongest(e, others) == "Oracle"
+
+
+def test_what_is_said_beside_published_values():
+    from routercompanion.report.tables import beside, load_published
+
+    X, t = topics(300)
+    t.split = np.where(np.arange(300) < 200, "train", "test")
+    study, _ = variants.variant_study({"Table 10": cscr.cscr_variants(quick(epochs=1))["Table 10"]}, t, X, cost="usd", axis="realised", n_resamples=30)
+    published = cscr.row_names(load_published("cscr", "Table 10"))
+    ours = cscr.table_rows(study.table, "toy", measures=("AUDC", "peak", "cost at peak"))
+    options = cscr.beside_options(ours, published, "toy")
+    assert options["rows"] == {g: g for g in ("0", "0.1", "0.2", "0.3", "0.5")}
+    table = beside(ours, published, rule="none", models_ours="toy", models_published="other models", **options).set_index("row")
+    assert table.peak_ours["0.2"] == study.value("0.2", "peak") and table.peak_published["0.5"] == .5147
+    assert table["cost at peak_ours"]["0.2"] == study.value("0.2", "cost at peak")
+    assert table.status["0.1"] == "analogue" and np.isnan(table.AUDC_published["0.2, outside"])
+
+
+def test_curves_that_are_one_router_are_drawn_once():
+    X, t = topics(300)
+    t.split = np.where(np.arange(300) < 200, "train", "test")
+    r = quick(epochs=1)
+    items = {"B": {"20": changed_router(r, n_bands=20), "30": changed_router(r, n_bands=30), "k": changed_router(r, k=1)}}
+    study, _ = variants.variant_study(items, t, X, cost="usd", axis="realised", n_resamples=10)
+    merged = cscr.merged_curves({row: study.curves[row, "B"] for row in items["B"]})
+    assert list(merged) == ["20, 30", "k"] and merged["k"] is study.curves["k", "B"]
+
+
+def test_choices_under_the_papers_names_and_single_decisions():
+    rng = np.random.default_rng(0)
+    S, price = (rng.random((60, 3)) < .5).astype(float), np.array([1., 2., 4.])
+    chosen = {"a": rng.integers(0, 3, 60), "b": rng.integers(0, 3, 60)}
+    shares = choices.outcome_table(chosen, S, price, n_resamples=10)
+    named = choices.published_outcomes(shares).set_index(["column", "row"]).value
+    for router, choice in chosen.items():
+        kinds = choices.routing_outcomes(choice, S, price)
+        assert named[router, "Too cheap"] == np.isin(kinds, ["too cheap", "wrong and no cheaper"]).sum()
+        assert named[router, "Optimal"] == (kinds == "optimal").sum()
+    differ = choices.disagreements(chosen)
+    assert np.array_equal(differ, np.flatnonzero(chosen["a"] != chosen["b"]))
+    t = SimpleNamespace(score=np.vstack([np.zeros((5, 3)), S]), task=np.repeat("t", 65), models=list("xyz"))
+    found = choices.decision_table(chosen, differ[:3], t, np.arange(5, 65), price)
+    assert found["query"].tolist() == np.repeat(differ[:3] + 5, 2).tolist() and len(found) == 6
+    assert found.right.tolist() == [bool(S[i, chosen[r][i]]) for i in differ[:3] for r in "ab"]

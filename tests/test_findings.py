@@ -1,4 +1,4 @@
-"What a figure says and whether it is true; published beside ours; both followed into the book and into verify."
+"What a figure says and whether it is true; published beside ours; both in the book and in verify."
 
 import itertools
 import json
