@@ -1,16 +1,23 @@
 """What the ablations of RouterXBench rest on: the probe with a hidden layer, layers left out, samples of the training set, wrong labels, means over seeds."""
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from routercompanion.core import CompanionError
-from routercompanion.evaluate.pair import (
-    Draws, average_rows, column_draws, columns_draws, evaluation_table, fit_router,
-)
+from routercompanion.evaluate.pair import column_evaluation, fit_router, pair_evaluation
+from routercompanion.evaluate.results import Evaluation, average_rows
 from routercompanion.features.of_bank import Signals, with_kinds
-from routercompanion.studies.xbench import flip_labels, nested_sample, noise_ceiling, noisy_auroc
+from routercompanion.report.tables import load_published
+from routercompanion.studies.bank_study import (
+    BankStudy, first_resamples, floor_differences, pair_differences, seed_groups,
+)
+from routercompanion.studies.xbench import (
+    flip_labels, nested_sample, noise_ceiling, noise_ceilings, noisy_auroc, published_columns,
+    rank_correlation, training_table,
+)
 from routercompanion.metrics.ability import auroc, within_task_auroc
 from routercompanion.routers.difficulty.probes import (
     DirichletProbe, FinalLayerProbe, MLPProbe, MeanProbe, loss_gap,
@@ -222,18 +229,33 @@ def test_a_mean_over_seeds_is_taken_resample_by_resample():
     test = signals.rows(split="test")
     rng = np.random.default_rng(0)
     scores = {"x / 1": rng.normal(size=len(test)), "x / 2": rng.normal(size=len(test)), "y": np.zeros(len(test))}
-    options = dict(metrics=("within-task AUROC", "pooled AUROC"), n_resamples=40, task_resamples=20, rng=42)
-    both = columns_draws(scores, signals, test, ["a", "b"], **options)
+    options = dict(measures=("within-task AUROC", "pooled AUROC"), n_resamples=40, rng=42)
+    both = column_evaluation(scores, signals, test, ["a", "b"], **options)
     for c in "ab":
         rows = test[signals.column[test] == c]
-        alone = column_draws({k: v[signals.column[test] == c] for k, v in scores.items()}, signals.outcomes[rows], signals.task[rows], **options)
-        for key, values in alone.queries.items(): assert np.array_equal(values, both[c].queries[key], equal_nan=True) and alone.estimate[key] == both[c].estimate[key]
-    d = both["a"]
-    mean = average_rows(d, {"x": ["x / 1", "x / 2"], "y": ["y"]})
-    for m in options["metrics"]:
-        assert np.isclose(mean.estimate["x", m], (d.estimate["x / 1", m] + d.estimate["x / 2", m]) / 2) and mean.estimate["y", m] == .5
-        assert np.allclose(mean.queries["x", m], (d.queries["x / 1", m] + d.queries["x / 2", m]) / 2) and np.allclose(mean.tasks["x", m], (d.tasks["x / 1", m] + d.tasks["x / 2", m]) / 2, equal_nan=True)
-    assert isinstance(mean, Draws) and mean.n == d.n and set(evaluation_table({"a": mean}).row) == {"x", "y"}
+        own = {k: v[signals.column[test] == c] for k, v in scores.items()}
+        alone = pair_evaluation(own, signals.outcomes[rows], signals.task[rows], column=c, **options)
+        for key, values in alone.draws.items():
+            assert np.array_equal(values, both.draws[key], equal_nan=True) and alone.estimate[key] == both.estimate[key]
+    mean = average_rows(both, {"x": ["x / 1", "x / 2"], "y": ["y"]})
+    assert seed_groups(["x"], (1, 2), alone=("y",)) == {"y": ["y"], "x": ["x / 1", "x / 2"]}
+    for m in options["measures"]:
+        assert np.isclose(mean.value("x", m, "a"), (both.value("x / 1", m, "a") + both.value("x / 2", m, "a")) / 2) and mean.value("y", m, "a") == .5
+        for kind in ("draws", "left_out"):
+            x1, x2 = (getattr(both, kind)[f"x / {i}", "a", m] for i in (1, 2))
+            assert np.allclose(getattr(mean, kind)["x", "a", m], (x1 + x2) / 2, equal_nan=True)
+    assert isinstance(mean, Evaluation) and mean.n == both.n and set(mean.table.row) == {"x", "y"}
+
+
+def test_a_mean_over_seeds_in_a_column_of_one_task():
+    "One task cannot be left out: the mean has no interval over tasks, and all else."
+    signals = toy()
+    test = signals.rows(split="test")
+    rows = test[signals.task[test] == "s"]
+    scores = {f"x / {i}": np.random.default_rng(i).normal(size=len(rows)) for i in (1, 2)}
+    e = pair_evaluation(scores, signals.outcomes[rows], signals.task[rows], column="s", n_resamples=20)
+    mean = average_rows(e, seed_groups(["x"], (1, 2), alone=()))
+    assert not mean.left_out and mean.table.task_low.isna().all() and mean.table.low.notna().all()
 
 
 def test_left_out_queries_are_left_out():
@@ -241,7 +263,113 @@ def test_left_out_queries_are_left_out():
     test = signals.rows(split="test")
     keep = np.arange(len(test)) % 3 > 0
     score = np.random.default_rng(2).normal(size=len(test))
-    options = dict(metrics=("pooled AUROC",), n_resamples=10, task_resamples=5)
-    kept = columns_draws({"s": score}, signals, test, ["a"], keep=keep, **options)["a"]
+    options = dict(measures=("pooled AUROC",), n_resamples=10)
+    kept = column_evaluation({"s": score}, signals, test, ["a"], keep=keep, **options)
     mask = keep & (signals.column[test] == "a")
-    assert kept.n == mask.sum() and kept.estimate["s", "pooled AUROC"] == auroc(score[mask], signals.outcomes[test[mask], 0])
+    assert kept.n["a"] == mask.sum() and kept.value("s", "pooled AUROC", "a") == auroc(score[mask], signals.outcomes[test[mask], 0])
+
+
+# ---------- the columns of a study, and the families of its tables ----------
+
+def study(n_resamples=2000):
+    "The toy's columns as a study (column b is out-of-domain), and scores of three routers and the task rule."
+    signals = toy(1200)
+    split = np.where(signals.column == "b", "ood", signals.split)
+    s = BankStudy(replace(signals, split=split), ["a", "none"], ["b"], n_resamples)
+    rng, wrong = np.random.default_rng(4), 1 - s.signals.outcomes[s.rows, 0]
+    noise = rng.normal(size=(3, len(s.rows)))
+    scores = {"Random": np.zeros(len(s.rows)), "good": wrong + noise[0], "middling": .4 * wrong + noise[1], "poor": noise[2]}
+    return s, scores
+
+
+def test_a_column_without_a_query_is_left_out_of_the_averages():
+    s, scores = study(20)
+    assert s.in_domain == ["a"] and s.averages() == {"AVG in-domain": ["a"], "AVG out-of-domain": ["b"]}
+    assert s.averages(["b"]) == {"AVG out-of-domain": ["b"]} and s.columns == ["a", "b"]
+    e = s.evaluate(scores, ["b"])
+    assert e.columns == ["b"] and e.n == {"b": (s.signals.column[s.rows] == "b").sum()}
+    assert set(s.signals.split[s.rows]) == {"test", "ood"} and not set(s.train) & set(s.rows)
+
+
+def test_a_difference_keeps_its_own_interval_and_its_family_has_a_wider_one():
+    s, scores = study()
+    e = s.evaluate(scores)
+    others = ["Random", "middling", "poor"]
+    table = pair_differences(e, [("good", o) for o in others], ["a"], ["pooled AUROC"])
+    family = e.family("pooled AUROC", "a", reference="good", rows=others).set_index("row")
+    for d in table.to_dict("records"):
+        one = e.compare("good", d["second"], "pooled AUROC", "a")
+        assert all(d[k] == one[k] or (d[k] != d[k] and one[k] != one[k]) for k in ("difference", "low", "high", "p_value", "task_low", "n"))
+        other = family.loc[d["second"]]   # the same family, taken the other way round
+        assert np.isclose(d["simultaneous_low"], -other.simultaneous_high) and np.isclose(d["p_holm"], other.p_holm)
+        assert d["simultaneous_high"] - d["simultaneous_low"] > d["high"] - d["low"]
+    assert (table.comparisons == 3).all() and (table.n_resamples == 2000).all()
+    assert table.verdict.tolist() == [
+        "higher" if low > 0 else "lower" if high < 0 else "cannot tell"
+        for low, high in zip(table.simultaneous_low, table.simultaneous_high)] and "higher" in set(table.verdict)
+
+
+@pytest.mark.parametrize("n_resamples,known", [(1199, False), (1200, True)])
+def test_too_few_resamples_for_a_family_leave_it_open(n_resamples, known):
+    s, scores = study(n_resamples)
+    table = pair_differences(s.evaluate(scores), [("good", o) for o in ("Random", "middling", "poor")], ["a"], ["pooled AUROC"])
+    assert table.simultaneous_low.notna().all() == known and table.low.notna().all()
+    assert (set(table.verdict) == {"cannot tell"}) != known
+
+
+def test_the_first_resamples_are_those_of_a_shorter_run():
+    s, scores = study(900)
+    e = s.evaluate(scores)
+    less = first_resamples(e, 250)
+    short = s.evaluate(scores, n_resamples=250)
+    for key, values in short.draws.items(): assert np.array_equal(values, less.draws[key])
+    assert less.table.equals(short.table) and len(e.draws["good", "a", "pooled AUROC"]) == 900
+
+
+def test_the_floor_is_the_better_of_random_and_the_task_rule():
+    s, scores = study(1200)
+    scores["TaskMean"] = (s.signals.task[s.rows] == "s") * 1.
+    e = s.evaluate(scores)
+    table = floor_differences(e, ["a", "b"], ["pooled AUROC"])
+    for c in "ab":
+        best = max(("Random", "TaskMean"), key=lambda r: e.value(r, "pooled AUROC", c))
+        here = table[table["columns"] == c]
+        assert set(here.second) == {best} and set(here["first"]) == {"good", "middling", "poor"}
+
+
+def test_nothing_to_compare_is_named():
+    s, scores = study(20)
+    e = s.evaluate(scores)
+    for pairs, columns in (([], ["a"]), ([("good", "poor")], [])):
+        with pytest.raises(CompanionError, match="nothing to compare"): pair_differences(e, pairs, columns)
+    with pytest.raises(CompanionError, match="No column 'c'"): pair_differences(e, [("good", "poor")], ["c"])
+
+
+# ---------- small tables ----------
+
+def test_published_columns_are_found_by_their_names():
+    table = load_published("xbench", "Table 1")
+    found = published_columns(["science", "missing referents"], table, "within-task AUROC")
+    assert found == {("MMLU", "AUROC"): ("science", "within-task AUROC"), ("Social Sciences", "AUROC"): ("missing referents", "within-task AUROC")}
+    assert not published_columns(["language"], load_published("xbench", "Table 4"), "x")   # "Others" is not in that table
+
+
+def test_noise_ceilings_stand_column_by_column():
+    signals = toy(2000)
+    table = noise_ceilings(signals, np.arange(2000), {"a": .8, "b": .7}, (0, .2))
+    assert len(table) == 4 and (table.simulated - table.ceiling).abs().max() < .03
+    for r in table.to_dict("records"):
+        here = signals.column == r["column"]
+        assert r["ceiling"] == noise_ceiling(signals.outcomes[here, 0], signals.task[here], r["share"])
+    assert table[table.share == 0].clean_probe.round(9).tolist() == [.8, .7]
+
+
+def test_training_tables_and_rank_correlations():
+    X, outcomes = planted(120)
+    probes = {"mean": MeanProbe(epochs=2).fit(X, outcomes), "Dirichlet": DirichletProbe(epochs=2).fit(X, outcomes)}
+    table = training_table(probes, weights=True).set_index("row")
+    assert table.loc["mean", "layers_mixed_at_start"] == 5 and 1 < table.loc["Dirichlet", "layers_mixed_at_start"] < 5
+    for name, p in probes.items(): assert table.loc[name, "validation_loss"] == min(p.history_["val_loss"]) and table.loc[name, "largest_weight"] == p.layer_weights_.max()
+    signals = toy(100)
+    a = np.arange(100.)
+    assert np.isclose(rank_correlation(a, np.where(signals.column == "a", a, -a), signals, np.arange(100), ["a", "b"]), 0)

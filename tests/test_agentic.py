@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from routercompanion.evaluate import stages as stages_module
 from routercompanion.routers.cascades import two_stage
 from routercompanion.routers.uncertainty import answers
 from routercompanion.agents import agent, retrieval, tools
 from routercompanion.studies import agentic
+from routercompanion.studies import stages as stages_module
 from routercompanion.data.banks import hotpotqa, multihop
 from routercompanion.judging import reference as reference_module
 from routercompanion.core import CompanionError, UnknownNameError
@@ -480,24 +480,33 @@ def brute_curve(score, outcomes, cost, after):
 def test_the_cost_curve_equals_counting(seed, n, after):
     rng = np.random.default_rng(seed)
     score, outcomes, cost = rng.permutation(n).astype(float), rng.integers(0, 2, (n, 2)).astype(float), rng.random((n, 2)) * 100
-    curve = stages_module.agent_curve(score, outcomes, cost, after=after)
-    assert np.allclose([curve.cost, curve.quality], brute_curve(score, outcomes, cost, after))
+    sweep = stages_module.stage_sweep(score, outcomes, cost, after=after)
+    curve, paid = sweep.curve(), sweep.paid
+    assert np.allclose(curve.quality, brute_curve(score, outcomes, cost, after)[1])
+    spent = brute_curve(score, outcomes, cost, after)[0]
+    assert np.allclose(curve.cost, np.maximum.accumulate(spent))
+    assert np.array_equal(paid[:, 1], cost[:, 1] + (cost[:, 0] if after else 0))
     w = rng.integers(0, 3, (3, n)); w[:, 0] += 1
-    batch = stages_module.agent_curve(score, outcomes, cost, after=after, weights=w)
+    batch = sweep.curve(w)
+    rates = stages_module.stage_sweep(score, outcomes).curve(w).call_rate
     for i, row in enumerate(w):
         rows = np.repeat(np.arange(n), row)
-        alone = stages_module.agent_curve(score[rows], outcomes[rows], cost[rows], after=after)
+        part = score[rows], outcomes[rows], cost[rows]
+        alone = stages_module.stage_sweep(*part, after=after).curve()
+        at = stages_module.stage_sweep(score[rows], outcomes[rows]).curve().call_rate
         for of in ("cost", "quality"):                                                     # equal rows are a tie, one straight segment: the same function of the call rate
-            assert np.allclose(np.interp(alone.call_rate, batch.call_rate[i], getattr(batch, of)[i]), getattr(alone, of))
+            assert np.allclose(np.interp(at, rates[i], getattr(batch, of)[i]), getattr(alone, of))
 
 
 def test_mean_quality_is_the_area_of_the_curve():
     rng = np.random.default_rng(3)
     outcomes, score = rng.integers(0, 2, (400, 2)).astype(float), rng.normal(size=400)
-    curve = stages_module.agent_curve(score, outcomes)
+    curve = stages_module.stage_sweep(score, outcomes).curve()
     assert stages_module.mean_quality(curve, 0, 1, points=4001) == pytest.approx(np.trapezoid(curve.quality, curve.call_rate), abs=1e-6)
-    assert stages_module.mean_quality(stages_module.agent_curve(np.zeros(400), outcomes), 0, 1) == pytest.approx(outcomes.mean())
-    with pytest.raises(CompanionError, match="two finite costs"): stages_module.agent_curve(score, outcomes, np.full((400, 2), np.nan))
+    chance = stages_module.stage_sweep(np.zeros(400), outcomes).curve()
+    assert stages_module.mean_quality(chance, 0, 1) == pytest.approx(outcomes.mean())
+    with pytest.raises(CompanionError, match="two finite costs"):
+        stages_module.stage_sweep(score, outcomes, np.full((400, 2), np.nan)).curve()
 
 
 @settings(max_examples=40, deadline=None)
@@ -532,16 +541,58 @@ def test_draws_are_paired_and_the_oracle_bounds_them():
     outcomes = np.stack([rng.random(n) < p, rng.random(n) < .8], 1).astype(float)
     scores = {"good": -p, "Random": np.zeros(n), "GainOracle": outcomes[:, 1] - outcomes[:, 0]}
     cost = np.stack([np.ones(n), 5 + rng.random(n)], 1)
-    draws = stages_module.agent_draws(scores, outcomes, np.repeat("t", n), {"tokens": cost}, clusters=np.arange(n) // 4, n_resamples=200)
-    again = stages_module.agent_draws({"good": scores["good"]}, outcomes, np.repeat("t", n), {"tokens": cost}, clusters=np.arange(n) // 4, n_resamples=200)
+    same = dict(task=np.repeat("t", n), costs={"tokens": cost}, n_resamples=200)
+    same["entities"] = np.arange(n) // 4
+    drawn = stages_module.stage_evaluation(scores, outcomes, **same)
+    again = stages_module.stage_evaluation({"good": scores["good"]}, outcomes, **same)
     for m in ("mean accuracy over call rate", "mean accuracy over tokens", "pooled AUROC", "LPM"):
-        assert np.array_equal(draws["good", m][1], again["good", m][1], equal_nan=True)         # the same resamples whatever the company
+        one, other = (e.resampled("good", m) for e in (drawn, again))
+        assert np.array_equal(one, other, equal_nan=True)   # the same resamples whatever the company
     area = "mean accuracy over call rate"
-    assert (draws["GainOracle", area][1] >= draws["good", area][1]).all() and draws["Random", "pooled AUROC"][0] == .5
-    gap = stages_module.draws_difference(draws, "good", "Random", area)
-    assert gap["low"] > 0 and gap["difference"] == pytest.approx(draws["good", area][0] - draws["Random", area][0])
-    table = stages_module.draws_table(draws, draws)
-    assert len(table) == 3 * 6 and (table.dropna().low <= table.dropna().value + .05).all()
+    assert (drawn.resampled("GainOracle", area) >= drawn.resampled("good", area)).all()
+    assert drawn.value("Random", "pooled AUROC") == .5
+    gap = drawn.compare("good", "Random", area)
+    values = [drawn.value(row, area) for row in ("good", "Random")]
+    assert gap["low"] > 0 and gap["difference"] == pytest.approx(values[0] - values[1])
+    assert gap["tasks"] == n // 4 and gap["task_low"] > 0                                # one entity left out at a time
+    table = drawn.table
+    known = table.dropna(subset=["value", "low"])
+    assert len(table) == 3 * 6 and len(known) >= 12
+    assert (known.low <= known.value + .05).all()
+
+
+def test_differences_between_stages_are_read_as_a_family():
+    rng = np.random.default_rng(6)
+    n = 200
+    p = rng.random(n)
+    outcomes = np.stack([rng.random(n) < p, rng.random(n) < .8], 1).astype(float)
+    scores = {"good": -p, "noise": rng.normal(size=n), "Random": np.zeros(n)}
+    drawn = stages_module.stage_evaluation(scores, outcomes, np.repeat("t", n), {}, measures=(),
+                                           n_resamples=900)
+    area = "mean accuracy over call rate"
+    found = stages_module.stage_differences(drawn, "good", ["noise", "Random"], [area])
+    other_way = drawn.family(area, reference="good", rows=["noise", "Random"])
+    assert np.allclose(found.difference, -other_way.difference)
+    assert np.allclose(found.simultaneous_low, -other_way.simultaneous_high)
+    assert (found.simultaneous_low < found.low).all() and (found.comparisons == 2).all()
+    assert found.verdict.tolist() == ["ahead", "ahead"]
+    turned = stages_module.stage_differences(drawn, "Random", ["noise", "good"], [area])
+    assert turned.verdict.tolist() == ["cannot tell", "behind"]
+    assert turned.difference.iloc[1] == -found.difference.iloc[1]
+
+
+def test_fixed_policies_are_the_ends_the_line_and_the_oracle():
+    outcomes = np.array([[1, 0], [0, 1], [0, 1], [0, 0]], float)
+    cost = np.array([[1, 9]] * 4, float)
+    fixed = stages_module.fixed_policies(outcomes, cost, budgets=(.5,)).set_index("stages")
+    assert fixed.quality.to_dict() == {"random": .375, "all direct": .25, "all agent": .5,
+                                       "oracle (before, free)": .75}
+    assert fixed.paid["random"] == 5 and fixed.minus_random["random"] == 0
+    assert fixed.n.unique().tolist() == [4]
+    cases = stages_module.routing_cases([True, False, True, False], outcomes)
+    tally = stages_module.case_table(cases)
+    assert tally.questions.sum() == 4 and tally.share.sum() == 1
+    assert len(tally) == len(stages_module.CASES)
 
 
 # ---------------------------------------------------------------- the record

@@ -48,7 +48,7 @@ def test_the_notebook_runs_on_generated_files(files, records, tmp_path, monkeypa
     table.score[np.isin(table.domain, ["MMLU", "GSM8K"]), 1] = 1   # the generated records are too few for a clear gap
     table.to_parquet(tmp_path / "bench.parquet")
     given = dict(profile="bench", out=str(tmp_path / "figures"), sizes=sizes, n_resamples=50, prompts=str(files), records=str(records), model=model, encoder=str(tmp_path / "stand-in"),
-                 recorded=str(tmp_path / "bench.parquet"))
+                 recorded=str(tmp_path / "bench.parquet"), findings="described")
     (tmp_path / "figures").mkdir()
     vectors = np.random.default_rng(1).normal(size=(len(bank), 8)).astype(np.float32)
     encoder = tmp_path / "stand-in"   # its weights are there to be hashed; what it would compute is kept already

@@ -21,19 +21,21 @@ from scipy.special import expit
 
 from routercompanion.data import preferences
 from routercompanion.data.sets import routellm as routellm_module
-from routercompanion.evaluate import pair
 from routercompanion.features import answers as answers_module
 from routercompanion.judging import llm
 from routercompanion.routers.preference import base as preference_base, learned, ranking
-from routercompanion.studies import confidence
+from routercompanion.studies import confidence, teachers
 from routercompanion.data.bank import make_bank
 from routercompanion.core import (
     CompanionError, UnknownNameError, cache_dir, project_root, write_jsonl,
 )
 from routercompanion.parallel import deterministic
-from routercompanion.evaluate.pair import compare, evaluation_table
+from routercompanion.evaluate.results import join
+from routercompanion.metrics.comparisons import FamilyError
+from routercompanion.metrics.sweeps import ThresholdSweep
 from routercompanion.data.texts import JudgeError
 from routercompanion.models.chat import ChatEndpoint
+from routercompanion.metrics.bootstrap import resample_counts
 from routercompanion.metrics.call_rate import apgr, cost_performance_curve, cpt
 from routercompanion.models.causal_lm import load_causal_lm
 from routercompanion.data.outcomes import OutcomeTable
@@ -463,7 +465,7 @@ def test_measures_on_resamples_are_those_of_repeated_rows():
     scores, outcomes, usd = routed()
     weights = np.random.default_rng(1).multinomial(200, np.full(200, 1 / 200), 5)
     for score in scores.values():
-        ours = confidence.measure_values(score, outcomes, weights, usd=usd, own=.01, cells=300)
+        ours = confidence.priced_values((ThresholdSweep(score, outcomes), .01), weights, usd=usd)
         for w, (c50, c80, area, price) in zip(weights, ours):
             rows = np.repeat(np.arange(200), w)
             curve = cost_performance_curve(score[rows], *outcomes[rows].T)
@@ -478,24 +480,53 @@ def test_measures_on_resamples_are_those_of_repeated_rows():
 
 def test_random_pays_the_average_and_no_gain_is_nan():
     scores, outcomes, usd = routed()
-    c50, c80, area, price = confidence.measure_values(scores["Random"], outcomes, np.ones((1, 200)), usd=usd)[0]
+    guess, good = ThresholdSweep(scores["Random"], outcomes), scores["good"]
+    once = np.ones((1, 200))
+    c50, c80, area, price = confidence.priced_values((guess, 0.), once, usd=usd)[0]
     assert np.allclose([c50, c80, area], [.5, .8, .5]) and np.isclose(price, .2 * usd[:, 0].mean() + .8 * usd[:, 1].mean())
-    assert np.isnan(confidence.measure_values(scores["good"], outcomes[:, ::-1], np.ones((1, 200)), usd=usd)).all()
+    turned = ThresholdSweep(good, outcomes[:, ::-1])
+    assert np.isnan(confidence.priced_values((turned, 0.), once, usd=usd)).all()
 
 
 def test_draws_are_paired_and_go_into_the_tables():
     scores, outcomes, usd = routed()
-    task = np.repeat(["a", "b", "c", "d"], 50)
-    draws = confidence.measure_draws(scores, outcomes, task=task, usd=usd, own={"good": .5}, n_resamples=300, task_resamples=50)
-    assert draws.n == 200 and draws.queries["good", "APGR"].shape == (300,) and draws.tasks["good", confidence.USD].shape == (50,)
-    again = confidence.measure_draws({k: scores[k] for k in ("Random", "good")}, outcomes, task=task, usd=usd, own={"good": .5}, n_resamples=300, task_resamples=50)
-    assert np.array_equal(again.queries["good", confidence.USD], draws.queries["good", confidence.USD]), "the same resamples whatever else is in the table"
-    assert np.allclose(draws.queries["Random", "APGR"][np.isfinite(draws.queries["Random", "APGR"])], .5)
-    table = evaluation_table({"toy": draws})
+    task = np.repeat([f"task {i}" for i in range(8)], 25)
+    options = dict(task=task, usd=usd, own={"good": 0.5}, n_resamples=300, column="toy")
+    found = confidence.preference_evaluation(scores, outcomes, **options)
+    assert found.n == {"toy": 200} and found.resampled("good", "APGR").shape == (300,)
+    assert found.left_out["good", "toy", confidence.USD].shape == (8,)
+    swapped = {k: scores[k] for k in ("Random", "good")}
+    again = confidence.preference_evaluation(swapped, outcomes, **options)
+    assert np.array_equal(
+        again.resampled("good", confidence.USD), found.resampled("good", confidence.USD)
+    ), "the same resamples whatever else is in the table"
+    guesses = found.resampled("Random", "APGR")
+    assert np.allclose(guesses[np.isfinite(guesses)], 0.5)
+    table = found.table
     assert len(table) == 12 and (table.low <= table.high + 1e-12).all()
-    assert compare({"toy": draws}, "good", "Random", "APGR")["p_value"] < .05
-    one = confidence.measure_draws(scores, outcomes, n_resamples=20, task_resamples=5)
-    assert np.array_equal(one.tasks["good", "APGR"], one.queries["good", "APGR"][:5])
+    assert (table.task_low <= table.task_high + 1e-12).all() and (table.tasks == 8).all()
+    assert found.compare("good", "Random", "APGR")["p_value"] < 0.05
+    few = np.repeat(["a", "b", "c", "d"], 50)
+    four = confidence.preference_evaluation(scores, outcomes, task=few, n_resamples=20)
+    assert four.table.task_low.isna().all(), "four tasks give no interval over tasks"
+    both = join({"first": found, "second": found}, {"mean": ["first", "second"]})
+    assert (
+        both.value("good", "APGR", "mean") == found.value("good", "APGR")
+        and both.n["second"] == 200
+    )
+
+
+def test_resamples_come_from_seed_and_number_of_queries():
+    "One generator from (seed, n), a row of counts for each resample, the measure on repeated rows."
+    scores, outcomes, _ = routed()
+    found = confidence.preference_evaluation(scores, outcomes, n_resamples=5, rng=7)
+    counts = np.concatenate(list(resample_counts(200, 5, np.random.default_rng([7, 200]))))
+    assert counts.shape == (5, 200)
+    for w, area in zip(counts.astype(int), found.resampled("good", "APGR")):
+        rows = np.repeat(np.arange(200), w)
+        assert np.isclose(
+            area, apgr(cost_performance_curve(scores["good"][rows], *outcomes[rows].T))
+        )
 
 
 def test_learning_curve_is_nested_and_cross_fitting_leaves_out():
@@ -503,13 +534,13 @@ def test_learning_curve_is_nested_and_cross_fitting_leaves_out():
     class Seen(learned.PreferenceKNNRouter):
         def _learn(self, X, battles, validation): super()._learn(X, battles, validation); fitted.append({x.tobytes() for x in X})
     fitted = []
-    found = pair.learning_curve(Seen(), X, preference_base.preference_outcomes(y), X[:50], [60, 120, 240], repeats=2)
+    found = confidence.learning_curve(Seen(), X, preference_base.preference_outcomes(y), X[:50], [60, 120, 240], repeats=2)
     assert {n: s.shape for n, s in found.items()} == dict.fromkeys([60, 120, 240], (2, 50))
     small, middle, large = fitted[0::2][0], fitted[2::2][0], fitted[4::2][0]
     assert len(small) == 60 and small < middle < large and fitted[0] != fitted[1] and np.array_equal(found[240][0], y[:50])
-    with pytest.raises(MisalignedError, match="241 training queries"): pair.learning_curve(Seen(), X, preference_base.preference_outcomes(y), X, [241])
+    with pytest.raises(MisalignedError, match="241 training queries"): confidence.learning_curve(Seen(), X, preference_base.preference_outcomes(y), X, [241])
     fitted.clear()
-    score = pair.cross_fitted(Seen(), X, preference_base.preference_outcomes(y), folds=4)
+    score = confidence.cross_fitted_ranks(Seen(), X, preference_base.preference_outcomes(y), folds=4)
     assert [len(f) for f in fitted] == [180] * 4 and ((score > 0) & (score <= 1)).all() and (score != y).any()
     assert all(sum(x.tobytes() in f for f in fitted) == 3 for x in X), "each query is left out once"
 
@@ -522,15 +553,15 @@ def test_cross_fitting_on_noise_is_guessing_not_worse():
         X, outcomes = rng.normal(size=(200, 6)).astype(np.float32), np.c_[np.arange(200) % 2, rng.random(200) < .9].astype(float)[rng.permutation(200)]
         raw, fold = np.empty(200), np.random.default_rng(42).permutation(np.arange(200) % 5)
         for k in range(5): raw[fold == k] = ranking.SimilarityWeightedRouter(gamma=1.01).fit(X[fold != k], outcomes[fold != k]).decision_function(X[fold == k])
-        found.append([apgr(cost_performance_curve(s, *outcomes.T)) for s in (raw, pair.cross_fitted(ranking.SimilarityWeightedRouter(gamma=1.01), X, outcomes))])
+        found.append([apgr(cost_performance_curve(s, *outcomes.T)) for s in (raw, confidence.cross_fitted_ranks(ranking.SimilarityWeightedRouter(gamma=1.01), X, outcomes))])
     raw, ranked = np.mean(found, axis=0)
     assert raw < .45 and abs(ranked - .5) < .04
 
 
 def test_sent_at():
     score = np.array([.1, .5, .5, .5, .9])
-    assert pair.sent_at(score, .2).tolist() == [False] * 4 + [True] and pair.sent_at(score, 0.).sum() == 0 and pair.sent_at(score, 1.).all()
-    picks = np.array([pair.sent_at(score, .4, rng=s) for s in range(60)])
+    assert confidence.sent_at(score, .2).tolist() == [False] * 4 + [True] and confidence.sent_at(score, 0.).sum() == 0 and confidence.sent_at(score, 1.).all()
+    picks = np.array([confidence.sent_at(score, .4, rng=s) for s in range(60)])
     assert picks[:, 4].all() and not picks[:, 0].any() and (picks[:, 1:4].sum(0) > 5).all(), "chance among equal scores"
 
 
@@ -588,6 +619,207 @@ if MIRROR:
         monkeypatch.setenv("ROUTERCOMPANION_CACHE", str(tmp_path / "cache"))
         again = OutcomeTable.from_parquet(routellm_module.record_routellm(tmp_path / "again.parquet"))
         assert again.equals(OutcomeTable.from_parquet(project_root() / "data" / "outcomes" / "routellm.parquet")) and again.prompts is None
+
+
+# ---- the tables of the three teachers
+
+def teach(n=300, seed=0):
+    rng = np.random.default_rng(seed)
+    outcomes = (rng.random((n, 2)) < [0.4, 0.7]).astype(float)
+    gain = outcomes[:, 1] - outcomes[:, 0]
+    rows = {
+        f"{t} {a}": gain + s * rng.normal(size=n)
+        for s, t in ((1, "T"), (3, "U"))
+        for a in ("SW", "MF")
+    }
+    return rows | {"Random": np.zeros(n)}, outcomes, rng
+
+
+def test_agreement_by_loops():
+    rng = np.random.default_rng(0)
+    strong, weak = rng.gamma(2, 1, (2, 80))
+    outcomes = rng.integers(0, 2, (80, 2)).astype(float)
+    found = teachers.agreement_row(strong, weak, outcomes, 0.2, n_resamples=50)
+    sure = [
+        "tie" if abs(s - w) / s <= 0.2 else "strong" if s < w else "weak"
+        for s, w in zip(strong, weak)
+    ]
+    right = ["strong" if b > a else "weak" if a > b else "tie" for a, b in outcomes]
+    one = [(s, r) for s, r in zip(sure, right) if r != "tie"]
+    decided = [(s, r) for s, r in one if s != "tie"]
+    assert found["n_one_right"] == len(one) and found["n_decided"] == len(decided)
+    assert np.isclose(found["agreement"], np.mean([s == r for s, r in decided]))
+    assert np.isclose(found["always_strong"], np.mean([r == "strong" for _, r in one]))
+    assert found["n_weak_wins"] == sum(s == "weak" for s, _ in one)
+    assert np.isclose(
+        found["right_when_weak_wins"], np.mean([r == "weak" for s, r in one if s == "weak"])
+    )
+    assert np.isclose(found["ties"], np.mean([s == "tie" for s in sure]))
+    column = np.repeat(["a", "b"], 40)
+    table = teachers.agreement_by_column(strong, weak, outcomes, column, ["b", "none", "a"])
+    assert table.column.tolist() == ["b", "a"] and table.n.tolist() == [40, 40]
+    beats = [
+        (float(e > f) + 0.5 * (e == f))
+        for e in weak[:40][outcomes[:40, 0] == 0]
+        for f in weak[:40][outcomes[:40, 0] == 1]
+    ]
+    assert np.isclose(table.weak_entropy_tells[1], np.mean(beats)), (
+        "AUROC of the weak entropy for its failures"
+    )
+
+
+def test_twins_are_compared_one_by_one_and_as_a_family():
+    rows, outcomes, _ = teach()
+    e = confidence.preference_evaluation(rows, outcomes, n_resamples=800)
+    pairs = [("T SW", "U SW"), ("T MF", "U MF")]
+    table = teachers.family_differences(e, pairs, "APGR")
+    for pair, line in zip(pairs, table.itertuples()):
+        alone = e.compare(*pair, "APGR")
+        assert (line.difference, line.low, line.high, line.p_value) == (
+            alone["difference"],
+            alone["low"],
+            alone["high"],
+            alone["p_value"],
+        )
+    # two references that are one and the same: the family of Evaluation itself
+    to_random = teachers.family_differences(e, [(r, "Random") for r in ("T SW", "T MF")], "APGR")
+    family = e.family("APGR", reference="Random", rows=["T SW", "T MF"])
+    for name in ("simultaneous_low", "simultaneous_high", "p_holm", "comparisons", "n_resamples"):
+        assert np.array_equal(to_random[name], family[name]), name
+    more = confidence.preference_evaluation(rows, outcomes, n_resamples=1600)
+    wide = teachers.family_differences(e, pairs, "APGR", together=more)
+    assert (wide.low == table.low).all() and (wide.n_resamples == 1600).all()
+    with pytest.raises(FamilyError):
+        teachers.family_differences(e, pairs[:1], "APGR")
+    with pytest.raises(FamilyError):
+        teachers.family_differences(e, pairs * 2, "APGR")
+
+
+def test_break_even_and_bounds_of_a_bill():
+    rows, outcomes, rng = teach()
+    usd = np.c_[np.full(300, 0.01), rng.gamma(2, 0.05, 300)]
+    e = confidence.preference_evaluation(rows, outcomes, usd=usd, own={"U SW": 1.0}, n_resamples=5)
+    table = teachers.break_even(e, ["T SW", "U SW"], ["all"], samples_usd=2.0, own_usd=0.1)
+    saved = e.value("Random", confidence.USD) - e.value("T SW", confidence.USD)
+    assert saved > 0 and np.isclose(table.queries_to_break_even[0], 2000 / saved)
+    assert np.isnan(table.queries_to_break_even[1]), "a decision that costs 1 never pays"
+    paid = np.sort(usd[:, 1])
+    claim = pd.DataFrame(
+        [("S kNN", "CPT(80%)", 40.0), ("S", confidence.USD, paid[:120].sum())],
+        columns=["row", "metric", "value"],
+    )
+    assert teachers.bill_bounds(usd[:, 1], claim).within.tolist() == [True]
+    claim.loc[1, "value"] = paid[-120:].sum() + 0.01
+    assert teachers.bill_bounds(usd[:, 1], claim).within.tolist() == [False]
+
+
+def test_the_lead_over_the_mixture_that_spends_the_same():
+    rows, outcomes, _ = teach()
+    free = teachers.lead_evaluation(rows, outcomes, n_resamples=5)
+    w, s = outcomes.mean(0)
+    assert np.isclose(
+        free.value("T SW", "lead"),
+        (s - w) * (apgr(cost_performance_curve(rows["T SW"], *outcomes.T)) - 0.5),
+        atol=1e-4,
+    )
+    paid = teachers.lead_evaluation(rows, outcomes, own={"T SW": 0.2}, n_resamples=5)
+    curve = cost_performance_curve(rows["T SW"], *outcomes.T)
+    by_hand = np.mean(
+        [curve(x) - w - (x + 0.2) * (s - w) for x in (np.arange(4000) + 0.5) / 4000 * 0.8]
+    )
+    assert np.isclose(paid.value("T SW", "lead"), by_hand, atol=1e-4)
+    assert paid.value("Random", "lead") == pytest.approx(0, abs=1e-12)
+
+
+def test_random_rows_of_a_table_and_of_made_up_models():
+    printed = pd.read_csv(project_root() / "data" / "paper" / "confidence_table1.csv")
+    sets = {name: routellm_module.routellm_outcomes(name) for name in ("MT-Bench", "GSM8K")}
+    plain = teachers.random_row(sets, printed)
+    assert (plain.protocol.round(2) == plain.published).all() and list(plain) == [
+        "column",
+        "metric",
+        "n",
+        "published",
+        "protocol",
+        "expectation",
+        "oracle",
+    ]
+    seeds = teachers.random_row({"MT-Bench": sets["MT-Bench"]}, printed, seeds=5)
+    weak, strong = sets["MT-Bench"].score.T.astype(float)
+    by_hand = np.mean(
+        [confidence.random_protocol(weak, strong, seed=s) for s in range(1, 6)], axis=0
+    )
+    assert np.allclose(seeds.other_seeds, 100 * by_hand)
+    weak, strong = sets["GSM8K"].score.T.astype(float)
+    same = teachers.same_random_row(weak, strong, PUBLISHED_RANDOM["GSM8K"], (0.0, 0.3), models=3)
+    assert same.same.tolist() == [1.0, 0.0]
+    both = teachers.protocol_table(
+        {"r": np.random.default_rng(0).random(len(weak))}, np.c_[weak, strong]
+    )
+    assert np.allclose(both.exact - both.protocol, 0, atol=6) and both.metric.tolist() == [
+        "CPT(50%)",
+        "CPT(80%)",
+    ]
+
+
+def test_a_judge_sees_the_routed_answers():
+    rows, outcomes, _ = teach()
+    like = np.random.default_rng(1).random(outcomes.shape)
+    systems = {"one": rows["T SW"], "two": rows["U SW"], "Random": rows["Random"]}
+    shares = dict.fromkeys(systems, 0.4)
+    table = teachers.judged_choice(
+        systems,
+        outcomes,
+        shares,
+        llm.ReferenceChoice(),
+        judged=["one", "two"],
+        likeness=like,
+        n_resamples=50,
+    )
+    sent = {s: confidence.sent_at(systems[s], 0.4) for s in ("one", "two")}
+    right, close = (
+        np.stack([np.where(sent[s], part[:, 1], part[:, 0]) for s in sent], 1)
+        for part in (outcomes, like)
+    )
+    named = llm.selection_score(llm.ReferenceChoice().select(right, close))
+    assert (
+        np.allclose(table.value[:2], named)
+        and np.isnan(table.value[2])
+        and np.allclose(table.call_share, 0.4)
+    )
+    assert np.allclose(table.accuracy[:2], right.mean(0))
+
+
+def test_grown_curves_are_means_of_their_orders():
+    rows, outcomes, rng = teach()
+    grown = {
+        ("t", "SW"): {
+            n: rng.normal(size=(2, 300)) + (n / 100) * (outcomes[:, 1] - outcomes[:, 0])
+            for n in (10, 50, 90)
+        }
+    }
+    every = teachers.grown_evaluation(grown, outcomes, n_resamples=20)
+    ends = teachers.grown_evaluation(grown, outcomes, ends=True, n_resamples=40)
+    assert every.rows == [("t", "SW", 10), ("t", "SW", 50), ("t", "SW", 90)] and ends.rows == [
+        every.rows[0],
+        every.rows[2],
+    ]
+    by_hand = np.mean([apgr(cost_performance_curve(s, *outcomes.T)) for s in grown["t", "SW"][50]])
+    assert np.isclose(every.value(("t", "SW", 50), "APGR"), by_hand)
+    assert np.array_equal(
+        every.resampled(ends.rows[0], "APGR"), ends.resampled(ends.rows[0], "APGR")[:20]
+    ), "more resamples begin with the same ones"
+
+
+def test_columns_without_a_gap_are_named():
+    score = np.r_[np.c_[np.zeros(60), np.ones(60)], np.ones((60, 2))].astype(np.float32)
+    domain = np.repeat(["apart", "level"], 60)
+    table = OutcomeTable(
+        score, {"params_b": [0.1, 1.0]}, [str(i) for i in range(120)], ["s", "l"], domain=domain
+    )
+    assert teachers.gap_columns(
+        table, domain, "s", "l", ["level", "none", "apart"]
+    ).gap_ok.to_dict() == {"level": False, "apart": True}
 
 
 # ---- the judge's choice

@@ -90,8 +90,9 @@ kin = [n for n in table.name[table.family == "difficulty"] if n != "MyRouter"]
 look = looks(["MyRouter"])["MyRouter"]
 assert look == looks([*kin, "MyRouter"])["MyRouter"], "one look in every figure"
 assert look["color"] == OKABE_ITO[FAMILY_COLOUR["difficulty"]], look
-save_figure(plot_pool_evaluation(found).figure, "mine", "out", title="Mine rises", subtitle="accuracy (%)",
-            caption="Look at the left.", alt="Rising lines.", holds=len(found.table) > 3)
+save_figure(plot_pool_evaluation(found).figure, "mine", "out", title="Mine rises",
+            subtitle="accuracy (%)", caption="Look at the left.", alt="Rising lines.",
+            holds=len(found.table) > 3)
 main(["routers", "--csv"])
 """
 
@@ -233,8 +234,7 @@ load_weekend_arena("bad.jsonl")""",
     )
     assert (
         "SchemaError: bad.jsonl, row 2, column 'large-70b': "
-        "the text 'yes' where a number is expected"
-        in said
+        "the text 'yes' where a number is expected" in said
     )
 
 

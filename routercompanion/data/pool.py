@@ -12,9 +12,12 @@ import numpy as np
 
 from ..core import CompanionError, lookup
 
-# %% ../../nbs/2_data/pool.ipynb #950b0a29
+# %% ../../nbs/2_data/pool.ipynb #c908a778
 class PoolInputError(CompanionError):
-    "Outcomes, embeddings, costs or splits of a pool evaluation do not fit each other; the message says which and how to repair it."
+    """Outcomes, embeddings, costs or splits of a pool evaluation do not fit each other.
+
+    The message says which and how to repair it.
+    """
 
 # %% ../../nbs/2_data/pool.ipynb #d6482f86
 def pool_rows(outcomes, rows) -> np.ndarray:

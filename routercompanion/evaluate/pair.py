@@ -42,14 +42,14 @@ def router_scores(routers, signals, train, rows) -> tuple[dict, dict]:
     scores = {name: r.decision_function(signals.of(r, rows)) for name, r in fitted.items()}
     return scores, fitted
 
-# %% ../../nbs/7_evaluate/pair.ipynb #ac42f1e8
+# %% ../../nbs/7_evaluate/pair.ipynb #992adc19
 def pair_evaluation(scores, outcomes, task=None, *, measures=ABILITY, column="all", paid=None,
                     rng=42, **resampling) -> Evaluation:
     """`Evaluation` of all routers on one column of n queries, between two models.
 
     scores: dict name -> (n,), high = send to the large model; outcomes (n, 2); task (n,) names, for
     "within-task AUROC" and the intervals over tasks. measures: names of `PAIR_MEASURES`.
-    paid (n, 2): what a query costs when it stays and when it is sent, for curves over realised cost.
+    paid (n, 2): what a query costs when it stays and when it is sent, for curves over paid cost.
     resampling: options of `evaluate` (n_resamples, clusters, level).
     """
     if not isinstance(rng, np.random.Generator):
@@ -85,10 +85,10 @@ def column_evaluation(scores, signals, rows, columns, *, averages=None, keep=Non
     found = fan_out(partial(pair_evaluation, **options), jobs, "resampling")
     return join(dict(zip(masks, found)), averages)
 
-# %% ../../nbs/7_evaluate/pair.ipynb #ac1c5001
+# %% ../../nbs/7_evaluate/pair.ipynb #5a6c5c19
 def routing_rate_evaluation(predicted, outcomes, small, large, *, by="small", rates=101,
                             clusters=None, **resampling) -> Evaluation:
-    """`Evaluation` of one pair's routing-rate curves: the measure "rate area", bands at `rates` rates.
+    """`Evaluation` of one pair's routing-rate curves: measure "rate area", bands at `rates` rates.
 
     predicted: dict name -> (n, m) predictions; outcomes (n, m); small, large: columns; by: how
     queries are ranked (`metrics.pair_score`). The rows Random (the exact straight line) and Oracle
@@ -99,7 +99,8 @@ def routing_rate_evaluation(predicted, outcomes, small, large, *, by="small", ra
     if not keep.any():
         raise PoolInputError(f"No query has an outcome of both models, columns {small} and {large}."
                              " Choose another pair.")
-    rows = {name: pair_score(np.asarray(p)[keep], small, large, by=by) for name, p in predicted.items()}
+    rows = {name: pair_score(np.asarray(p)[keep], small, large, by=by)
+            for name, p in predicted.items()}
     rows |= {"Random": np.zeros(keep.sum()), "Oracle": gain_oracle(*pair[keep].T)}
     sweeps = {name: ThresholdSweep(score, pair[keep]) for name, score in rows.items()}
     e = evaluate(sweeps, _rate_area, ["rate area"], int(keep.sum()), column="call rate",

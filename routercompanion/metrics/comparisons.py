@@ -85,7 +85,7 @@ def _why_nothing(estimate, left_out, strata, sizes):
 
 
 def _degrees(parts, sizes):
-    "Satterthwaite's degrees of freedom of a sum of variances; tasks less columns without any spread."
+    "Satterthwaite's degrees of freedom of a sum of variances; tasks less columns where it is 0."
     if len(sizes) == 1 or parts.sum() < EPS**2:
         return float(sizes.sum() - len(sizes))
     return float(parts.sum()**2 / (parts**2 / (sizes - 1)).sum())

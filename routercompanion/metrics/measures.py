@@ -6,7 +6,7 @@
 __all__ = ['CURVE_MEASURES', 'GAP_MEASURES', 'ABILITY', 'PAIR_MEASURES', 'POOL_MEASURES', 'LOW_IS_GOOD', 'pair_values',
            'pair_reason', 'best_single', 'pool_values', 'pool_reason', 'Resampled', 'resampled', 'quantiles']
 
-# %% ../../nbs/1_metrics/measures.ipynb #865ec45a
+# %% ../../nbs/1_metrics/measures.ipynb #91d37a75
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from ..core import lookup, make_rng
 from .ability import auroc, weighted_auroc, within_task_auroc
 from .bootstrap import resample_counts
 from .call_rate import apgr, cpt, hcr, lpm, mpm, routing_rate_area
-from .checks import MetricInputError, OneClassError, Undefined
+from .checks import MetricInputError, OneClassError
 from .deferral import aiq, audc, peak, peak_cost, qnc, weighted_quality
 from .sweeps import Sweep, ThresholdSweep
 

@@ -21,10 +21,12 @@ from .styling import DASH, FULL, HALF, OKABE_ITO, _styled, label_lines, looks
 
 # %% ../../nbs/8_report/diagrams.ipynb #d7a19b0b
 @_styled
-def plot_layer_weights(weights, *, bands=None, from_zero=True, xlabel="layer (0 = embeddings)", title=None, ax=None):
+def plot_layer_weights(weights, *, bands=None, from_zero=True, highlight=None,
+                       xlabel="layer (0 = embeddings)", title=None, ax=None):
     """Layer weights by training data (RouterXBench's Figure 7); return the axes.
 
     `weights`: dict name -> array (L,) of weights that sum to 1. `bands`: dict name -> (low, high), arrays (L,), for example over seeds.
+    `highlight`: the name or names in colour.
     `from_zero=False` cuts the axis, for weights that hardly differ: say so in the title.
     """
     weights = {name: np.asarray(w, dtype=float) for name, w in weights.items()}
@@ -33,7 +35,7 @@ def plot_layer_weights(weights, *, bands=None, from_zero=True, xlabel="layer (0 
             raise CompanionError(f"The layer weights of {name!r} must be one row of finite numbers that sum to 1; "
                                  f"got shape {w.shape} and sum {w.sum():.4g}.")
     if ax is None: _, ax = plt.subplots(figsize=(HALF, 2.5))
-    look, layers = looks(weights), max(map(len, weights.values()))
+    look, layers = looks(weights, highlight=highlight), max(map(len, weights.values()))
     for name, w in weights.items():
         ax.plot(np.arange(len(w)), 100 * w, **look[name], zorder=3)
         if bands and name in bands:

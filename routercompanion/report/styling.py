@@ -16,7 +16,11 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine, TightLayoutEngine
+from matplotlib.layout_engine import (
+    ConstrainedLayoutEngine,
+    PlaceHolderLayoutEngine,
+    TightLayoutEngine,
+)
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
@@ -180,7 +184,7 @@ def _finding(item, texts, holds, strict):
 
 # %% ../../nbs/8_report/styling.ipynb #f16a0004
 def _check_figure(fig, item):
-    "`FigureError` for another width, a title of the figure's own or a small text."
+    "`FigureError` for another width or a title of the figure's own."
     width = fig.get_figwidth()
     if not np.isclose(width, WIDTHS, atol=1e-6).any():
         raise FigureError(
@@ -192,6 +196,10 @@ def _check_figure(fig, item):
             f"The figure {item!r} has a title of its own ({fig.get_suptitle()!r}). "
             "Leave it out there, and give title= here."
         )
+
+
+def _check_texts(fig, item):
+    "`FigureError` for a text that is too small; ticks have a text once `fig` was drawn."
     for text in _shown_texts(fig):
         if text.get_fontsize() < SMALLEST_TEXT - 1e-6:
             raise FigureError(
@@ -220,6 +228,7 @@ _HEIGHTS = weakref.WeakKeyDictionary()  # figure -> inches that its head takes
 
 def _wrapped(text, width, look):
     "The lines of `text`, each at most `width` points wide if its words allow it."
+    width *= 0.95  # a renderer that fits letters to pixels makes them up to 4% wider
     font = mpl.font_manager.FontProperties(
         family=STYLE["font.family"], size=look["fontsize"], weight=look["fontweight"]
     )
@@ -263,28 +272,34 @@ def _make_room(fig, height, head):
     before, share = fig.get_figheight(), height / (height + head)
     _HEIGHTS[fig] = head
     fig.set_figheight(height + head)
-    for ax in (ax for ax in fig.axes if not ax.get_in_layout() or ax.get_subplotspec() is None):
+    laid_out = [ax for ax in fig.axes if ax.get_in_layout() and ax.get_subplotspec() is not None]
+    for ax in (ax for ax in fig.axes if ax not in laid_out):
         x, y, w, h = ax.get_position().bounds
         ax.set_position([x, y * before / (height + head), w, h * before / (height + head)])
     for text in fig.texts:
         text.set_y(text.get_position()[1] * before / (height + head))
-    if not isinstance(fig.get_layout_engine(), (ConstrainedLayoutEngine, TightLayoutEngine)):
-        fig.set_layout_engine("constrained")
-    fig.get_layout_engine().set(rect=(0, 0, 1, share))
+    if laid_out:
+        _engine(fig).set(rect=(0, 0, 1, share))
     moved = [
         legend
         for legend in fig.legends
         if legend.get_gid() == "finding-legend" or legend.get_bbox_to_anchor() is fig.bbox
     ]
     for legend in moved:
-        legend.set_bbox_to_anchor(
-            None
-        )  # the layout only makes room for legends that have not been moved
+        legend.set_bbox_to_anchor(None)  # the layout makes no room for a legend that was moved
     fig.draw_without_rendering()
-    fig.set_layout_engine("none")
+    still = "none" if fig.get_layout_engine() else PlaceHolderLayoutEngine(True, True)
+    fig.set_layout_engine(still)
     for legend in moved:
         legend.set_gid("finding-legend")
         legend.set_bbox_to_anchor((0, 0, 1, share), transform=fig.transFigure)
+
+
+def _engine(fig):
+    "The engine that lays `fig` out: its own, or the constrained one where that takes no rectangle."
+    if not isinstance(fig.get_layout_engine(), (ConstrainedLayoutEngine, TightLayoutEngine)):
+        fig.set_layout_engine("constrained")
+    return fig.get_layout_engine()
 
 # %% ../../nbs/8_report/styling.ipynb #f16a0008
 def _check_head(fig, item):
@@ -326,6 +341,7 @@ def save_figure(
     said = _finding(item, texts, holds, strict)
     _check_figure(fig, item)
     _write_head(fig, said)
+    _check_texts(fig, item)
     _check_head(fig, item)
     kinds = {
         "png": {"Software": None, "Description": said["alt"]},

@@ -379,9 +379,8 @@ PARTS = ("published", "ours", "ours_low", "ours_high", "verdict")
 _CONVERSIONS = {"percent": {"fraction": 100.0}, "fraction": {"percent": 0.01}}
 
 
-def _named_pairs(ours, published, rows):
-    "(published row, our row) of every line of the table; None where one side has none."
-    theirs, mine = (list(frame["row"].astype(str).unique()) for frame in (published, ours))
+def _named_pairs(theirs, mine, rows):
+    "(published row, our row) of every line, from the names on both sides; None where one has none."
     for name, own in rows.items():
         lookup(dict.fromkeys(theirs), name, "published row")
         if own is not None:
@@ -392,12 +391,6 @@ def _named_pairs(ours, published, rows):
             f"The row {both[0]!r} is published and ours: say in rows= whether they are the same."
         )
     return [(name, rows.get(name)) for name in theirs] + [(None, name) for name in alone]
-
-
-def _only(frame, keys):
-    "The rows of a long frame whose (column, metric) is one of `keys`."
-    wanted = {key for key in keys if key is not None}
-    return frame[[key in wanted for key in zip(frame["column"], frame["metric"])]]
 
 
 def _cells_of(frame, key, unit, who):
@@ -442,13 +435,21 @@ def _column_labels(columns):
     }
 
 
-def _compared(theirs, mine, pairs, rule, digits):
+def _our_cells(ours, key, own, unit):
+    "value, low, high and n of our column that stands for the published `key`; no rows for None."
+    if own is None:
+        return pd.DataFrame(columns=["value", "low", "high", "n"], dtype=float)
+    return _cells_of(ours, (own, key[1]) if isinstance(own, str) else own, unit, "ours")[0]
+
+
+def _compared(theirs, digits, mine, pairs, rule):
     "The parts of one column, a line for each pair of rows."
-    lines = []
+    lines, printed = [], theirs["value"].round(digits)
     for name, own in pairs:
-        printed = theirs["value"].get(name, np.nan)
-        numbers = mine[["value", "low", "high"]].loc[own] if own in mine.index else [np.nan] * 3
-        lines.append([printed, *numbers, verdict(printed, *numbers, rule, digits=digits)])
+        known = own in mine.index
+        numbers = mine.loc[own, ["value", "low", "high"]].tolist() if known else [np.nan] * 3
+        judged = verdict(printed.get(name, np.nan), *numbers, rule, digits=digits)
+        lines.append([printed.get(name, np.nan), *numbers, judged])
     return pd.DataFrame(lines, columns=PARTS)
 
 
@@ -516,22 +517,20 @@ def beside(
     """
     _need(ours, ["row", "column", "metric", "value", "low", "high"], "beside")
     _need(published, ["row", "column", "metric", "value", "unit"], "beside")
-    labels = _column_labels(columns)
-    named = {key: (own, key[1]) if isinstance(own, str) else own for key, own in columns.items()}
-    shown = _only(ours, named.values()), _only(published, columns)
-    pairs = _named_pairs(*shown, rows)
+    labels, units = _column_labels(columns), {key: _of_key(unit, key) for key in columns}
+    theirs = {k: _cells_of(published, k, units[k], "the published values") for k in columns}
+    mine = {k: _our_cells(ours, k, own, units[k]) for k, own in columns.items()}
+    names = [
+        list(dict.fromkeys(name for part in side for name in part.index))
+        for side in ([part for part, _ in theirs.values()], mine.values())
+    ]
+    pairs = _named_pairs(*names, rows)
     table = pd.DataFrame({"row": [own if name is None else name for name, own in pairs]})
-    units = {key: _of_key(unit, key) for key in columns}
     for label, key in labels.items():
-        theirs, digits = _cells_of(published, key, units[key], "the published values")
-        mine = theirs.head(0)
-        if named[key] is not None:
-            mine, _ = _cells_of(ours, named[key], units[key], "ours")
-        theirs["value"] = theirs["value"].round(digits)
-        parts = _compared(theirs, mine, pairs, _of_key(rule, key), digits)
+        parts = _compared(*theirs[key], mine[key], pairs, _of_key(rule, key))
         table = table.assign(**{f"{label}_{name}": parts[name] for name in PARTS})
-        if mine["n"].notna().any():
-            table[f"{label}_n"] = [mine["n"].get(own, np.nan) for _, own in pairs]
+        if mine[key]["n"].notna().any():
+            table[f"{label}_n"] = [mine[key]["n"].get(own, np.nan) for _, own in pairs]
     first = next(iter(columns))
     table["status"] = _statuses(table, labels, status, RULES[_of_key(rule, first)])
     for row in claims or {}:

@@ -117,10 +117,10 @@ class PoolOracle(PoolRouter):
 # %% ../../nbs/6_routers/baselines.ipynb #9d51e002
 @register_router
 class PoolTaskMean(PoolRouter):
-    """Each model's training mean on the query's task; of an unseen task, its mean over all queries. X: n task names.
+    """Each model's training mean on the query's task; of an unseen task, its mean over all queries.
 
-    Fitted: tasks_ (T,) names, task_means_ (T, m); a model without an outcome on a task has its
-    overall mean there.
+    X: n task names. Fitted: tasks_ (T,) names, task_means_ (T, m); a model without an outcome on a
+    task has its overall mean there.
     """
     feature_kind = "task"
     signals, how = ("task",), ("heuristic",)

@@ -304,7 +304,8 @@ def _with_threshold(subject, rate):
     with warnings.catch_warnings():
         # the made-up scores tie: which rate is met is what the rules ask
         warnings.simplefilter("ignore", CallRateWarning)
-        return router, router.choose_threshold(subject.X, copy.deepcopy(subject.table), call_rate=rate)
+        table = copy.deepcopy(subject.table)
+        return router, router.choose_threshold(subject.X, table, call_rate=rate)
 
 
 @_rule("choose_threshold returns the router itself", _pair)

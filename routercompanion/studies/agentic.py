@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RECORD', 'PAIR', 'answer_entropy', 'agent_columns', 'agent_outcomes', 'multihop_bank', 'record_agent', 'record_pilot',
-           'save_traces', 'recorded_traces', 'record_hotpotqa', 'hotpotqa_table', 'trace_text', 'poisoned',
-           'injection_effect', 'record_policies', 'record_everything', 'policy_table', 'injection_table',
-           'recorded_ids', 'agent_signals']
+           'save_traces', 'recorded_traces', 'record_hotpotqa', 'hotpotqa_table', 'trace_text', 'pilot_shares',
+           'run_table', 'poisoned', 'injection_effect', 'record_policies', 'record_everything', 'policy_table',
+           'injection_table', 'recorded_ids', 'agent_signals']
 
 # %% ../../nbs/8_studies/agentic.ipynb #cc8aba1f
 import json
@@ -22,7 +22,7 @@ import torch
 from routercompanion.agents.agent import (
     FreePolicy, GuidedPolicy, LocalWriter, RunLogError, STOPS, run_agent, trim,
 )
-from ..agents.retrieval import BM25Index
+from ..agents.retrieval import BM25Index, retrieval_recall
 from ..agents.smolagents import LocalAgentModel, run_framework
 from ..agents.tools import Toolbox
 from ..core import atomic_path, cache_dir, content_hash, file_hash, hash_fraction
@@ -234,6 +234,51 @@ def trace_text(question, direct, steps, entropy=None):
         if s["action"] == "answer": lines.append(f"   the agent answers: {s['argument'] or '-'}")
         else: lines.append(f"   hop {hop}, {s['action']}{asked}: {', '.join(s['found']) or s.get('result') or '-'}")
     return "\n".join(lines)
+
+# %% ../../nbs/8_studies/agentic.ipynb #a6e0f002
+def pilot_shares(kept, name=f"{RECORD}_pilot") -> pd.DataFrame:
+    """Share of the pilot questions that are answered rightly from memory, by relation, rising.
+
+    relation, n, direct with direct_low and direct_high (95% Wilson), whether it is among `kept`.
+    """
+    bank = question_bank(pilot_questions(), name="multi-hop pilot")
+    right = recorded_signals(name, bank)["direct"]
+    found = pd.DataFrame(dict(relation=bank.table.task, direct=right)).groupby("relation").direct
+    table = found.agg(["size", "sum"]).reset_index()
+    shares = [(k / n, *wilson_interval(k, n)) for n, k in zip(table["size"], table["sum"])]
+    table[["direct", "direct_low", "direct_high"]] = shares
+    table = table.rename(columns={"size": "n"}).drop(columns="sum")
+    return table.assign(kept=table.relation.isin(kept)).sort_values("direct")
+
+# %% ../../nbs/8_studies/agentic.ipynb #a6e0f004
+def run_table(questions, index, recorded, costs) -> pd.DataFrame:
+    """What the agent did on n questions, a row for bridge, comparison and all.
+
+    Exact match and F1 of both ways, recall of the supporting passages by the first search and by
+    all hops, means of steps, tool calls, malformed and missed lines, shares of the ways to end;
+    in the row "all" the mean costs. recorded: dict of (n,) numbers (`agent_columns`); index: what
+    the agent searches; costs: dict axis -> (n, 2) of both ways.
+    """
+    kind = np.array([q.kind for q in questions])
+    first = retrieval_recall(index, questions, 2)
+    rows = []
+    for name in ("bridge", "comparison", "all"):
+        here = (kind == name) | (name == "all")
+        if here.any():
+            rows.append(dict(questions=name, n=int(here.sum())) | _run_means(recorded, here, first))
+    spent = {f"{axis} ({way})": cost[:, i].mean()
+             for axis, cost in costs.items() for i, way in enumerate(PAIR)}
+    return pd.DataFrame(rows).merge(pd.DataFrame([dict(questions="all", **spent)]), how="left")
+
+
+def _run_means(recorded, here, first) -> dict:
+    "The means of one kind of question, by the names of the table."
+    names = {name: name for name in ("direct", "agent", "direct_f1", "agent_f1")}
+    names |= {"first_search_recall": None, "all_hops_recall": "support_recall"}
+    names |= {name: name for name in ("steps", "tool_calls", "malformed", "missed")}
+    names |= {f"ended: {s}": f"stop_{s}" for s in STOPS if f"stop_{s}" in recorded}
+    return {name: float((first if column is None else recorded[column])[here].mean())
+            for name, column in names.items()}
 
 # %% ../../nbs/8_studies/agentic.ipynb #efd00da6
 def poisoned(passages, titles, words):

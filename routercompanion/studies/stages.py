@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AFTER', 'STAGE_MEASURES', 'CASES', 'paid_in_turn', 'stage_sweep', 'budget_range', 'mean_quality', 'stage_evaluation',
-           'stage_table', 'routing_cases']
+           'stage_differences', 'stage_table', 'fixed_policies', 'routing_cases', 'case_table']
 
 # %% ../../nbs/8_studies/stages.ipynb #cdc1978b
 from functools import partial
@@ -105,6 +105,36 @@ def _stage_values(by_axis, weights, *, measures, task, axes):
         parts.append(mean_quality(by_axis[axis].curve(weights), *ends))
     return np.stack(parts, 1)
 
+# %% ../../nbs/8_studies/stages.ipynb #5d1f0a02
+def stage_differences(evaluation, first, others, measures, *, family=None) -> pd.DataFrame:
+    """`first` minus each of `others`, paired; one family for each of `measures`.
+
+    Columns: first, second, metric, difference; low, high over questions; task_low, task_high over
+    entities; simultaneous_low, simultaneous_high, p_holm, comparisons and n_resamples of the
+    family; verdict (ahead, behind, cannot tell) by the simultaneous limits; n. family: the
+    evaluation that has resamples enough for it (`enough_resamples`), by default the same.
+    """
+    of_family = evaluation if family is None else family
+    parts = []
+    for measure in measures:
+        rows = [evaluation.compare(first, other, measure) for other in others]
+        together = of_family.family(measure, reference=first, rows=others)
+        parts.append(pd.DataFrame(rows)[_ONE_BY_ONE].join(_turned(together)))
+    table = pd.concat(parts, ignore_index=True)
+    return table[[*table.columns.drop(["verdict", "n"]), "verdict", "n"]]
+
+
+_ONE_BY_ONE = ["first", "second", "metric", "difference", "low", "high", "task_low", "task_high",
+               "n"]
+
+
+def _turned(family) -> pd.DataFrame:
+    "The simultaneous limits of reference minus row, from those of row minus reference; verdicts."
+    low, high = -family.simultaneous_high, -family.simultaneous_low
+    verdict = np.select([low > 0, high < 0], ["ahead", "behind"], "cannot tell")
+    return family[["p_holm", "comparisons", "n_resamples"]].assign(
+        simultaneous_low=low, simultaneous_high=high, verdict=verdict)
+
 # %% ../../nbs/8_studies/stages.ipynb #ffc6e821
 def _by_chance(paid, direct, agent, cost_direct, cost_agent):
     "Quality of sending questions at random so that the mean cost is `paid`."
@@ -152,13 +182,44 @@ def _policy_row(route, quality, paid, weights, line, ends) -> dict:
                 minus_random=quality.mean() - _by_chance(paid.mean(), *line),
                 minus_random_low=gain_low, minus_random_high=gain_high)
 
+# %% ../../nbs/8_studies/stages.ipynb #5d1f0a05
+def fixed_policies(outcomes, cost, *, budgets=(.25, .5, .75)) -> pd.DataFrame:
+    """Policies that look at no score, as rows of `stage_table`: budget, stages, quality, paid, n.
+
+    "random" at each of `budgets` (shares of the way from all direct to all agent), "all direct",
+    "all agent", and an oracle that knows for free, and before, which way is right.
+    outcomes, cost: (n, 2) of the test questions.
+    """
+    quality, paid = np.mean(outcomes, axis=0), np.mean(cost, axis=0)
+    rows = [dict(budget=b, stages="random", quality=(1 - b) * quality[0] + b * quality[1],
+                 paid=(1 - b) * paid[0] + b * paid[1], minus_random=0.) for b in budgets]
+    rows += [dict(stages=f"all {way}", quality=q, paid=p)
+             for way, q, p in zip(("direct", "agent"), quality, paid)]
+    rows.append(dict(stages="oracle (before, free)", quality=np.max(outcomes, axis=1).mean()))
+    return pd.DataFrame(rows).assign(n=len(outcomes))
+
 # %% ../../nbs/8_studies/stages.ipynb #6cd792d3
-CASES = {(0, 1, 1): "a call saved (both right)", (0, 1, 0): "a call saved, and an answer too (only direct right)", (0, 0, 1): "an answer lost (only the agent right)",
-         (0, 0, 0): "no call, and nothing to be had (both wrong)", (1, 0, 1): "a call that paid (only the agent right)", (1, 1, 1): "a call for nothing (both right)",
-         (1, 1, 0): "a call that spoilt it (only direct right)", (1, 0, 0): "a call in vain (both wrong)"}
+CASES = {
+    (0, 1, 1): "a call saved (both right)",
+    (0, 1, 0): "a call saved, and an answer too (only direct right)",
+    (0, 0, 1): "an answer lost (only the agent right)",
+    (0, 0, 0): "no call, and nothing to be had (both wrong)",
+    (1, 0, 1): "a call that paid (only the agent right)",
+    (1, 1, 1): "a call for nothing (both right)",
+    (1, 1, 0): "a call that spoilt it (only direct right)",
+    (1, 0, 0): "a call in vain (both wrong)"}
 
 
-def routing_cases(called, outcomes):
-    "dict case -> mask (n,), the cases of `CASES` in that order, for calls (n,) bool and outcomes (n, 2) of 0 and 1; each question is in one of them."
+def routing_cases(called, outcomes) -> dict:
+    """dict case -> mask (n,), the cases of `CASES` in that order; each question is in one of them.
+
+    called (n,) bool; outcomes (n, 2) of 0 and 1.
+    """
     key = np.column_stack([np.asarray(called), np.asarray(outcomes)]).astype(int)
     return {name: (key == case).all(1) for case, name in CASES.items()}
+
+# %% ../../nbs/8_studies/stages.ipynb #5d1f0a07
+def case_table(cases: dict) -> pd.DataFrame:
+    "Table of `routing_cases`: case, questions (how many), share."
+    return pd.DataFrame([dict(case=case, questions=int(mask.sum()), share=float(mask.mean()))
+                         for case, mask in cases.items()])

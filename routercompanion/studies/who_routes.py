@@ -23,38 +23,54 @@ from ..metrics.sweeps import budget_sweep
 from ..routers.sweeping import feature_rows, fitted_routers, pool_feature
 
 # %% ../../nbs/8_studies/who_routes.ipynb #da263b44
+_RECORDED = "recorded: greedy answers of LoRA specialists, nbs/papers/who_routes.ipynb"
+
+
 def record_specialists(bank, names=None, path=None):
-    "Answer `bank` with each specialist (cached task by task) and return the merged `OutcomeTable`; written to `path` if given."
+    """Answer `bank` with each specialist (cached task by task): the merged `OutcomeTable`.
+
+    names: default all of `specialist_names`. Written to `path` if given.
+    """
     tables = []
     for name in names or specialist_names():
         lm, about = load_specialist(name), read_specialist(name).about
-        table = outcomes_of(lm, bank, answer_bank(lm, bank), "recorded: greedy answers of LoRA specialists, nbs/papers/who_routes.ipynb")
-        own = dict(base=about["base"], column=about["column"], adapter_sha256=about["adapter_sha256"], base_sha256=about["base_sha256"], tuned="LoRA specialist")
-        table.metadata[lm.name] = {**MODELS.get(about["base"], {}), **table.metadata[lm.name], **own}
+        table = outcomes_of(lm, bank, answer_bank(lm, bank), _RECORDED)
+        own = {k: about[k] for k in ("base", "column", "adapter_sha256", "base_sha256")}
+        known = {**MODELS.get(about["base"], {}), **table.metadata[lm.name]}
+        table.metadata[lm.name] = {**known, **own, "tuned": "LoRA specialist"}
         tables.append(table)
     merged = tables[0].merge(*tables[1:]) if len(tables) > 1 else tables[0]
-    if path: merged.to_parquet(path)
+    if path:
+        merged.to_parquet(path)
     return merged
 
-
+# %% ../../nbs/8_studies/who_routes.ipynb #da263b45
 def build_specialists(bank, columns, *, path=None, **settings):
-    "Train the specialists of `columns` that are not in data/adapters yet, then `record_specialists`. Broken off, it goes on at the next adapter or task."
+    """Train the specialists of `columns` that are not in data/adapters yet, then record them.
+
+    settings: options of `train_specialist`. Broken off, it goes on at the next adapter or task.
+    """
     names = [specialist_name(settings.get("base", SMALL), c) for c in columns]
     for name, column in zip(names, columns):
-        if not (adapters_folder() / name / "provenance.json").is_file(): train_specialist(bank, column, **settings)
+        if not (adapters_folder() / name / "provenance.json").is_file():
+            train_specialist(bank, column, **settings)
     return record_specialists(bank, names, path)
 
 
 def pool_outcomes(bank):
-    "Recorded outcomes of the base models and of the specialists that have been recorded for `bank`, as one table; without data/outcomes/specialists.parquet the base models."
+    """Recorded outcomes for `bank` of the base models and of the specialists, as one table.
+
+    Without data/outcomes/specialists.parquet: the base models alone.
+    """
     base = recorded_outcomes(bank)
-    return base.merge(recorded_outcomes(bank, "specialists")) if outcomes_path("specialists").is_file() else base
+    known = outcomes_path("specialists").is_file()
+    return base.merge(recorded_outcomes(bank, "specialists")) if known else base
 
 # %% ../../nbs/8_studies/who_routes.ipynb #d90bc8be
 def best_choices(fitted, part, embeddings) -> dict:
-    """dict name -> columns (n,) that fitted routers choose when cost is no object (first of equals).
+    """dict name -> columns (n,) that fitted routers choose when cost is no object.
 
-    part: a `pool_subset`; embeddings: what the routers read about its queries.
+    Of equals the first. part: a `pool_subset`; embeddings: what the routers read about its queries.
     """
     free = np.zeros(part.score.shape[1])
     found = {}

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['CPU_BENCH', 'COLUMNS_OF_FILES', 'BENCH_COLUMNS', 'SHOTS_FROM', 'MMLU_TEST', 'pilot_table', 'solved_examples',
            'column_rows', 'bench_bank', 'recorded_large', 'question_of', 'bench_scores', 'PaperSetup', 'paper_setup',
-           'paper_models', 'load_placed', 'paper_outcomes', 'bench_outcomes', 'nested_sample', 'flip_labels',
-           'noisy_auroc', 'noise_ceiling', 'model_scores', 'record_scores']
+           'paper_models', 'load_placed', 'paper_outcomes', 'bench_outcomes', 'published_columns', 'nested_sample',
+           'flip_labels', 'noisy_auroc', 'noise_ceiling', 'noise_ceilings', 'training_table', 'rank_correlation',
+           'model_scores', 'record_scores']
 
 # %% ../../nbs/8_studies/xbench.ipynb #37c92f6d
 import os
@@ -16,13 +17,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import spearmanr
 
 from routercompanion.core import (
     CompanionError, PROFILES, Profile, UnknownNameError, content_hash, get_profile, lookup,
     variable,
 )
 from ..data.bank import BankError, fair_quotas, first_by_hash, make_bank
-from ..data.banks.embedded import TASKS
+from ..data.banks.embedded import STANDS_FOR, TASKS
 from ..data.banks.routellm import RECORDED, load_routellm_prompts
 from routercompanion.data.banks.routerxbench import (
     FILES, GROUPS, KINDS, by_hash, read_prompt_file, row_key, without_overlap,
@@ -37,9 +39,11 @@ from ..judging.exact import math_scores, short_scores
 from ..judging.llm import LLMJudge, Verifier
 from ..judging.recording import answer_bank
 from ..judging.reference import ReferenceScore
+from ..metrics.ability import within_task_auroc
 from ..models.causal_lm import LARGE, MAX_NEW_TOKENS, SMALL, load_causal_lm
 from ..models.chat import ChatEndpoint, LocalChat
 from ..reading import FileError, checked, read_json
+from ..routers.difficulty.probes import expected_effective_layers
 
 # %% ../../nbs/8_studies/xbench.ipynb #469da3a5
 def pilot_table(outcomes, small=SMALL, large=LARGE):
@@ -293,6 +297,21 @@ def bench_outcomes(bank, models, path=None, *, records=None, open_ended=None, ma
     if path: table.to_parquet(path)
     return table
 
+# %% ../../nbs/8_studies/xbench.ipynb #c01u0002
+def published_columns(columns, published, measure) -> dict:
+    """dict (published column, metric) -> (column of ours, measure), for `report.tables.beside`.
+
+    columns: ours; published: from `load_published`, one metric in it; the paper's table names the
+    data sets as `STANDS_FOR` does, if need be in full ("Social Sciences" for "Social Sci.").
+    """
+    metric, found = published.metric.iloc[0], {}
+    for ours in columns:
+        short = STANDS_FOR[ours].rstrip(".")
+        named = [c for c in published.column.unique() if c.startswith(short)]
+        if named:
+            found[named[0], metric] = (ours, measure)
+    return found
+
 # %% ../../nbs/8_studies/xbench.ipynb #6f7214e2
 def nested_sample(signals, rows, per_column, rng=42):
     "`per_column` of each column's training `rows`, drawn at random; with the same seed a larger sample holds the smaller ones. Asking for more than there are raises."
@@ -334,6 +353,59 @@ def noise_ceiling(small, task, share, auroc=1.):
         if 0 < p < 1: values.append((here.sum()**2 * noisy * (1 - noisy), noisy_auroc(auroc, share, p)))
     pairs, each = np.array(values).T
     return float((pairs * each).sum() / pairs.sum())
+
+# %% ../../nbs/8_studies/xbench.ipynb #c01u0005
+def noise_ceilings(signals, rows, clean, shares, *, draws=100, rng=42) -> pd.DataFrame:
+    """Ceilings under wrong test labels: column, share, ceiling, clean_probe, simulated (in [0, 1]).
+
+    clean: dict column -> within-task AUROC of a router on right labels, which `clean_probe` takes
+    down. simulated: the mean over `draws` of turning over each label with probability `share`.
+    """
+    found = []
+    for share in shares:
+        for column, auroc in clean.items():
+            here = rows[signals.column[rows] == column]
+            small, task = signals.outcomes[here, 0], signals.task[here]
+            chance = np.random.default_rng([rng, round(100 * share)])
+            found.append(dict(column=column, share=share, ceiling=noise_ceiling(small, task, share),
+                              clean_probe=noise_ceiling(small, task, share, auroc),
+                              simulated=_simulated_ceiling(small, task, share, draws, chance)))
+    return pd.DataFrame(found)
+
+
+def _simulated_ceiling(small, task, share, draws, rng):
+    "Mean within-task AUROC of the right labels against labels of which some are turned over."
+    turned = rng.random((draws, len(small))) < share
+    each = [within_task_auroc(1 - small, np.where(t, 1 - small, small), task) for t in turned]
+    return float(np.mean(each))
+
+# %% ../../nbs/8_studies/xbench.ipynb #c01u0008
+def training_table(fitted: dict, *, weights=False) -> pd.DataFrame:
+    """row, epochs, best_epoch, validation_loss (nats) of trained routers (dict name -> router).
+
+    weights: also how many layers a sample mixes at the start (1 / E[sum of squared weights]), and
+    the smallest and the largest layer weight in use.
+    """
+    found = []
+    for name, router in fitted.items():
+        row = dict(row=name, epochs=router.n_epochs_, best_epoch=router.best_epoch_,
+                   validation_loss=min(router.history_["val_loss"]))
+        found.append(row | (_layer_use(router) if weights else {}))
+    return pd.DataFrame(found)
+
+
+def _layer_use(probe):
+    w, mixed = probe.layer_weights_, len(probe.layer_weights_)
+    if hasattr(probe, "concentration_"):
+        start = np.full(len(w), probe.initial_concentration / len(w))
+        mixed = expected_effective_layers(start)
+    return dict(layers_mixed_at_start=mixed, smallest_weight=w.min(), largest_weight=w.max())
+
+
+def rank_correlation(first, second, signals, rows, columns) -> float:
+    "Spearman's rank correlation of two scores (len(rows),), averaged over `columns`; in [-1, 1]."
+    masks = [signals.column[rows] == c for c in columns]
+    return float(np.mean([spearmanr(first[m], second[m]).statistic for m in masks]))
 
 # %% ../../nbs/8_studies/xbench.ipynb #42451314
 def model_scores(bank, outcomes, model, routers, **options):
