@@ -731,7 +731,8 @@ def test_a_study_fits_each_different_variant_once_and_measures_it_as_alone(monke
     assert study.draws["as it is", "A", "AUDC"] is study.draws["again", "B", "AUDC"]
     assert study.draws["as it is", "A", "AUDC"] is not study.draws["no cost", "A", "AUDC"]
     alone = pool_evaluation(t, X, {"R": changed_router(r, k=2), "S": r}, **options)
-    assert np.isclose(study.value("two near", "AUDC", "B"), alone.value("R", "AUDC")) and study.curves["two near", "B"].cost.shape == alone.curves["R"].cost.shape
+    assert np.isclose(study.value("two near", "AUDC", "B"), alone.value("R", "AUDC"))
+    assert study.curves["two near", "B"].cost.shape == alone.curves["R"].cost.shape
     gap, direct = study.compare("again", "two near", "AUDC", "B"), alone.compare("S", "R", "AUDC")
     assert np.isclose(gap["difference"], direct["difference"]) and np.isclose(gap["low"], direct["low"]) and (gap["first"], gap["second"]) == ("again", "two near")
     rows = np.flatnonzero(t.split == "test")
@@ -777,7 +778,8 @@ def test_a_difference_table_is_the_evaluations_own_differences_and_one_family():
     with pytest.raises(CompanionError, match="1200 or more"):
         cscr.difference_table(few, [("K", o) for o in others])
     lent = cscr.difference_table(few, [("K", o) for o in others], drawn=e)
-    assert np.array_equal(lent.simultaneous_low, found.simultaneous_low) and not np.array_equal(lent.low, found.low)
+    assert np.array_equal(lent.simultaneous_low, found.simultaneous_low)
+    assert not np.array_equal(lent.low, found.low)
     assert cscr.one_sided_p(e, "K", "Oracle") == 1 and cscr.strongest(e, others) == "Oracle"
 
 
@@ -786,12 +788,15 @@ def test_what_is_said_beside_published_values():
 
     X, t = topics(300)
     t.split = np.where(np.arange(300) < 200, "train", "test")
-    study, _ = variants.variant_study({"Table 10": cscr.cscr_variants(quick(epochs=1))["Table 10"]}, t, X, cost="usd", axis="realised", n_resamples=30)
+    items = {"Table 10": cscr.cscr_variants(quick(epochs=1))["Table 10"]}
+    options = dict(cost="usd", axis="realised", n_resamples=30)
+    study, _ = variants.variant_study(items, t, X, **options)
     published = cscr.row_names(load_published("cscr", "Table 10"))
     ours = cscr.table_rows(study.table, "toy", measures=("AUDC", "peak", "cost at peak"))
     options = cscr.beside_options(ours, published, "toy")
     assert options["rows"] == {g: g for g in ("0", "0.1", "0.2", "0.3", "0.5")}
-    table = beside(ours, published, rule="none", models_ours="toy", models_published="other models", **options).set_index("row")
+    named = dict(rule="none", models_ours="toy", models_published="other models")
+    table = beside(ours, published, **named, **options).set_index("row")
     assert table.peak_ours["0.2"] == study.value("0.2", "peak") and table.peak_published["0.5"] == .5147
     assert table["cost at peak_ours"]["0.2"] == study.value("0.2", "cost at peak")
     assert table.status["0.1"] == "analogue" and np.isnan(table.AUDC_published["0.2, outside"])
@@ -801,8 +806,9 @@ def test_curves_that_are_one_router_are_drawn_once():
     X, t = topics(300)
     t.split = np.where(np.arange(300) < 200, "train", "test")
     r = quick(epochs=1)
-    items = {"B": {"20": changed_router(r, n_bands=20), "30": changed_router(r, n_bands=30), "k": changed_router(r, k=1)}}
-    study, _ = variants.variant_study(items, t, X, cost="usd", axis="realised", n_resamples=10)
+    bands = {str(n): changed_router(r, n_bands=n) for n in (20, 30)}
+    items, options = {"B": {**bands, "k": changed_router(r, k=1)}}, dict(axis="realised", n_resamples=10)
+    study, _ = variants.variant_study(items, t, X, cost="usd", **options)
     merged = cscr.merged_curves({row: study.curves[row, "B"] for row in items["B"]})
     assert list(merged) == ["20, 30", "k"] and merged["k"] is study.curves["k", "B"]
 
@@ -819,7 +825,8 @@ def test_choices_under_the_papers_names_and_single_decisions():
         assert named[router, "Optimal"] == (kinds == "optimal").sum()
     differ = choices.disagreements(chosen)
     assert np.array_equal(differ, np.flatnonzero(chosen["a"] != chosen["b"]))
-    t = SimpleNamespace(score=np.vstack([np.zeros((5, 3)), S]), task=np.repeat("t", 65), models=list("xyz"))
+    score = np.vstack([np.zeros((5, 3)), S])
+    t = SimpleNamespace(score=score, task=np.repeat("t", 65), models=list("xyz"))
     found = choices.decision_table(chosen, differ[:3], t, np.arange(5, 65), price)
     assert found["query"].tolist() == np.repeat(differ[:3] + 5, 2).tolist() and len(found) == 6
     assert found.right.tolist() == [bool(S[i, chosen[r][i]]) for i in differ[:3] for r in "ab"]
