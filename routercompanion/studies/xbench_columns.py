@@ -120,7 +120,7 @@ def group_table(right, group, subject, chance, groups, **resampling) -> pd.DataF
 
 # %% ../../nbs/8_studies/xbench_columns.ipynb #c01a0016
 def leaked_accuracy(right, leaked, chance) -> pd.DataFrame:
-    "Accuracy (95% Wilson) on all questions, the leaked and the others; right, leaked, chance: (n,)."
+    "Accuracy (95% Wilson) on all questions, the leaked and the others. Arrays: (n,)."
     parts = {"all": np.ones(len(leaked), bool), "leaked": leaked, "not leaked": ~leaked}
     rows = []
     for name, here in parts.items():
@@ -159,7 +159,7 @@ _AGAINST = ["column", "metric", "first", "second", "difference", "low", "high", 
 
 # %% ../../nbs/8_studies/xbench_columns.ipynb #c01a0022
 def sent_first(scores: dict, large, *, share=.3) -> pd.DataFrame:
-    """The large model's accuracy on the `share` of queries that each router sends first, and on all.
+    """The large model's accuracy on the `share` that each router sends first, and on all.
 
     scores: dict name -> (n,), high = send; large (n,). router, n (sent), large_accuracy, on_all.
     """
