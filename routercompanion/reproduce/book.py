@@ -201,9 +201,14 @@ def book_links(text, notebook, pages, root=None, folder=None):
 
 
 def _outside_code(change, text):
-    "Apply `change` to the parts of a Markdown `text` that are neither code nor formulas."
-    parts = re.split(r"(```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]+\$)", text, flags=re.S)
-    return "".join(part if i % 2 else change(part) for i, part in enumerate(parts))
+    """Apply `change` to the parts of a Markdown `text` that are neither code nor formulas.
+
+    A link whose label is code, [`name`](address), is a link.
+    """
+    code = r"```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]+\$"
+    parts = re.split(rf"(\[`[^`\n]*`\]\([^()\s]+\)|{code})", text, flags=re.S)
+    kept = (i % 2 and not part.startswith("[") for i, part in enumerate(parts))
+    return "".join(part if keep else change(part) for keep, part in zip(kept, parts))
 
 # %% ../../nbs/9_reproduce/book.ipynb #7db2aa71
 def results_page(ws, items=None):
