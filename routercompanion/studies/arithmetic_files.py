@@ -16,7 +16,7 @@ import pandas as pd
 from ..assets.store import get_asset
 from ..data.sets.pickles import read_pickled_frame
 from ..reading import FileError, read_json, read_text
-from .arithmetic import PUBLIC, compared, published_numbers
+from .arithmetic import PUBLIC, Printed, published_numbers
 
 # %% ../../nbs/8_studies/arithmetic_files.ipynb #files006
 CARROT_FILE = "data/open-llm-lb-v2/new_leaderboard_processed_20241205.pickle"
@@ -45,27 +45,15 @@ def carrot_counts(folder: str | Path | None = None) -> pd.DataFrame:
 def carrot_rows(folder: str | Path | None = None) -> list[dict]:
     "The kept counts of right answers against the file, task by task."
     kept, found = published_numbers("carrot_right_answers"), carrot_counts(folder)
-    rows = []
+    own, rows = Printed("carrot", CARROT_FILE, PUBLIC), []
     for mine, theirs in zip(kept.to_dict("records"), found.to_dict("records")):
         same = {
             name: str(int(n)) for name, n in theirs.items() if name != "task" and not pd.isna(n)
         }
         total = sum(int(n) for n in same.values())
         held = sum(int(mine[name]) for name in same)
-        rows.append(
-            compared(
-                "carrot-counts",
-                "carrot",
-                "kept counts",
-                mine["task"],
-                held,
-                total,
-                digits=0,
-                basis=PUBLIC,
-                source=CARROT_FILE,
-                why=f"{sum(mine[n] == v for n, v in same.items())} of {len(same)} counts equal",
-            )
-        )
+        why = f"{sum(mine[n] == v for n, v in same.items())} of {len(same)} counts equal"
+        rows.append(own.number("counts", "kept counts", mine["task"], held, total, 0, why=why))
     return rows
 
 # %% ../../nbs/8_studies/arithmetic_files.ipynb #files009
@@ -92,22 +80,14 @@ def paretobandit_files(folder: str | Path | None = None) -> list[dict]:
     found = {m: (reward[:, i].mean(), cost[:, i].mean()) for i, m in enumerate(models)}
     found["oracle"] = reward[best].mean(), cost[best].mean()
     printed = published_numbers("paretobandit_results").set_index(["row", "metric"])["number"]
-    return [
-        compared(
-            "paretobandit-fixed",
-            "paretobandit",
-            "experiment 01",
-            f"{metric} of {row}",
-            printed[row, metric],
-            value,
-            digits=8,
-            basis=PUBLIC,
-            source="test.jsonl",
-            why=f"{value:.6g} over {len(reward):,} prompts",
-        )
-        for row, values in found.items()
-        for metric, value in zip(("mean_reward", "mean_cost"), values)
-    ]
+    own, rows = Printed("paretobandit", "test.jsonl of the same commit", PUBLIC), []
+    for row, values in found.items():
+        for metric, value in zip(("mean_reward", "mean_cost"), values):
+            what, why = f"{metric} of {row}", f"{value:.6g} over {len(reward):,} prompts"
+            rows.append(
+                own.number("fixed", "experiment 01", what, printed[row, metric], value, 8, why=why)
+            )
+    return rows
 
 # %% ../../nbs/8_studies/arithmetic_files.ipynb #files012
 LEADERBOARD = (
@@ -126,27 +106,16 @@ def alpaca_eval(folder: str | Path | None = None) -> list[dict]:
     "The win rates of AlpacaEval 2's leaderboard from the annotations of 24 models."
     folder = Path(folder or get_asset("alpaca-eval-annotations"))
     board = pd.read_csv(folder / LEADERBOARD, index_col=0)
-    rows = []
+    own, rows = Printed("alpaca", "tatsu-lab/alpaca_eval @ cd543a14", PUBLIC), []
     for path in sorted(folder.glob(ANNOTATIONS)):
         model = path.parents[1].name
         given = [a["preference"] for a in read_json(path)]
         rate, error = win_rate(np.array(given, dtype=float))
         if model in board.index:
             for name, value in (("win_rate", rate), ("standard_error", error)):
-                rows.append(
-                    compared(
-                        "alpaca-eval",
-                        "alpaca-eval",
-                        "leaderboard",
-                        f"{name} of {model}",
-                        board.loc[model, name],
-                        value,
-                        digits=6,
-                        basis=PUBLIC,
-                        source="tatsu-lab/alpaca_eval @ cd543a14",
-                        why=f"{len(given)} annotations",
-                    )
-                )
+                what, why = f"{name} of {model}", f"{len(given)} annotations"
+                printed = board.loc[model, name]
+                rows.append(own.number("eval", "leaderboard", what, printed, value, 6, why=why))
     return rows
 
 # %% ../../nbs/8_studies/arithmetic_files.ipynb #files014
