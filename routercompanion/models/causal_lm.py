@@ -28,6 +28,7 @@ from routercompanion.models.features import (
     write_batch,
 )
 from ..parallel import progress
+from ..reading import as_texts
 
 # %% ../../nbs/3_models/causal_lm.ipynb #a0fb244e
 class PromptTooLongError(CompanionError):
@@ -150,6 +151,7 @@ class CausalLM:
 
     def tokens(self, texts):
         "Token ids of each text, without special tokens."
+        texts = as_texts(texts, "texts")
         return [self.tokenizer(t, add_special_tokens=False).input_ids for t in texts]
 
 
@@ -435,6 +437,7 @@ def score(self: CausalLM, bank, answers, *, ending=False, batch_tokens=4096):
 
     Answers are tokenised on their own, as generated ones are; an empty answer has 0 tokens (1 with `ending`). One forward pass, the shots shared.
     """
+    answers = as_texts(answers, "answers")
     if len(answers) != len(bank): raise CompanionError(f"{bank.name}: {len(answers)} answers for {len(bank)} queries; give one answer per query.")
     said = self.tokens(answers)
     ids = self.check_window(bank, [len(x) for x in said])

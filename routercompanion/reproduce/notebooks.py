@@ -15,6 +15,7 @@ import os
 import re
 import signal
 import sys
+import sysconfig
 import tempfile
 import weakref
 from pathlib import Path
@@ -27,6 +28,7 @@ from jupyter_client.kernelspec import KernelSpec
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
+from .. import core
 from routercompanion.core import (
     CompanionError, cache_root, file_hash, whole_number, write_text,
 )
@@ -183,8 +185,14 @@ def hide_secrets(text):
 
 
 def tidy_output(output):
-    "One cell output without memory addresses, names of temporary folders and keys; its text and data stay."
+    """One cell output without what belongs to one machine; its text and data stay.
+
+    Memory addresses and keys go, files of the checkout and of installed packages are named from
+    there, and a temporary folder has no name.
+    """
     text = re.sub(r" at 0x[0-9a-f]{6,}", "", hide_secrets(json.dumps(output)))
+    for folder in (Path(core.__file__).parents[1], sysconfig.get_path("purelib")):
+        text = text.replace(f"{folder}/", "")
     temporary = re.escape(tempfile.gettempdir()) + r"/tmp\w{8}"
     return nbformat.from_dict(json.loads(re.sub(temporary, "(a temporary folder)", text)))
 
