@@ -85,7 +85,9 @@ def test_a_name_of_two_things_is_no_link(tmp_path):
     for module in "ab":
         path = tmp_path / "routercompanion" / f"{module}.py"
         path.parent.mkdir(exist_ok=True)
-        path.write_text("__all__ = ['f', 'only_%s']\ndef f(): 'F'\ndef only_%s(): 'O'\n" % (module, module))
+        path.write_text(
+            "__all__ = ['f', 'only_%s']\ndef f(): 'F'\ndef only_%s(): 'O'\n" % (module, module)
+        )
     places = pages.name_places(tmp_path)
     assert "f" not in places and places["a.f"] == "api/base.html#a.f"
     assert places["only_b"] == places["routercompanion.b.only_b"]
@@ -174,7 +176,9 @@ def test_the_contents_follow_the_reader(built):
 
 
 def browser():
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    return next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
 
 
 WIDTH = """<script>addEventListener('load', () => {
@@ -187,7 +191,9 @@ WIDTH = """<script>addEventListener('load', () => {
 
 
 @pytest.mark.skipif(browser() is None, reason="no Chromium on this machine")
-@pytest.mark.parametrize("name", ["index", "results", "papers/xbench/index", "library/1_metrics/curve"])
+@pytest.mark.parametrize(
+    "name", ["index", "results", "papers/xbench/index", "library/1_metrics/curve"]
+)
 def test_a_page_fits_a_telephone(built, name, tmp_path):
     "The page is as wide as the window of 390 pixels: only tables, code and formulas scroll."
     page = built / f"{name}.html"

@@ -25,11 +25,25 @@ from ..core import content_hash, file_hash, project_root, write_json, write_text
 from ..reading import read_text
 from ..report.tables import plain_markdown
 from routercompanion.reproduce.notebooks import (
-    StepError, carry_outputs, kernel_variables, read_notebook, save_notebook, say,
+    StepError,
+    carry_outputs,
+    kernel_variables,
+    read_notebook,
+    save_notebook,
+    say,
 )
 from routercompanion.reproduce.pages import (
-    api_pages, citation_page, for_readers, link_names, name_places, paper_page, picture_caption,
-    read_references, results_page, sections_of, shelf_of,
+    api_pages,
+    citation_page,
+    for_readers,
+    link_names,
+    name_places,
+    paper_page,
+    picture_caption,
+    read_references,
+    results_page,
+    sections_of,
+    shelf_of,
 )
 from .store import Workspace, move_folder
 
@@ -55,7 +69,10 @@ div.api { margin-top: 1.2em; overflow-x: auto; }
 
 
 def to_mathml(latex, block=False):
-    "MathML of a LaTeX formula (`block`: displayed). A formula that cannot be read comes back as its source in <code>, with class math-source."
+    """MathML of a LaTeX formula (`block`: displayed).
+
+    A formula that cannot be read comes back as its source in <code>, with class math-source.
+    """
     from latex2mathml.converter import convert
 
     text = re.sub(r"\\(arg)(?![a-zA-Z])", r"\\mathrm{\1}", latex.strip())
@@ -70,7 +87,9 @@ def to_mathml(latex, block=False):
 
 
 def _without_launcher(app, page, template, context, doctree):
-    "Drop the scripts of launch buttons that the book does not have: the theme adds them twice, which is an error."
+    """Drop the scripts of launch buttons that the book does not have: the theme adds them twice,
+    which is an error.
+    """
 
     def told(script):
         return (
@@ -97,7 +116,9 @@ def setup(app):
 
 # %% ../../nbs/9_reproduce/book.ipynb #d085f44b
 def book_config(title):
-    "The jupyter-book configuration: no execution, no network, no dates, no launch buttons, MathML formulas."
+    """The jupyter-book configuration: no execution, no network, no dates, no launch buttons, MathML
+    formulas.
+    """
     extensions = ["amsmath", "colon_fence", "dollarmath", "substitution", "tasklist"]
     buttons = dict.fromkeys(
         ("use_issues_button", "use_repository_button", "use_edit_page_button"), False
@@ -132,16 +153,20 @@ def book_config(title):
 
 # %% ../../nbs/9_reproduce/book.ipynb #ab50c2d1
 def page_of(notebook):
-    "The page (a path without an ending) of a `notebook`, a path relative to the project: nbs/a/b.ipynb is library/a/b."
+    """The page (a path without an ending) of a `notebook`, a path relative to the project:
+    nbs/a/b.ipynb is library/a/b.
+    """
     path = posixpath.splitext(posixpath.relpath(notebook, "nbs"))[0]
     own = path == "index" or path.startswith(("papers/", "course/"))
     return path if own else f"library/{path}"
 
 
 def nest(pages, folder=""):
-    """The contents of the folder `folder` (of page paths): a list of {"file": page, "sections": [...]}, sorted by path.
+    """The contents of the folder `folder` (of page paths): a list of {"file": page, "sections":
+    [...]}, sorted by path.
 
-    A folder whose index is among the `pages` is one entry; another folder's entries stand with those of the folder above.
+    A folder whose index is among the `pages` is one entry; another folder's entries stand with
+    those of the folder above.
     """
     inside, entries = sorted(p for p in pages if p.startswith(folder)), []
     for part in dict.fromkeys(p.removeprefix(folder).split("/")[0] for p in inside):
@@ -185,7 +210,9 @@ def book_toc(steps, own=("results",)):
 
 
 def paper_entries(pages):
-    "The contents of the papers, in the order of `pages`: a paper's page stands above its notebooks."
+    """The contents of the papers, in the order of `pages`: a paper's page stands above its
+    notebooks.
+    """
     entries = []
     for folder in dict.fromkeys(posixpath.dirname(p) for p in pages):
         own = [p for p in pages if posixpath.dirname(p) == folder]
@@ -204,7 +231,8 @@ def link_base(notebook):
 
 
 def book_links(text, notebook, pages, root=None, folder=None):
-    """The Markdown `text` of the project's `notebook` with its relative links as they must be on its page.
+    """The Markdown `text` of the project's `notebook` with its relative links as they must be on
+    its page.
 
     `pages` are those of the book. Other files below `root` that are linked are copied into the
     book's source `folder`.
@@ -262,8 +290,9 @@ def with_captions(text: str, folder: str | Path) -> str:
     return _outside_code(change, text)
 
 # %% ../../nbs/9_reproduce/book.ipynb #4476656e
-def write_page(ws, step, pages, folder, places={}):
-    """Write the page of `step` into the book's source `folder`: its cells as they are now, its outputs as it ran.
+def write_page(ws, step, pages, folder, places=None):
+    """Write the page of `step` into the book's source `folder`: its cells as they are now, its
+    outputs as it ran.
 
     A step that has not run here, one of another profile say, keeps the outputs that are committed.
     `places`: where the names in code type are explained (`name_places`).
@@ -276,7 +305,7 @@ def write_page(ws, step, pages, folder, places={}):
         if cell.cell_type == "markdown":
             source = with_captions(cell.source, ws.root / link_base(step.notebook))
             source = book_links(source, step.notebook, pages, ws.root, folder)
-            cell.source = link_names(source, places, "../" * page.count("/"))
+            cell.source = link_names(source, places or {}, "../" * page.count("/"))
         elif cell.cell_type == "code":
             for_readers(cell)
     target = folder / f"{page}.ipynb"
@@ -329,7 +358,9 @@ def _contents(title, pages):
 
 # %% ../../nbs/9_reproduce/book.ipynb #4a977182
 def write_book_sources(ws, steps, folder, items=None, title="routercompanion"):
-    "Write everything that jupyter-book reads into the new folder `folder`: configuration, contents, pages, figures."
+    """Write everything that jupyter-book reads into the new folder `folder`: configuration,
+    contents, pages, figures.
+    """
     folder, own = Path(folder), own_pages(ws, steps, items)
     pages = {page_of(s.notebook) for s in steps} | set(own)
     places = name_places(ws.root) if (ws.root / "routercompanion").is_dir() else {}
@@ -345,7 +376,9 @@ def write_book_sources(ws, steps, folder, items=None, title="routercompanion"):
     for shown in {ws.profile, "bench"}:
         if (ws.figures.parent / shown).is_dir():
             hidden = shutil.ignore_patterns(".*")
-            shutil.copytree(ws.figures.parent / shown, folder / "extra/figures" / shown, ignore=hidden)
+            shutil.copytree(
+                ws.figures.parent / shown, folder / "extra/figures" / shown, ignore=hidden
+            )
     config = book_config(title)
     config["sphinx"]["config"]["html_extra_path"] = ["extra"]
     write_json(folder / "_config.yml", config)  # JSON is YAML
@@ -353,7 +386,9 @@ def write_book_sources(ws, steps, folder, items=None, title="routercompanion"):
 
 # %% ../../nbs/9_reproduce/book.ipynb #6ab0658b
 def external_requests(html_folder):
-    "Scripts, styles, frames and pictures that the pages in `html_folder` ask another host for: sorted list of (page, address)."
+    """Scripts, styles, frames and pictures that the pages in `html_folder` ask another host for:
+    sorted list of (page, address).
+    """
     tags = r"<(?:script|link|img|iframe|source)\b[^>]*?"
     asks = re.compile(tags + r"\b(?:src|href)=[\"']((?:https?:)?//[^\"']+)")
     found = set()
@@ -365,7 +400,8 @@ def external_requests(html_folder):
 
 
 def dead_links(html_folder):
-    """Links and pictures of the pages in `html_folder` that lead to no file, or no place in it, there.
+    """Links and pictures of the pages in `html_folder` that lead to no file, or no place in it,
+    there.
 
     A sorted list of (page, address).
     """
@@ -391,7 +427,10 @@ def _is_there(page, address, ids):
 
 # %% ../../nbs/9_reproduce/book.ipynb #a35ed816
 def book_key(ws, steps, items=None, title="routercompanion"):
-    "A hash of everything that the book is made of; reading it is a hundred times faster than writing the book's sources."
+    """A hash of everything that the book is made of.
+
+    Reading it is a hundred times faster than writing the book's sources.
+    """
     files = [
         path for s in steps for path in (ws.root / s.notebook, ws.executed(s)) if path.exists()
     ]
@@ -425,7 +464,10 @@ def _only_one(root):
 
 
 def build_book(ws, steps, *, items=None, title="routercompanion", quiet=False):
-    "Build the HTML book of the executed `steps` as `_book/index.html` and return that path; a current book is left alone. Errors: `StepError`."
+    """Build the HTML book of the executed `steps` as `_book/index.html` and return that path.
+
+    A current book is left alone. Errors: `StepError`.
+    """
     with _only_one(ws.root):
         return _build(ws, steps, items, title, quiet)
 
@@ -454,16 +496,38 @@ def _build(ws, steps, items, title, quiet):
 
 # %% ../../nbs/9_reproduce/book.ipynb #530a4b7c
 def run_jupyter_book(source, ws):
-    "Call jupyter-book on the folder `source` and return the folder of pages; the log is kept in the workspace."
+    """Call jupyter-book on the folder `source` and return the folder of pages.
+
+    The log is kept in the workspace.
+    """
     log = ws.state / "book.log"
     command = "from jupyter_book.cli.main import main; main()"
-    call = [sys.executable, "-c", command, "build", "--all", "--path-output", str(source.parent / "build"), str(source)]
-    done = subprocess.run(call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ws.root,
-                          env=os.environ | kernel_variables(ws.root, ws.state))
+    call = [
+        sys.executable,
+        "-c",
+        command,
+        "build",
+        "--all",
+        "--path-output",
+        str(source.parent / "build"),
+        str(source),
+    ]
+    done = subprocess.run(
+        call,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ws.root,
+        env=os.environ | kernel_variables(ws.root, ws.state),
+    )
     write_text(log, done.stdout)
     html = source.parent / "build/_build/html"
     if done.returncode or not (html / "index.html").is_file():
-        raise StepError("jupyter-book failed:\n" + "\n".join(done.stdout.splitlines()[-8:]) + f"\nThe whole log: {log}")
+        raise StepError(
+            "jupyter-book failed:\n"
+            + "\n".join(done.stdout.splitlines()[-8:])
+            + f"\nThe whole log: {log}"
+        )
     return html
 
 # %% ../../nbs/9_reproduce/book.ipynb #7db5ef04

@@ -10,7 +10,6 @@ __all__ = ['LONGEST', 'WIDEST', 'Shelf', 'shelf_of', 'item_of', 'picture_caption
 
 # %% ../../nbs/9_reproduce/pages.ipynb #39d4714e
 import ast
-import inspect
 import posixpath
 import re
 from collections.abc import Iterable, Mapping

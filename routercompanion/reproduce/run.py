@@ -21,25 +21,56 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 from routercompanion.core import (
-    CompanionError, content_hash, ended_by_signals, write_json, write_text,
+    CompanionError,
+    content_hash,
+    ended_by_signals,
+    write_json,
+    write_text,
 )
 from .book import build_book
 from routercompanion.reproduce.graph import (
-    KeyReader, fill_parameters, project_steps, read_steps, sort_steps, step_key,
+    KeyReader,
+    fill_parameters,
+    project_steps,
+    read_steps,
+    sort_steps,
+    step_key,
 )
 from routercompanion.reproduce.notebooks import (
-    StepError, carry_outputs, check_default_profile, drop_injected, execute, preflight,
-    read_notebook, save_notebook, say, stop_kernels, tidy,
+    StepError,
+    carry_outputs,
+    check_default_profile,
+    drop_injected,
+    execute,
+    preflight,
+    read_notebook,
+    save_notebook,
+    say,
+    stop_kernels,
+    tidy,
 )
 from routercompanion.reproduce.store import (
-    Workspace, clear_remains, is_published, list_items, load_record, make_record, move_folder,
-    output_hashes, publish, slug, steps_for,
+    Workspace,
+    clear_remains,
+    is_published,
+    list_items,
+    load_record,
+    make_record,
+    move_folder,
+    output_hashes,
+    publish,
+    slug,
+    steps_for,
 )
 
 # %% ../../nbs/9_reproduce/run.ipynb #b5d27548
 @dataclass(frozen=True)
 class StepResult:
-    "What became of a step: `status` is \"ran\", \"restored\" or \"cached\"; wall-clock `seconds`; the result's `key`."
+    """What became of a step: `status` is "ran", "restored" or "cached"; wall-clock `seconds`.
+
+    The result's `key`.
+    """
+
     name: str
     status: str
     seconds: float
@@ -48,7 +79,10 @@ class StepResult:
 
 @dataclass
 class Run:
-    "What the steps of one run share: workspace, all `known` steps by name, the records of finished ones, options."
+    """What the steps of one run share: workspace, all `known` steps by name, the records of
+    finished ones, options.
+    """
+
     ws: Workspace
     known: dict
     from_scratch: bool = False
@@ -60,11 +94,20 @@ class Run:
 
 
 def run_step(run, step):
-    "Bring one step of `run` up to date and return its `StepResult`; the steps that it needs must be done. Errors: `StepError`."
+    """Bring one step of `run` up to date and return its `StepResult`.
+
+    The steps that it needs must be done. Errors: `StepError`.
+    """
     start, ws = time.monotonic(), run.ws
     upstream = {name: output_hashes(run.records[name]) for name in step.needs}
-    key = step_key(step, ws.root, profile=ws.profile, upstream=upstream,
-                   from_scratch=run.from_scratch, reader=run.reader)
+    key = step_key(
+        step,
+        ws.root,
+        profile=ws.profile,
+        upstream=upstream,
+        from_scratch=run.from_scratch,
+        reader=run.reader,
+    )
     record, status = load_record(ws, step, key), "cached"
     if record is None:
         record, status = compute_step(run, step, key), "ran"
@@ -77,7 +120,10 @@ def run_step(run, step):
 
 # %% ../../nbs/9_reproduce/run.ipynb #f74fa780
 def compute_step(run, step, key):
-    "Execute the step in a folder of its own and move that folder, whole, to its place; return the record."
+    """Execute the step in a folder of its own and move that folder, whole, to its place.
+
+    Return the record.
+    """
     ws, shares = run.ws, {}
     work = Path(tempfile.mkdtemp(dir=ws.state / "work", prefix=slug(step.name) + "-"))
     (work / "out").mkdir()
@@ -108,8 +154,11 @@ def compute_step(run, step, key):
 
 # %% ../../nbs/9_reproduce/run.ipynb #d2915f5e
 def begin(ws, steps, again, quiet=True):
-    """Empty work/ and remove the temporary files of a killed publication. For a run that starts anew, forget the records of `steps`
-    unless a marker says that this was already done."""
+    """Empty work/ and remove the temporary files of a killed publication.
+
+    For a run that starts anew, forget the records of `steps` unless a marker says that this was
+    already done.
+    """
     shutil.rmtree(ws.state / "work", ignore_errors=True)
     (ws.state / "work").mkdir(parents=True, exist_ok=True)
     if problem := clear_remains(ws, steps):
@@ -134,7 +183,8 @@ def default_jobs():
 
 
 def run_graph(steps, work, done, jobs):
-    """Call `work(step)` for each step once those that it needs are finished, at most `jobs` at a time.
+    """Call `work(step)` for each step once those that it needs are finished, at most `jobs` at a
+    time.
 
     A step that is `alone` runs by itself. `done(step, result)` is called here, one step after the
     other. The first step that fails is the last to be waited for: nothing new starts, those
@@ -160,9 +210,9 @@ def run_graph(steps, work, done, jobs):
                         done(step, future.result())
                         sorter.done(step.name)
         except BaseException:
-            while running:   # a kernel that was about to start is stopped in a later round
+            while running:  # a kernel that was about to start is stopped in a later round
                 stop_kernels()
-                running = wait(running, timeout=.2).not_done
+                running = wait(running, timeout=0.2).not_done
             raise
     if failed:
         raise failed
@@ -184,11 +234,14 @@ def run_pipeline(
     quiet=False,
     jobs=None,
 ):
-    """Bring the steps (or just `only`, a list of names, and what they need) up to date; return their `StepResult`s in order.
+    """Bring the steps (or just `only`, a list of names, and what they need) up to date.
 
-    `from_scratch` computes what is otherwise taken from recordings and forgets all records; `again` only forgets. At most `jobs`
-    steps run at a time (None: `default_jobs`). The first step that fails stops the run with `StepError`; finished steps stay
-    finished. Killed at any moment, the next call resumes.
+    Return their `StepResult`s in order.
+
+    `from_scratch` computes what is otherwise taken from recordings and forgets all records; `again`
+    only forgets. At most `jobs` steps run at a time (None: `default_jobs`). The first step that
+    fails stops the run with `StepError`; finished steps stay finished. Killed at any moment, the
+    next call resumes.
     """
     return run_in(
         Workspace(root, profile),
@@ -242,7 +295,10 @@ def log_result(ws, result):
 
 
 def append_line(path, line):
-    "Append a `line` to a log that several processes may write; what a killed one left of its line is closed first."
+    """Append a `line` to a log that several processes may write.
+
+    What a killed one left of its line is closed first.
+    """
     with open(path, "ab+") as f:
         fcntl.flock(f, fcntl.LOCK_EX)
         end = f.seek(0, os.SEEK_END)
@@ -255,7 +311,9 @@ def append_line(path, line):
 def reproduce(
     root=None, *, profile=None, only=None, from_scratch=False, book=True, quiet=False, jobs=None
 ):
-    "Run the project's graph in `profile` (with `only`: an item, a paper or a step and what it needs), then build the book. Return the `StepResult`s."
+    """Run the project's graph in `profile` (with `only`: an item, a paper or a step and what it
+    needs), then build the book. Return the `StepResult`s.
+    """
     ws = Workspace(root, profile)
     steps = project_steps(ws.root, ws.profile)
     with ws.lock():
@@ -273,15 +331,24 @@ def reproduce(
     return results
 
 # %% ../../nbs/9_reproduce/run.ipynb #12c62645
-def commit_notebooks(root=None, *, profile="embedded", only=None, again=True, quiet=False, jobs=None):
-    "Run the notebooks (`again`: even those that are up to date) and write their outputs into the notebooks in nbs/. Return the names written."
+def commit_notebooks(
+    root=None, *, profile="embedded", only=None, again=True, quiet=False, jobs=None
+):
+    """Run the notebooks (`again`: even those that are up to date) and write their outputs into the
+    notebooks in nbs/. Return the names written.
+    """
     ws, written = Workspace(root, profile), []
     steps = project_steps(ws.root, ws.profile)
     chosen = steps_for(only, steps, list_items(ws.root, ws.profile), ws.root) if only else None
-    run_pipeline(steps, ws.root, profile=ws.profile, only=chosen, again=again, quiet=quiet, jobs=jobs)
+    run_pipeline(
+        steps, ws.root, profile=ws.profile, only=chosen, again=again, quiet=quiet, jobs=jobs
+    )
     for step in sort_steps(steps, chosen):
         nb = carry_outputs(read_notebook(ws.root / step.notebook), read_notebook(ws.executed(step)))
-        if nb is None: raise StepError(f"{step.notebook} was changed while it ran. Run `routercompanion notebooks` again.")
+        if nb is None:
+            raise StepError(
+                f"{step.notebook} was changed while it ran. Run `routercompanion notebooks` again."
+            )
         check_default_profile(nb, step.notebook, ws.profile)
         drop_injected(nb)
         save_notebook(tidy(nb), ws.root / step.notebook)
