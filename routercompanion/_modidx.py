@@ -2883,6 +2883,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'routercompanion/reproduce/run.py'),
                                                'routercompanion.reproduce.run.may_start': ( '9_reproduce/run.html#may_start',
                                                                                             'routercompanion/reproduce/run.py'),
+                                               'routercompanion.reproduce.run.next_step': ( '9_reproduce/run.html#next_step',
+                                                                                            'routercompanion/reproduce/run.py'),
                                                'routercompanion.reproduce.run.reproduce': ( '9_reproduce/run.html#reproduce',
                                                                                             'routercompanion/reproduce/run.py'),
                                                'routercompanion.reproduce.run.run_graph': ( '9_reproduce/run.html#run_graph',
