@@ -45,12 +45,12 @@ def test_a_papers_page_has_its_items_in_the_papers_order(tmp_path):
     heads = re.findall(r"(?m)^## (.+)$", text)
     assert [h.partition(".")[0] for h in heads] == ["Table 1", "Table 10", "Figure 1"]
     one = text[text.index("## Table 1.") : text.index("## Table 10.")]
-    assert "results.ipynb#table-1-can-it-tell" in one and "### Bench profile" in one
+    assert "results.html#table-1-can-it-tell" in one and "### Bench profile" in one
     assert "| Random | 0.50 |" in one and "theirs" in one and "seeds\n" not in one
     assert "p_table1_seeds.csv" in one and "figures/bench/p_table1.csv" in one
     assert "<b>" not in text and "2 analogue, 1 reproduced" in text
     ten = text[text.index("## Table 10.") : text.index("## Figure 1.")]
-    assert "results.ipynb)" in ten, "no section of its own: the notebook"
+    assert 'results.html">' in ten, "no section of its own: the notebook"
 
 
 def test_the_index_of_results_leads_to_the_items(tmp_path):
@@ -58,7 +58,7 @@ def test_the_index_of_results_leads_to_the_items(tmp_path):
     text = pages.results_page(own, ROWS, {"p": "papers/p/index"})
     for row in ROWS.itertuples():
         anchor = pages.heading_slug(f"{row.item}. {row.title}")
-        assert f"](papers/p/index.md#{anchor})" in text
+        assert f'href="papers/p/index.html#{anchor}">' in text
     assert "## other" in text and "## p_table1" not in text
     assert "## p_table1" in pages.results_page(own, ROWS), "no page of its paper: here"
 

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+from docutils.nodes import make_id
+
 from ..reading import read_text
 from ..report.styling import load_caption
 from ..report.tables import plain_markdown
@@ -107,9 +109,8 @@ def read_references(root: str | Path) -> dict[str, dict]:
 
 # %% ../../nbs/9_reproduce/pages.ipynb #1eb072d8
 def heading_slug(heading: str) -> str:
-    "The anchor that the book gives to a heading: small letters, blanks as hyphens, no other marks."
-    plain = re.sub(r"[`*]|\$[^$]*\$", "", heading).strip().lower()
-    return re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
+    "The anchor that the book gives to a heading: small letters and figures, hyphens for the rest."
+    return make_id(re.sub(r"\$[^$]*\$", "", heading))
 
 
 def sections_of(cells: Iterable) -> dict[str, str]:
@@ -144,8 +145,9 @@ def _item_section(row, ids, shelves, places):
     "One item on the page of its paper."
     yield from (f"## {row['item']}. {plain_markdown(row['title'])}", "")
     page, sections = places.get(row["notebook"], ("", {}))
-    place = f"{posixpath.relpath(page or '.', 'papers/x')}.ipynb"
-    made = f"[Notebook]({place}{section_for(row['item'], sections)}). " if page else ""
+    place = f"{posixpath.relpath(page or '.', 'papers/x')}.html"
+    place += section_for(row["item"], sections)
+    made = f'<a href="{place}">Notebook</a>. ' if page else ""
     yield from (f"**{row['status']}**. {made}{plain_markdown(row['note'])}", "")
     found = [(s, [k for k in s.items if item_of(k, ids) == row["id"]]) for s in shelves]
     found = [(shelf, stems) for shelf, stems in found if stems]
@@ -171,7 +173,7 @@ def results_page(shelf: Shelf, items=None, papers: Mapping[str, str] = {}) -> st
         lines += ["| paper | item | what it shows | status |", "| --- | --- | --- | --- |"]
     for row in rows:
         anchor = heading_slug(f"{row['item']}. {row['title']}")
-        link = f"[{row['item']}]({papers[row['paper']]}.md#{anchor})"
+        link = f'<a href="{papers[row["paper"]]}.html#{anchor}">{row["item"]}</a>'
         title = plain_markdown(row["title"]).replace("|", "\\|")
         lines.append(f"| {row['paper']} | {link} | {title} | {row['status']} |")
     ids = [row["id"] for row in rows]
