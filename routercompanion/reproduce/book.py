@@ -328,7 +328,8 @@ def own_pages(ws, steps, items=None) -> dict[str, str]:
     if (ws.root / "CITATION.cff").is_file():
         found["cite"] = citation_page(ws.root)
     if (ws.root / "routercompanion").is_dir():
-        names = api_pages(ws.root)
+        places = name_places(ws.root)
+        names = {p: link_names(text, places, "../") for p, text in api_pages(ws.root).items()}
         found["api/index"] = _contents("The library's names", names)
         found |= names
     return found

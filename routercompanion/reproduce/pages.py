@@ -148,7 +148,8 @@ def _item_section(row, ids, shelves, places):
     place = f"{posixpath.relpath(page or '.', 'papers/x')}.html"
     place += section_for(row["item"], sections)
     made = f'<a href="{place}">Notebook</a>. ' if page else ""
-    yield from (f"**{row['status']}**. {made}{plain_markdown(row['note'])}", "")
+    note = plain_markdown(row["note"])
+    yield from (f"**{row['status'].capitalize()}**. {made}{note[:1].upper()}{note[1:]}", "")
     found = [(s, [k for k in s.items if item_of(k, ids) == row["id"]]) for s in shelves]
     found = [(shelf, stems) for shelf, stems in found if stems]
     for shelf, stems in found:
