@@ -414,10 +414,10 @@ def survey_claims() -> list[dict]:
     wins = [r for r, (a, c) in pairs.items() if "Avengers" in r and a > base[0] and c < base[1]]
     why = f"{', '.join(wins) or 'no setting'}; GPT-5-medium: {base[0]:g}% for {base[1]:g} USD"
     what = "more accurate than GPT-5-medium at a lower cost"
-    public = Printed("survey", "avengers_pro_readme", PUBLIC)
+    readme = Printed("survey", "avengers_pro_readme")
     return [
         *rows,
-        public.sentence("avengers-pro", "Section 4", what, bool(wins), why),
+        readme.sentence("avengers-pro", "Section 4", what, bool(wins), why),
         *_greenserv(),
     ]
 
