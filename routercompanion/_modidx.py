@@ -4067,6 +4067,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                            'routercompanion/studies/arithmetic.py'),
                                                     'routercompanion.studies.arithmetic.Printed.sentence': ( '8_studies/arithmetic.html#printed.sentence',
                                                                                                              'routercompanion/studies/arithmetic.py'),
+                                                    'routercompanion.studies.arithmetic._budget_router': ( '8_studies/arithmetic.html#_budget_router',
+                                                                                                           'routercompanion/studies/arithmetic.py'),
                                                     'routercompanion.studies.arithmetic._cp_router_more': ( '8_studies/arithmetic.html#_cp_router_more',
                                                                                                             'routercompanion/studies/arithmetic.py'),
                                                     'routercompanion.studies.arithmetic._cscr_settings': ( '8_studies/arithmetic.html#_cscr_settings',

@@ -133,6 +133,7 @@ def test_what_does_not_follow_in_the_five_papers(papers):
         "cscr-sign-of-equation-8": 1,
         "survey-routerbench-405k": 1,
         "survey-greenserv-31": 1,
+        "survey-budget-router-over-mixture": 4,
     }
 
 

@@ -555,6 +555,7 @@ HEADLINES = (
     "cscr-fingerprints-matter-routerbench",
     "cscr-over-hull-routerbench",
     "who-routes-routerbench-over-hull",
+    "survey-budget-router-over-mixture",
     "who-routes-figure4",
     "xbench-abstract-16.68",
 )

@@ -419,6 +419,7 @@ def survey_claims() -> list[dict]:
         *rows,
         readme.sentence("avengers-pro", "Section 4", what, bool(wins), why),
         *_greenserv(),
+        *_budget_router(),
     ]
 
 # %% ../../nbs/8_studies/arithmetic.ipynb #arith047
@@ -442,6 +443,20 @@ def _greenserv():
         own.number("greenserv-22", "Section 5.2", what, 22, gain, 0, why=why),
         own.number("greenserv-31", "Section 5.2", other, 31, saved, 0, why=less),
     ]
+
+# %% ../../nbs/8_studies/arithmetic.ipynb #arith048
+def _budget_router():
+    "ParetoBandit's pacer against the mixture of fixed models that spends as much, by budget."
+    own, rows = Printed("survey", "ParetoBandit @ 72ccbefe, budget_pacing_results.json", PUBLIC), []
+    cells = cells_of("paretobandit_results", "row", "metric")
+    fixed = sorted((cells[m, "mean_cost"], cells[m, "mean_reward"]) for m in _PACER.values())
+    for name in (n for n, metric in cells if n.startswith("pacer") and metric == "mean_cost"):
+        cost, reward = cells[name, "mean_cost"], cells[name, "mean_reward"]
+        blind = np.interp(cost, *zip(*fixed))  # the three points are concave: this is their hull
+        why = f"{reward:.4f} against {blind:.4f} at {cost:.2g} USD a request"
+        what = f"{name}: more reward than the query-blind mixture"
+        rows.append(own.sentence("budget-router-over-mixture", "-", what, reward > blind, why))
+    return rows
 
 # %% ../../nbs/8_studies/arithmetic.ipynb #arith044
 _AUTOMIX = {"C": ("cost", 1), "P": ("performance", 100), "Delta IBC": ("lift", 100)}
