@@ -192,8 +192,10 @@ LESSONS = {
     "curve": "1  Ten queries, a threshold, a curve",
     "outcomes": "2  Who was right: outcomes, cost and their uncertainty",
     "splits": "3  Queries, splits, leakage",
+    "marking": "4  Marking answers, and judging the judge",
     "pair": "5  Metrics of a pair, and the shortcuts they hide",
     "luck": "6  Could it be luck? Pairs, clusters, many comparisons",
+    "inside": "7  Inside the model: states, probes, calibration",
 }
 
 

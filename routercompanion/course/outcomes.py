@@ -56,7 +56,7 @@ def from_means(cost, sent):
 # %% ../../nbs/8_course/outcomes.ipynb #9c21ee8d
 MEAN_COST = Exercise(
     "outcomes.mean_cost", "function", right_cost, cases=cost_cases,
-    why="Hard queries are often long and dear, so the cost has to be added up query by query.",
+    why="Hard queries are often long and expensive, so the cost has to be added up query by query.",
     hint="Pick for each query the cost of the model that answers it, then take the mean.",
     mistakes=[
         Mistake("direction turned", lambda cost, sent: right_cost(cost, ~sent),
