@@ -133,7 +133,8 @@ def test_an_exercise_that_builds_on_another_says_so_until_that_is_solved(capsys,
     name, before = "curve.performance", "curve.call_rate"
     right = {each: load_exercises("curve")[each].right for each in (name, before)}
     check(name, right[name])
-    assert capsys.readouterr().out.endswith(f"(This one builds on {before}; solve that one first.)\n")
+    told = f"(This one builds on {before}; solve that one first.)\n"
+    assert capsys.readouterr().out.endswith(told)
     check(before, right[before])
     check(name, right[name])
     assert "builds on" not in capsys.readouterr().out
@@ -153,7 +154,8 @@ def test_an_error_in_a_readers_function_is_told_with_its_arguments():
 
 
 def test_three_decimals_are_enough_and_two_are_not():
-    third = Exercise("toy.third", "value", lambda: 1 / 3, [Mistake("half", lambda: .5, "No.")], "No.")
+    half = Mistake("half", lambda: .5, "No.")
+    third = Exercise("toy.third", "value", lambda: 1 / 3, [half], "No.")
     assert judge_exercise(third, .333).status == "right"
     assert judge_exercise(third, .33).status == "wrong"
     assert judge_exercise(third, [1 / 3]).mistake == "shape"
@@ -180,7 +182,8 @@ def test_every_recorded_problem_of_arithmetic_has_its_text_and_outcome():
 
 
 def test_a_reader_cannot_spoil_the_table():
-    arithmetic_queries().loc[:, "small"] = 5
+    table = arithmetic_queries()
+    table["small"] = 5
     assert arithmetic_queries().small.max() == 1
 
 

@@ -53,7 +53,7 @@ def calibration_cases():
 
 
 def bins(probability, failed):
-    "Per bin that holds queries: their number, and the share of failures minus the mean probability."
+    "Per bin with queries: their number, and share of failures minus mean probability."
     place = np.minimum((probability * 10 + 1e-9).astype(int), 9)
     parts = [place == j for j in np.unique(place)]
     return (np.array([part.sum() for part in parts]),

@@ -84,13 +84,13 @@ KAPPA = Exercise(
     mistakes=[
         Mistake("agreement", agreement, "That is the share of equal marks. Take off the chance."),
         Mistake("chance one half", lambda judge, truth: beyond(judge, truth, .5),
-                "Chance is one half only if both say right half of the time. Use their own shares."),
+                "Chance is one half only if both say right half the time. Use their own shares."),
         Mistake("only one kind of agreement", lambda judge, truth:
                 beyond(judge, truth, judge.mean() * truth.mean()),
                 "Two judges can agree by chance on right and on wrong; you have one of the two."),
         Mistake("not divided", lambda judge, truth:
                 agreement(judge, truth) - beyond_chance(judge, truth),
-                "The difference is right; it still has to be divided by the largest one possible.")])
+                "The difference is right; it must still be divided by the largest possible one.")])
 
 
 def beyond_chance(judge, truth):

@@ -35,7 +35,7 @@ SCORED = "gemma-3-270m"
 
 
 def scored_pair(split: str = "test") -> tuple[OutcomeTable, dict]:
-    """Outcomes of Gemma-3-270M and the large model, and recorded scores: name -> (n,), high = large.
+    """Outcomes of Gemma-3-270M and the large model; recorded scores: name -> (n,), high = large.
 
     split: test or ood. The routers were fitted on the train split, which has no scores.
     """
