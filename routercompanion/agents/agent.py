@@ -80,7 +80,8 @@ class Trace:
         self.answer, self.stop = answer, "answer"
 
 # %% ../../nbs/5_agents/agent.ipynb #a2621741
-def sentences_of(passage): return " ".join(s.strip() for s in passage.sentences)
+def sentences_of(passage):
+    return " ".join(s.strip() for s in passage.sentences)
 
 
 def guided_prompt(question, passages, ask):
@@ -89,7 +90,7 @@ def guided_prompt(question, passages, ask):
 
 # %% ../../nbs/5_agents/agent.ipynb #5a124484
 def reply_line(text: str) -> str:
-    "The first line of a reply with a letter or a figure; "" without one. Code fences are passed."
+    "The first line of a reply with a letter or a figure;  without one. Code fences are passed."
     for line in text[:LONGEST].split("\n"):
         if re.search(r"\w", line):
             return line
@@ -108,74 +109,112 @@ def trim(text: str) -> str:
 
 # %% ../../nbs/5_agents/agent.ipynb #c3c4f39f
 def names_in(text):
-    "The names (at most two) that a reply to 'Look up:' gives, separated by commas; none if it has no letter or figure."
+    """The names (at most two) that a reply to 'Look up:' gives, separated by commas.
+
+    None if it has no letter or figure.
+    """
     return list(dict.fromkeys(filter(None, map(trim, reply_line(text).split(",")))))[:2]
 
 # %% ../../nbs/5_agents/agent.ipynb #e583847b
 class GuidedPolicy:
-    """Retrieve, read, answer: an agent that a very small model can follow. It searches for the question; the model names what to look up (one or two titles,
-    or the word calculate and an expression); while a name is no title, it is asked again, from what a search for that name found; then it answers from
-    what was looked up.
+    """Retrieve, read, answer: an agent that a very small model can follow.
 
-    hops: the search and the look-ups together, at most. shots: {"Look up": text, "Answer": text}, solved examples (None: `guided_shots`).
+    It searches for the question; the model names what to look up (one or two titles, or the word
+    calculate and an expression); while a name is no title, it is asked again, from what a search
+    for that name found; then it answers from what was looked up.
+
+    hops: the search and the look-ups together, at most. shots: {"Look up": text, "Answer": text},
+    solved examples (None: `guided_shots`).
     """
+
     name = "guided"
 
-    def __init__(self, *, hops=3, max_new_tokens=12, shots=None): self.hops, self.max_new_tokens, self.shots = hops, max_new_tokens, shots
+    def __init__(self, *, hops=3, max_new_tokens=12, shots=None):
+        self.hops, self.max_new_tokens, self.shots = hops, max_new_tokens, shots
 
-    def shots_for(self, kind): return (self.shots or guided_shots())[kind]
+    def shots_for(self, kind):
+        return (self.shots or guided_shots())[kind]
 
     def ask(self, question, trace, box):
-        "(kind, prompt) of the next line that the model has to write; kind is 'Look up' or 'Answer'."
+        """(kind, prompt) of the next line that the model has to write.
+
+        Kind is 'Look up' or 'Answer'.
+        """
         looks = trace.steps[1:]
-        kind = "Answer" if looks and (looks[-1]["sure"] or len(looks) >= self.hops - 1) else "Look up"
+        kind = (
+            "Answer" if looks and (looks[-1]["sure"] or len(looks) >= self.hops - 1) else "Look up"
+        )
         return kind, guided_prompt(question.question, in_view(trace, box), kind)
 
     def take(self, kind, wrote, trace, box):
         "Carry out what the model wrote, and note it in the trace."
-        if kind == "Answer": return trace.finish(wrote, trim(wrote))
+        if kind == "Answer":
+            return trace.finish(wrote, trim(wrote))
         call_tools(trace, wrote, box)
 
 # %% ../../nbs/5_agents/agent.ipynb #1e99bb7a
 def in_view(trace, box):
-    """The passages that the model reads next: those of the first search, later what was looked up (a single passage stands behind the best of the first
-    search).
+    """The passages that the model reads next: those of the first search, later what was looked up
+    (a single passage stands behind the best of the first search).
     """
     first, last = trace.steps[0]["found"], trace.steps[-1]["found"]
-    titles = first if not last or len(trace.steps) == 1 else last if len(last) > 1 else [*first[:1], *last]
+    titles = (
+        first
+        if not last or len(trace.steps) == 1
+        else last
+        if len(last) > 1
+        else [*first[:1], *last]
+    )
     notes = [Passage("", (s["result"],)) for s in trace.steps if s.get("result")]
     return [box.titles[t.casefold()] for t in dict.fromkeys(titles)] + notes
 
 # %% ../../nbs/5_agents/agent.ipynb #36b2512f
 def call_tools(trace, wrote, box):
-    "The tool calls in a reply to 'Look up:'; a reply without a name is malformed, an expression that is no arithmetic too."
+    """The tool calls in a reply to 'Look up:'.
+
+    A reply without a name is malformed, an expression that is no arithmetic too.
+    """
     names = names_in(wrote)
     if not names:
         trace.malformed += 1
         return trace.add("look up", "", wrote, sure=False)
     if names[0].lower().startswith("calculate "):
         trace.tool_calls += 1
-        try: return trace.add("calculate", names[0][10:], wrote, sure=True, result=f"{names[0][10:]} = {box.calculate(names[0][10:])}.")
+        try:
+            return trace.add(
+                "calculate",
+                names[0][10:],
+                wrote,
+                sure=True,
+                result=f"{names[0][10:]} = {box.calculate(names[0][10:])}.",
+            )
         except CalculatorError:
             trace.malformed += 1
             return trace.add("calculate", names[0][10:], wrote, sure=False)
     looked = [box.look_up(name) for name in names]
     sure = any(exact for _, exact in looked)
     found = list(dict.fromkeys(p.title for p, exact in looked if exact or not sure))
-    trace.tool_calls, trace.missed = trace.tool_calls + len(names), trace.missed + sum(not exact for _, exact in looked)
+    trace.tool_calls, trace.missed = (
+        trace.tool_calls + len(names),
+        trace.missed + sum(not exact for _, exact in looked),
+    )
     trace.add("look up", ", ".join(names), wrote, found, sure=sure)
 
 # %% ../../nbs/5_agents/agent.ipynb #85ab75ce
 @lru_cache(maxsize=1)
 def guided_shots():
-    "Solved examples of both kinds, from `solved_questions` and the passages that BM25 finds for them: {'Look up': text, 'Answer': text}."
+    """Solved examples of both kinds, from `solved_questions` and the passages that BM25 finds for
+    them: {'Look up': text, 'Answer': text}.
+    """
     box, out = Toolbox(BM25Index(fact_corpus())), {"Look up": "", "Answer": ""}
     for q in solved_questions():
         names = [t for t, _ in q.supporting] if q.kind == "comparison" else [q.supporting[1][0]]
         trace, line_before = Trace(q.question), ""
         for kind, line in (("Look up", ", ".join(names)), ("Answer", q.answers[0])):
-            if kind == "Look up": first_search([trace], [q], [box])
-            else: call_tools(trace, line_before, box)
+            if kind == "Look up":
+                first_search([trace], [q], [box])
+            else:
+                call_tools(trace, line_before, box)
             out[kind] += guided_prompt(q.question, in_view(trace, box), kind) + f" {line}"
             line_before = line
     return out
@@ -185,7 +224,8 @@ def first_search(traces, questions, boxes):
     "Search for each question, all those of one toolbox at once, as the first step of its trace."
     for box in dict.fromkeys(map(id, boxes)):
         rows = [i for i, b in enumerate(boxes) if id(b) == box]
-        start, found = time.perf_counter(), boxes[rows[0]].index.search([questions[i].question for i in rows], boxes[rows[0]].k)
+        start = time.perf_counter()
+        found = boxes[rows[0]].index.search([questions[i].question for i in rows], boxes[rows[0]].k)
         for i, passages in zip(rows, found):
             traces[i].add("search", questions[i].question, None, [p.title for p in passages])
             traces[i].tool_calls += 1
@@ -216,42 +256,61 @@ def parse_action(text: str) -> tuple[str, str] | None:
 
 # %% ../../nbs/5_agents/agent.ipynb #5adb5cd3
 class FreePolicy:
-    """The model chooses its action in every step: a line 'look up TITLE', 'search WORDS', 'calculate EXPRESSION' or 'answer TEXT' behind a transcript of all
-    steps so far.
+    """The model chooses its action in every step: a line 'look up TITLE', 'search WORDS',
+    'calculate EXPRESSION' or 'answer TEXT' behind a transcript of all steps so far.
 
-    A line that is none of these is a malformed call: it is counted, shown with a remark, and uses up a step. shots: solved transcripts (None: `free_shots`).
+    A line that is none of these is a malformed call: it is counted, shown with a remark, and uses
+    up a step. shots: solved transcripts (None: `free_shots`).
     """
+
     name = "free"
 
-    def __init__(self, *, max_new_tokens=16, shots=None): self.max_new_tokens, self.shots = max_new_tokens, shots
+    def __init__(self, *, max_new_tokens=16, shots=None):
+        self.max_new_tokens, self.shots = max_new_tokens, shots
 
-    def shots_for(self, kind): return self.shots or free_shots()
+    def shots_for(self, kind):
+        return self.shots or free_shots()
 
-    def ask(self, question, trace, box): return "Action", transcript(question.question, trace, box)
+    def ask(self, question, trace, box):
+        return "Action", transcript(question.question, trace, box)
 
     def take(self, kind, wrote, trace, box):
         action, argument = parse_action(wrote) or ("malformed", "")
-        if action == "answer": return trace.finish(wrote, argument)
+        if action == "answer":
+            return trace.finish(wrote, argument)
         result, found = "not an action", []
-        if action == "malformed": trace.malformed += 1
-        else: trace.tool_calls += 1
-        if action == "search": found, result = [p.title for p in box.search(argument)], ""
+        if action == "malformed":
+            trace.malformed += 1
+        else:
+            trace.tool_calls += 1
+        if action == "search":
+            found, result = [p.title for p in box.search(argument)], ""
         if action == "look up":
             passage, exact = box.look_up(argument)
             found, result, trace.missed = [passage.title], "", trace.missed + (not exact)
         if action == "calculate":
-            try: result = box.calculate(argument)
-            except CalculatorError: result, trace.malformed = "not arithmetic", trace.malformed + 1
+            try:
+                result = box.calculate(argument)
+            except CalculatorError:
+                result, trace.malformed = "not arithmetic", trace.malformed + 1
         trace.add(action, argument, wrote, found, result=result)
 
 # %% ../../nbs/5_agents/agent.ipynb #1387e1d4
 def transcript(question, trace, box):
-    "What the model reads in the free policy: the question, then each action and what it brought; a passage is written out once."
+    """What the model reads in the free policy: the question, then each action and what it brought.
+
+    A passage is written out once.
+    """
     lines, seen = [f"\n\nQuestion: {question}"], set()
     for s in trace.steps:
-        if s["wrote"] is not None: lines.append(f"Action: {s['wrote'].strip()}")
-        lines += [f"Passage: {t}" + ("" if t in seen else f": {sentences_of(box.titles[t.casefold()])}") for t in s["found"]]
-        if s.get("result"): lines.append(f"Result: {s['result']}")
+        if s["wrote"] is not None:
+            lines.append(f"Action: {s['wrote'].strip()}")
+        lines += [
+            f"Passage: {t}" + ("" if t in seen else f": {sentences_of(box.titles[t.casefold()])}")
+            for t in s["found"]
+        ]
+        if s.get("result"):
+            lines.append(f"Result: {s['result']}")
         seen |= set(s["found"])
     return "\n".join([*lines, "Action:"])
 
@@ -263,68 +322,107 @@ def free_shots():
     for q in solved_questions():
         trace = Trace(q.question)
         first_search([trace], [q], [box])
-        if q.kind == "bridge": policy.take("Action", f" look up {q.supporting[1][0]}", trace, box)
+        if q.kind == "bridge":
+            policy.take("Action", f" look up {q.supporting[1][0]}", trace, box)
         out += transcript(q.question, trace, box) + f" answer {q.answers[0]}"
     return out
 
 # %% ../../nbs/5_agents/agent.ipynb #6e14dd37
 class LocalWriter:
     "Writes with a `CausalLM`: greedy, one line each, in batches behind the shared shots."
-    def __init__(self, lm, *, batch_tokens=4096): self.lm, self.batch_tokens = lm, batch_tokens
+
+    def __init__(self, lm, *, batch_tokens=4096):
+        self.lm, self.batch_tokens = lm, batch_tokens
 
     @property
-    def name(self): return f"{self.lm.name} {self.lm.hash[:12]} {self.lm.dtype}"
+    def name(self):
+        return f"{self.lm.name} {self.lm.hash[:12]} {self.lm.dtype}"
 
     def write(self, prompts, shots, max_new_tokens):
         "`Generations` for n prompts behind the text `shots`."
         at = {p: i for i, p in enumerate(dict.fromkeys(prompts))}
-        rows = [dict(prompt=p, references=[], task="agent", domain="agent", source="agent", split="test") for p in at]
+        rows = [
+            dict(
+                prompt=p, references=[], task="agent", domain="agent", source="agent", split="test"
+            )
+            for p in at
+        ]
         bank = make_bank(rows, {"agent": shots}, "an agent's prompts")
-        out, rows = self.lm.generate(bank, max_new_tokens=max_new_tokens, batch_tokens=self.batch_tokens), [at[p] for p in prompts]
-        return Generations([out.text[i] for i in rows], out.tokens_in[rows], out.tokens_out[rows], out.seconds[rows])
+        out = self.lm.generate(bank, max_new_tokens=max_new_tokens, batch_tokens=self.batch_tokens)
+        rows = [at[p] for p in prompts]
+        return Generations(
+            [out.text[i] for i in rows],
+            out.tokens_in[rows],
+            out.tokens_out[rows],
+            out.seconds[rows],
+        )
 
 # %% ../../nbs/5_agents/agent.ipynb #a5007aa8
 class EndpointWriter:
-    """Writes with any model behind an OpenAI-compatible server: `chat` is a `ChatEndpoint` (models.chat), or anything with `ask(prompts)`. Tokens are unknown (NaN);
-    a failed request writes nothing.
+    """Writes with any model behind an OpenAI-compatible server: `chat` is a `ChatEndpoint`
+    (models.chat), or anything with `ask(prompts)`. Tokens are unknown (NaN); a failed request
+    writes nothing.
     """
-    def __init__(self, chat): self.chat = chat
+
+    def __init__(self, chat):
+        self.chat = chat
 
     @property
-    def name(self): return self.chat.name
+    def name(self):
+        return self.chat.name
 
     def write(self, prompts, shots, max_new_tokens):
         start = time.perf_counter()
         replies = self.chat.ask([(shots + p).strip() for p in prompts])
         unknown = np.full(len(prompts), np.nan)
         share = (time.perf_counter() - start) / max(len(prompts), 1)
-        return Generations([(r.text or "").strip().split("\n")[0] for r in replies], unknown, unknown, np.full(len(prompts), share))
+        return Generations(
+            [(r.text or "").strip().split("\n")[0] for r in replies],
+            unknown,
+            unknown,
+            np.full(len(prompts), share),
+        )
 
 # %% ../../nbs/5_agents/agent.ipynb #8a7aa8c2
 def run_chunk(questions, boxes, writer, policy, *, max_steps, max_seconds):
-    "Traces of some questions that go through the steps together, so that the model reads them in batches."
+    """Traces of some questions that go through the steps together, so that the model reads them in
+    batches.
+    """
     traces = [Trace(q.key or q.question) for q in questions]
     first_search(traces, questions, boxes)
     for _ in range(max_steps):
-        asked = {i: policy.ask(questions[i], traces[i], boxes[i]) for i, t in enumerate(traces) if not t.stop}
+        asked = {
+            i: policy.ask(questions[i], traces[i], boxes[i])
+            for i, t in enumerate(traces)
+            if not t.stop
+        }
         for kind in sorted({k for k, _ in asked.values()}):
             rows = [i for i in asked if asked[i][0] == kind]
-            replies = writer.write([asked[i][1] for i in rows], policy.shots_for(kind), policy.max_new_tokens)
+            replies = writer.write(
+                [asked[i][1] for i in rows], policy.shots_for(kind), policy.max_new_tokens
+            )
             for i, text, *paid in zip(rows, *replies):
                 t, start = traces[i], time.perf_counter()
                 policy.take(kind, text, t, boxes[i])
                 t.pay(*paid, time.perf_counter() - start)
-                if t.seconds > max_seconds: t.answer, t.stop = "", "time"
-    for t in traces: t.stop = t.stop or "steps"
+                if t.seconds > max_seconds:
+                    t.answer, t.stop = "", "time"
+    for t in traces:
+        t.stop = t.stop or "steps"
     return traces
 
 # %% ../../nbs/5_agents/agent.ipynb #47ca882a
 class RunLogError(CompanionError):
-    "A log of an agent's run is damaged, or belongs to another run; the message names the file, the line and the remedy."
+    """A log of an agent's run is damaged, or belongs to another run.
+
+    The message names the file, the line and the remedy.
+    """
 
 # %% ../../nbs/5_agents/agent.ipynb #270f5d53
 class RunLog:
-    "Finished traces on disk, a JSON line each, behind a first line that says which run it is (`about`). A last line that an interruption cut off is dropped."
+    """Finished traces on disk, a JSON line each, behind a first line that says which run it is
+    (`about`). A last line that an interruption cut off is dropped.
+    """
 
     def __init__(self, path, about):
         self.path, self.about = Path(path), json.loads(json.dumps(about))
@@ -386,7 +484,10 @@ _TRACE = {
 
 
 def _logged_trace(row, path, number):
-    "The `Trace` of one line of a log; `RunLogError` unless it has the fields of a trace, each of its kind."
+    """The `Trace` of one line of a log.
+
+    `RunLogError` unless it has the fields of a trace, each of its kind.
+    """
     if set(row) != set(_TRACE):
         odd = ", ".join(sorted(set(row) ^ set(_TRACE)))
         raise RunLogError(
@@ -403,26 +504,61 @@ def _logged_trace(row, path, number):
     return Trace(**row)
 
 # %% ../../nbs/5_agents/agent.ipynb #eef9f016
-def run_agent(questions, writer, *, toolbox=None, policy=None, max_steps=6, max_seconds=60., chunk=48, k=2, log=None):
+def run_agent(
+    questions,
+    writer,
+    *,
+    toolbox=None,
+    policy=None,
+    max_steps=6,
+    max_seconds=60.0,
+    chunk=48,
+    k=2,
+    log=None,
+):
     """Run an agent over questions: list of `Trace`, in their order.
 
-    toolbox: one for all; None: each question searches its own passages (`EmptyIndexError` if it has none). max_steps: lines that the model may write for a
-    question, max_seconds: its share of the time; beyond either the answer is empty, and counted in `Trace.stop`. `chunk` questions go together.
+    toolbox: one for all; None: each question searches its own passages (`EmptyIndexError` if it has
+    none). max_steps: lines that the model may write for a question, max_seconds: its share of the
+    time; beyond either the answer is empty, and counted in `Trace.stop`. `chunk` questions go
+    together.
     log: a file; finished questions in it are not run again.
     """
     policy, keys = policy or GuidedPolicy(), [q.key or q.question for q in questions]
     if len(set(keys)) < len(keys):
         twice = next(x for x in keys if keys.count(x) > 1)
-        raise CompanionError(f"The question {twice[:80]!r} stands twice; give each a key of its own, or drop one.")
+        raise CompanionError(
+            f"The question {twice[:80]!r} stands twice; give each a key of its own, or drop one."
+        )
     box_of = lambda q: toolbox or Toolbox(BM25Index(own_passages(q)), k)
-    about = dict(run="agent", writer=writer.name, policy=policy.name, policy_options=dict(vars(policy)), max_steps=max_steps,
-                 max_seconds=max_seconds, **about_tools(toolbox, k))
+    about = dict(
+        run="agent",
+        writer=writer.name,
+        policy=policy.name,
+        policy_options=dict(vars(policy)),
+        max_steps=max_steps,
+        max_seconds=max_seconds,
+        **about_tools(toolbox, k),
+    )
     kept = RunLog(log, about) if log else None
     done = kept.read() if kept else {}
     for start in progress(range(0, len(questions), chunk), f"agent ({policy.name})"):
-        rest = [q for q, key in zip(questions[start:start + chunk], keys[start:start + chunk]) if key not in done]
-        if not rest: continue
-        found = run_chunk(rest, [box_of(q) for q in rest], writer, policy, max_steps=max_steps, max_seconds=max_seconds)
+        rest = [
+            q
+            for q, key in zip(questions[start : start + chunk], keys[start : start + chunk])
+            if key not in done
+        ]
+        if not rest:
+            continue
+        found = run_chunk(
+            rest,
+            [box_of(q) for q in rest],
+            writer,
+            policy,
+            max_steps=max_steps,
+            max_seconds=max_seconds,
+        )
         done |= {t.key: t for t in found}
-        if kept: kept.add(found)
+        if kept:
+            kept.add(found)
     return [done[key] for key in keys]
