@@ -201,7 +201,7 @@ def book_toc(steps, own=("results",)):
     library = {p for p in pages if p.startswith("library/")} - {*guides, *START}
     parts = {
         "Start": [{"file": p} for p in START if p in pages],
-        "Course": nest([p for p in pages if p.startswith("course/")], "course/"),
+        "Course": nest([p for p in pages if p.startswith("course/")]),
         "Papers": paper_entries([p for p in pages if p.startswith("papers/")]),
         "How to": nest(guides, "library/")[::-1],
         "Reference": nest(library, "library/"),
