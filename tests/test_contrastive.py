@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from safetensors.numpy import load_file, save_file
 from tiny_models import tiny_llama
 
 from routercompanion.features import fingerprints
@@ -20,7 +21,7 @@ from routercompanion.routers.clustering import kmeans as kmeans_module
 from routercompanion.routers.difficulty import embeddings
 from routercompanion.studies import choices, cscr
 from routercompanion.data.bank import make_bank
-from routercompanion.core import CompanionError
+from routercompanion.core import CompanionError, file_hash
 from routercompanion.parallel import deterministic
 from routercompanion.metrics.sweeps import TRADE_OFFS, lambda_sweep
 from routercompanion.models.causal_lm import load_causal_lm
@@ -52,9 +53,9 @@ def literal_bands(costs, n_bands):
     return band
 
 
-def literal_loss(q, e, positives, costs, *, n_bands, tau_min, alpha, gamma, sign, penalty, known):
+def literal_loss(q, e, positives, costs, *, n_bands, tau_min, alpha, gamma, sign, penalty, known, mean="query"):
     "Equation 8 for each query, as it stands on the page, over Python lists of tensors (so that autograd can differentiate it)."
-    band, terms = literal_bands(costs, n_bands), []
+    band, terms, by_band = literal_bands(costs, n_bands), [], {}
     for i in range(len(q)):
         per_band = []
         for k in range(n_bands):
@@ -67,21 +68,25 @@ def literal_loss(q, e, positives, costs, *, n_bands, tau_min, alpha, gamma, sign
             if penalty == "inside": below = sum(torch.exp((torch.dot(q[i], e[m]) + s * costs[m]) / tau) for m in range(len(e)) if known[i][m])
             else: below = sum(torch.exp(torch.dot(q[i], e[m]) / tau + s * costs[m]) for m in range(len(e)) if known[i][m])
             per_band.append(-torch.log(top / below))
+            by_band.setdefault(k, []).append(per_band[-1])
         if per_band: terms.append(sum(per_band) / len(per_band))
+    if mean == "band":
+        means = [sum(found) / len(found) for found in by_band.values()]
+        return sum(means) / len(means)
     return sum(terms) / len(terms)
 
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**6), B=st.integers(1, 5), M=st.integers(2, 9), n_bands=st.integers(1, 6), gamma=st.sampled_from([0., .1, .2, .5]), alpha=st.sampled_from([0., .25]),
-       sign=st.sampled_from(["text", "paper"]), penalty=st.sampled_from(["inside", "outside"]), equal=st.booleans(), gaps=st.booleans())
-def test_cost_spectrum_loss_and_gradient_are_those_of_the_loops(seed, B, M, n_bands, gamma, alpha, sign, penalty, equal, gaps):
+       sign=st.sampled_from(["text", "paper"]), penalty=st.sampled_from(["inside", "outside"]), mean=st.sampled_from(["query", "band"]), equal=st.booleans(), gaps=st.booleans())
+def test_cost_spectrum_loss_and_gradient_are_those_of_the_loops(seed, B, M, n_bands, gamma, alpha, sign, penalty, mean, equal, gaps):
     rng = np.random.default_rng(seed)
     q, e = unit_rows(rng, B, 4), unit_rows(rng, M, 4)
     costs = np.round(rng.random(M), 1) if equal else rng.random(M)   # rounded: many ties, empty bands
     costs[rng.integers(M)] = 1.
     right, known = rng.random((B, M)) < .4, rng.random((B, M)) < (.7 if gaps else 2)
     right[0, 0] = known[0, 0] = True
-    options = dict(n_bands=n_bands, tau_min=.05, alpha=alpha, gamma=gamma, sign=sign, penalty=penalty)
+    options = dict(n_bands=n_bands, tau_min=.05, alpha=alpha, gamma=gamma, sign=sign, penalty=penalty, mean=mean)
     values, grads = [], []
     for loss in (lambda q: literal_loss(q, torch.tensor(e), right, costs, known=known, **options),
                  lambda q: contrastive.cost_spectrum_infonce(q, torch.tensor(e), right, costs, known=known, bands=contrastive.cost_bands(costs, n_bands, warn=False), **options)):
@@ -145,6 +150,7 @@ def test_errors_and_warnings_of_the_loss():
     with pytest.raises(fingerprints.FingerprintWidthError): contrastive.infonce(q, torch.eye(3), torch.ones(2, 3))
     with pytest.raises(fingerprints.FingerprintWidthError): contrastive.infonce(q, e, torch.ones(2, 3))
     with pytest.raises(CompanionError, match="sign"): contrastive.cost_spectrum_infonce(q, e, torch.ones(2, 2), [.1, 1], sign="plus")
+    with pytest.raises(CompanionError, match="kind of mean"): contrastive.cost_spectrum_infonce(q, e, torch.ones(2, 2), [.1, 1], mean="model")
     with pytest.raises(CompanionError, match="place of the penalty"): contrastive.cost_spectrum_infonce(q, e, torch.ones(2, 2), [.1, 1], penalty="before")
     for bad in ([-.1, 1], [.5, 2]):
         with pytest.raises(fingerprints.ContrastiveError, match=r"outside \[0, 1\]"): contrastive.cost_bands(bad)
@@ -409,7 +415,7 @@ def quick(**options): return contrastive.CSCRRouter(**{**dict(hidden=16, epochs=
 
 
 @pytest.mark.filterwarnings("ignore::routercompanion.routers.contrastive.BandsCollapsedWarning")
-@pytest.mark.parametrize("options", [{}, dict(missing="raise"), dict(sign="paper", penalty="outside"), dict(n_bands=1, alpha=0., gamma=0.), dict(positives="best"), dict(k=1)])
+@pytest.mark.parametrize("options", [{}, dict(missing="raise"), dict(sign="text", penalty="outside"), contrastive.AS_PUBLISHED | dict(hidden=8), dict(n_bands=None, positives="cheapest"), dict(n_bands=1, alpha=0., gamma=0.), dict(positives="best"), dict(k=1)])
 def test_contract(options):
     X, t = topics(120, 3, gaps=0.)
     if options != dict(k=1): check_router(quick(**options))   # with k = 1 a huge price cannot reach the cheapest model of three within eq. 9; OUTSIDE takes care of it below
@@ -702,18 +708,80 @@ def test_the_committed_readings_of_routerbench():
 
 def test_the_line_up_and_the_variants_are_changes_of_one_router():
     r = quick(epochs=7)
-    rows, items = cscr.cscr_routers(r, epochs=3, n_clusters=5), cscr.cscr_variants(r, tau_min=(.01, .02))
-    options = lambda other: {k for k, v in other.get_params().items() if v != r.get_params()[k]}
-    assert rows["CSCR"] is r and options(rows["CSCR, sign as printed"]) == {"sign"} and options(rows["CSCR, 10 epochs"]) == {"epochs"}
-    assert (rows["plain InfoNCE"].n_bands, rows["plain InfoNCE"].alpha, rows["plain InfoNCE"].gamma) == (1, 0, 0)
-    assert rows["UMR"].n_clusters == 5 and {rows[g].epochs for g in ("Soft-MoE", "Parametric")} == {3}
+    chosen = {"CSCR": dict(epochs=2, sign="text"), "UMR": dict(n_clusters=9)}
+    rows = cscr.cscr_routers(r, epochs=3, n_clusters=5, settings=chosen)
+    items = cscr.cscr_variants(r, tau_min=(.01, .02))
+
+    def options(other):
+        return {k for k, v in other.get_params().items() if v != r.get_params()[k]}
+
+    assert rows["CSCR"] is r and options(rows["CSCR, sign of the text"]) == {"sign"}
+    assert options(rows["CSCR, tuned"]) == {"epochs", "sign"}
+    assert rows["UMR, tuned"].n_clusters == 9 and rows["UMR"].n_clusters == 5
+    assert options(rows["plain InfoNCE"]) == {"n_bands", "alpha", "gamma"}
+    assert options(rows["cheapest right model"]) == {"n_bands", "alpha", "gamma", "positives"}
+    plain = rows["plain InfoNCE"]
+    assert (plain.n_bands, plain.alpha, plain.gamma) == (1, 0, 0)
+    assert {rows[g].epochs for g in ("Soft-MoE", "Parametric")} == {3}
     named = {"Table 8": "n_bands", "Table 9": "k", "Table 11": "alpha", "Table 12": "tau_min"}
     for item, option in named.items():
-        for row, other in items[item].items(): assert float(row) == other.get_params()[option] and options(other) <= {option}
+        for row, other in items[item].items():
+            assert float(row) == other.get_params()[option] and options(other) <= {option}
     for row, other in items["Table 10"].items():
-        assert other.gamma == float(row.split(",")[0]) and (other.sign == "paper") == ("printed" in row) and (other.penalty == "outside") == ("outside" in row)
-    assert list(items["Table 12"]) == ["0.01", "0.02"] and items["Table 13"]["MLP-x4"].hidden == 4 * r.hidden
-    with pytest.raises(ValueError): changed_router(r, no_such_option=1)
+        assert other.gamma == float(row.split(",")[0])
+        assert (other.sign == "text") == ("text" in row)
+        assert (other.penalty == "outside") == ("outside" in row)
+    assert list(items["Table 12"]) == ["0.01", "0.02"]
+    assert items["Table 13"]["MLP-x4"].hidden == 4 * r.hidden
+    with pytest.raises(ValueError):
+        changed_router(r, no_such_option=1)
+
+
+def test_the_parts_of_the_loss_differ_by_one_step_each():
+    parts = list(cscr.loss_parts(quick()).values())
+    found = {(p.n_bands > 1, p.alpha > 0, p.sign if p.gamma else "none") for p in parts}
+    assert found == {(False, False, "none"), (False, True, "none"), (True, False, "none"),
+                     (True, True, "none"), (False, False, "paper"), (False, False, "text"),
+                     (True, True, "paper"), (True, True, "text")}
+    assert contrastive.CSCRRouter().sign == "paper" and contrastive.CSCRRouter().epochs == 10
+
+
+def test_the_cheapest_right_model_is_the_only_positive():
+    X, t = topics(200, gaps=.2)
+    t.cost["usd"] = np.tile([3.0, 1, 2, 1, 5, 4], (200, 1))
+    r = quick(positives="cheapest", fingerprints=dict(zip(t.models, np.eye(6).tolist())))
+    right = r.fit(X, t)._right(t.score)
+    price = t.cost["usd"][0]
+    for marked, scores in zip(right, t.score):
+        able = [j for j in range(6) if scores[j] == 1]
+        expected = min(able, key=lambda j: (price[j], j)) if able else None
+        assert np.flatnonzero(marked).tolist() == ([] if expected is None else [expected])
+
+
+def test_costs_from_zero_to_one_and_the_root_of_the_pool_as_bands():
+    X, t = topics(200)
+    r = quick(cost_scale="range", n_bands=None).fit(X, t)
+    assert np.allclose(r._loss_costs(), np.arange(6) / 5) and len(set(r.bands_)) == 2
+    assert np.allclose(quick().fit(X, t)._loss_costs(), np.arange(1, 7) / 6)
+    with pytest.raises(CompanionError, match="scale of the costs"):
+        quick(cost_scale="log").fit(X, t)
+
+
+def test_a_router_saved_before_the_defaults_changed_decides_as_it_did(tmp_path):
+    "Its file names the old sign and lacks the new options."
+    X, t = topics(200)
+    r = quick(sign="text").fit(X, t)
+    folder = save_router(r, tmp_path / "r")
+    said = json.loads((folder / "router.json").read_text())
+    for option in ("mean", "cost_scale"):
+        del said["params"][option]
+    arrays = load_file(folder / "arrays.safetensors")
+    save_file(arrays, folder / "arrays.safetensors")   # without a hash of router.json, as then
+    said["arrays_sha256"] = file_hash(folder / "arrays.safetensors")
+    (folder / "router.json").write_text(json.dumps(said))
+    again = load_router(folder)
+    assert (again.sign, again.mean, again.cost_scale) == ("text", "query", "dearest")
+    assert np.array_equal(again.route(X, .2), r.route(X, .2))
 
 
 def test_a_study_fits_each_different_variant_once_and_measures_it_as_alone(monkeypatch):
