@@ -228,7 +228,9 @@ def test_the_committed_settings_are_settings_of_their_grids():
             assert set(setting) == set(grid)
             assert all(setting[name] in values for name, values in grid.items())
         assert row.validation_loss <= row.published_validation_loss and row.seeds >= 5
-        assert row.settings == np.prod([len(values) for values in grid.values()])
+        tried = t.tried_settings(row.pool, row.row, KEPT)
+        assert len(tried) == row.settings
+        assert np.isclose(tried.validation_loss.min(), row.validation_loss, atol=1e-6)
 
 
 # ---- learned weights without sampling

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['STACK', 'COLUMNS', 'REMEDY', 'TuningError', 'settings_of', 'validation_losses', 'fit_one_by_one', 'fit_all', 'Tuning',
-           'tune', 'SettingsError', 'settings_path', 'read_settings', 'write_settings', 'chosen_settings']
+           'tune', 'SettingsError', 'settings_path', 'read_settings', 'write_settings', 'chosen_settings',
+           'tried_settings']
 
 # %% ../../nbs/6_routers/tuning.ipynb #7e100003
 import json
@@ -259,7 +260,7 @@ def edge(self: Tuning) -> list[str]:
 
 # %% ../../nbs/6_routers/tuning.ipynb #7e100023
 COLUMNS = ("pool", "row", "router", "input", "chosen", "published", "validation_loss",
-           "published_validation_loss", "seeds", "settings", "edge", "grid", "note")
+           "published_validation_loss", "seeds", "settings", "edge", "grid", "losses", "note")
 REMEDY = "Make it again: run the step of its notebook with --from-scratch."
 
 
@@ -287,7 +288,12 @@ def settings_row(self: Tuning, pool: str, row: str, input: str, published: Mappi
                 published=_as_json(dict(published)), validation_loss=self.loss_of(self.choice),
                 published_validation_loss=self.loss_of(published),
                 seeds=self.table.seed.nunique(), settings=len(means), edge=", ".join(self.edge),
-                grid=_as_json(self.grid), note="; ".join(wrong))
+                grid=json.dumps(self.grid), losses=_as_json(_rounded(means.validation_loss)),
+                note="; ".join(wrong))
+
+
+def _rounded(losses):
+    return [round(loss, 6) if np.isfinite(loss) else None for loss in losses]
 
 # %% ../../nbs/6_routers/tuning.ipynb #7e100024
 def read_settings(path=None) -> pd.DataFrame:
@@ -317,6 +323,25 @@ def write_settings(rows: Sequence[Mapping], path=None):
         write_text(path, text)
 
 # %% ../../nbs/6_routers/tuning.ipynb #7e100025
+def _kept(pool, row, path):
+    table = read_settings(path)
+    here = table[(table.pool == pool) & (table.row == row)]
+    if here.empty:
+        raise SettingsError(f"No setting is kept for {row!r} of pool {pool!r}. {REMEDY}")
+    return here.iloc[0]
+
+
+def _parsed(kept, column):
+    try:
+        found = json.loads(kept[column])
+    except ValueError:
+        raise SettingsError(f"The column {column!r} of {kept.row!r}, pool {kept.pool!r}, is no "
+                            f"JSON. {REMEDY}") from None
+    if not isinstance(found, dict):
+        return found
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+
+
 def chosen_settings(pool: str, row: str, *, grid: Mapping | None = None, which: str = "chosen",
                     path=None) -> dict:
     """The parameters kept for a row of a pool's tables; which: "chosen" or "published".
@@ -324,17 +349,15 @@ def chosen_settings(pool: str, row: str, *, grid: Mapping | None = None, which: 
     grid: what the caller would try now; a row that was chosen from another grid is stale and
     raises `SettingsError`, as does a row that is not there.
     """
-    table = read_settings(path)
-    here = table[(table.pool == pool) & (table.row == row)]
-    if here.empty:
-        raise SettingsError(f"No setting is kept for {row!r} of pool {pool!r}. {REMEDY}")
-    kept = here.iloc[0]
-    if grid is not None and kept.grid != _as_json(dict(grid)):
+    kept = _kept(pool, row, path)
+    if grid is not None and kept.grid != json.dumps(dict(grid)):
         raise SettingsError(f"The setting of {row!r} of pool {pool!r} was chosen from another grid "
                             f"({kept.grid}). {REMEDY}")
-    try:
-        found = json.loads(kept[which])
-    except ValueError:
-        raise SettingsError(f"The {which} setting of {row!r} of pool {pool!r} is no JSON. "
-                            f"{REMEDY}") from None
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+    return _parsed(kept, which)
+
+
+def tried_settings(pool: str, row: str, path=None) -> pd.DataFrame:
+    "All settings that were tried for a row, and validation_loss: the mean over seeds, or NaN."
+    kept = _kept(pool, row, path)
+    losses = [np.nan if loss is None else loss for loss in _parsed(kept, "losses")]
+    return pd.DataFrame(settings_of(_parsed(kept, "grid"))).assign(validation_loss=losses)
