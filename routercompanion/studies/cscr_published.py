@@ -144,8 +144,8 @@ def pair_predictions(outcomes, X, fingerprints, pair, *, train, probes, cscr, km
 
     A row for each of `cscr` (dict row -> router): fitted on the other models with their
     fingerprints, then the pool exchanged. "UMR": `kmeans` with the probes' accuracy in its
-    clusters. "Probe means": their means on the probes. probe_routers (dict row -> router): fitted on the
-    pair's outcomes on the probes.
+    clusters. "Probe means": their means on the probes. probe_routers (dict row -> router): fitted
+    on their outcomes on the probes.
     """
     names, rows = list(outcomes.models), pool_rows(outcomes, train)
     asked = pool_rows(outcomes, probes)
