@@ -19,7 +19,8 @@ from routercompanion.routers import baselines
 from routercompanion.routers.bandits import thompson
 from routercompanion.routers.clustering import kmeans as kmeans_module
 from routercompanion.routers.difficulty import embeddings
-from routercompanion.studies import choices, cscr
+from routercompanion.studies import choices, cscr, cscr_published, cscr_tuning
+from routercompanion.studies.seeds import mean_rows, seed_rows, seeded_study, spread_table
 from routercompanion.data.bank import make_bank
 from routercompanion.core import CompanionError, file_hash
 from routercompanion.parallel import deterministic
@@ -677,6 +678,124 @@ def test_cluster_accuracy_of_the_training_models_is_that_of_training():
     assert np.allclose(kmeans_module.cluster_accuracy(k, X, t.score), k.quality_)
     few = kmeans_module.cluster_accuracy(k, X[:1], np.nan_to_num(t.score[:1]))
     assert np.isfinite(few).all()
+
+
+# ---- five seeds, the authors' code, chosen settings
+
+
+def split_topics(n=400, share=0.6):
+    X, t = topics(n)
+    t = Pool(**vars(t))
+    t.split = np.where(np.arange(n) < share * n, "train", "test")
+    return X, t
+
+
+def test_a_row_of_seeds_is_their_mean_draw_by_draw():
+    X, t = split_topics()
+    routers = {"C": quick(epochs=1), "P": baselines.ParetoRandomRouter()}
+    rows, groups = seed_rows(routers, seeds=(1, 2))
+    assert list(rows) == ["C, seed 1", "C, seed 2", "P"] and groups["P"] == ["P"]
+    assert seed_rows({"C": (quick(), X)}, (7,))[0]["C, seed 7"][1] is X
+    options = dict(cost="usd", axis="realised", n_resamples=30, tasks=np.arange(400) % 9)
+    apart = pool_evaluation(t, X, rows, **options)
+    e = mean_rows(apart, groups)
+    for measure in e.measures:
+        both = [apart.resampled(row, measure) for row in groups["C"]]
+        assert np.allclose(e.resampled("C", measure), np.mean(both, axis=0), equal_nan=True)
+        assert np.array_equal(e.resampled("P", measure), apart.resampled("P", measure), True)
+    one = e.compare("C", "Random", "AUDC")
+    two = [apart.compare(row, "Random", "AUDC") for row in groups["C"]]
+    assert np.isclose(one["difference"], np.mean([c["difference"] for c in two]))
+    assert one["tasks"] == 9 and e.sweeps["C"] is apart.sweeps["C, seed 1"]
+    spread = spread_table(apart, groups)
+    values = [apart.value(row, "AUDC") for row in groups["C"]]
+    assert spread["row"].tolist() == ["C"] and np.isclose(spread.sd[0], np.std(values, ddof=1))
+
+
+def test_a_study_of_seeds_keeps_items_apart_and_equal_routers_one():
+    X, t = split_topics()
+    r = quick(epochs=1)
+    items = {"A": {"it": r, "more": changed_router(r, epochs=2)}, "B": {"again": r}}
+    options = dict(cost="usd", axis="realised", n_resamples=20)
+    study, made, spread = seeded_study(items, t, X, seeds=(3, 4), **options)
+    assert study.value("it", "AUDC", "A") == study.value("again", "AUDC", "B")
+    assert made["A", "it"] is made["B", "again"]
+    assert set(zip(spread["item"], spread["row"])) == {("A", "it"), ("A", "more"), ("B", "again")}
+    alone = pool_evaluation(t, X, {str(s): changed_router(r, random_state=s) for s in (3, 4)},
+                            **options)
+    assert np.isclose(study.value("it", "AUDC", "A"),
+                      np.mean([alone.value(s, "AUDC") for s in ("3", "4")]))
+
+
+def test_an_online_bandit_learns_from_the_asked_model_alone():
+    rng = np.random.default_rng(0)
+    S = (rng.random((300, 4)) < [0.2, 0.4, 0.6, 0.8]).astype(float)
+    costs = np.array([1.0, 2, 3, 10])
+    for price in (0.0, 0.3):
+        sweep = cscr_published.online_thompson(S, costs, trade_offs=[price])
+        asked = np.zeros(S.shape, bool)
+        asked[np.arange(300), sweep.choice[:, 0]] = True
+        other = cscr_published.online_thompson(np.where(asked, S, 1 - S), costs, trade_offs=[price])
+        assert np.array_equal(sweep.choice, other.choice)
+        assert np.array_equal(sweep.quality[:, 0], S[asked])
+    free, dear = (cscr_published.online_thompson(S, costs, trade_offs=[p]).cost.mean()
+                  for p in (0.0, 2.0))
+    assert dear < free
+    gaps = np.where(rng.random(S.shape) < 0.3, np.nan, S)
+    assert np.isnan(cscr_published.online_thompson(gaps, costs, trade_offs=[0.0]).quality).any()
+
+
+def test_the_codes_umr_has_seen_the_probes_alone_and_says_one_half_elsewhere():
+    X, t = split_topics()
+    train, probes = np.arange(40, 240), np.arange(3)
+    prints = dict(zip(t.models, np.eye(6).tolist()))
+    options = dict(train=train, probes=probes, cscr=quick(), n_clusters=8, seeds=(5,))
+    made, groups = cscr_published.code_baselines(t, X, prints, **options)
+    umr = made["UMR, as in the code, seed 5"]
+    centres = KMeansRouter(n_clusters=8, random_state=5).fit(X[train], t.score[train]).centroids_
+    near = ((X[:, None].astype(float) - centres) ** 2).sum(2).argmin(1)
+    for i in (0, 100, 399):
+        inside = [p for p in probes if near[p] == near[i]]
+        expected = t.score[inside].mean(0) if inside else np.full(6, 0.5)
+        assert np.allclose(umr[i], expected)
+    assert (umr == 0.5).all(1).any(), "some cluster has no probe"
+    blind = made["Parametric, as in the code"]
+    assert np.allclose(blind, t.score[train].mean(0), atol=1e-3) and np.ptp(blind, axis=0).max() == 0
+    gate = made["Soft-MoE, as in the code, seed 5"]
+    assert (np.abs(gate) <= 1 + 1e-6).all() and groups["UMR, as in the code"] == [
+        "UMR, as in the code, seed 5"]
+
+
+def test_every_pair_of_models_is_new_once():
+    X, t = split_topics()
+    t = t.select(["m0", "m1", "m2", "m3"])
+    prints = dict(zip(t.models, np.eye(4).tolist()))
+    pairs = cscr_published.every_pair(
+        t, X, prints, train=np.arange(40, 240), probes=np.arange(40), test="test", seeds=(1,),
+        cscr=quick(epochs=1), kmeans=KMeansRouter(n_clusters=3), cost="usd", axis="realised",
+        n_resamples=20)
+    assert len(set(pairs.columns)) == 6 and pairs.averages == {"all pairs": pairs.columns}
+    found = cscr_published.pair_table(pairs, "CSCR", "UMR")
+    assert np.isclose(found.difference.mean(),
+                      pairs.compare("CSCR", "UMR", "AUDC", "all pairs")["difference"])
+
+
+def test_settings_are_chosen_without_test_queries_and_kept_by_pool(tmp_path):
+    X, t = split_topics()
+    r = quick(fingerprints=dict(zip(t.models, np.eye(6).tolist())))
+    train, path = np.arange(40, 240), tmp_path / "settings.csv"
+    grids = cscr_tuning.cscr_grids(r, n_clusters=10, epochs=(1, 10))
+    assert set(grids) == {*cscr_tuning.TRAINED, "UMR"}
+    grids = {row: grids[row] for row in ("UMR", "plain InfoNCE")}
+    for pool, scores in (("a", t.score), ("b", np.where(np.arange(400)[:, None] < 240, t.score, 1))):
+        t.score = scores
+        cscr_tuning.tune_rows(grids, t, X, pool=pool, train=train, cost="usd", seeds=(1,), path=path)
+    chosen = cscr_tuning.tuned_settings(grids, "a", path)
+    assert chosen == cscr_tuning.tuned_settings(grids, "b", path), "the test queries' outcomes differ"
+    with pytest.raises(CompanionError, match="another grid"):
+        cscr_tuning.tuned_settings({"UMR": (grids["UMR"][0], dict(n_clusters=[3]))}, "a", path)
+    with pytest.raises(CompanionError, match="No setting is kept"):
+        cscr_tuning.tuned_settings(grids, "c", path)
 
 
 # ---- the committed readings
