@@ -782,7 +782,7 @@ def test_every_pair_of_models_is_new_once():
 
 def test_settings_are_chosen_without_test_queries_and_kept_by_pool(tmp_path):
     X, t = split_topics()
-    r = quick(fingerprints=dict(zip(t.models, np.eye(6).tolist())))
+    r = quick(epochs=10, fingerprints=dict(zip(t.models, np.eye(6).tolist())))
     train, path = np.arange(40, 240), tmp_path / "settings.csv"
     grids = cscr_tuning.cscr_grids(r, n_clusters=10, epochs=(1, 10))
     assert set(grids) == {*cscr_tuning.TRAINED, "UMR"}
