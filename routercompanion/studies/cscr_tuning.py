@@ -80,17 +80,16 @@ def tune_by_area(router, grid, outcomes, X, *, train, cost="params_b",
 
 # %% ../../nbs/8_studies/cscr_tuning.ipynb #c7a5000c
 def tune_rows(grids, outcomes, X, *, pool, train, cost="params_b", seeds=(42, 43, 44), path=None):
-    """Tune every row of `grids` (`cscr_grids`) and write the choices to `data/settings.csv`.
+    """Tune every row of `grids` (`cscr_grids`) and write each choice to `data/settings.csv`.
 
     pool: the name that they are kept under. Minutes for a pool; a notebook does it from scratch.
     """
-    found = []
     for row, (router, grid) in grids.items():
         tuning = tune_by_area(router, grid, outcomes, X, train=train, cost=cost, seeds=seeds)
         published = {name: router.get_params()[name] for name in grid}
-        found.append(tuning.settings_row(pool, row, "MiniLM's sentence vectors", published,
-                                         router=type(router).__name__))
-    write_settings(found, path)
+        kept = tuning.settings_row(pool, row, "MiniLM's sentence vectors", published,
+                                   router=type(router).__name__)
+        write_settings([kept], path)
 
 
 def tuned_settings(grids, pool, path=None) -> dict:
