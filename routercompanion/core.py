@@ -99,9 +99,11 @@ def path_variable(name):
 class Profile:
     """The scale of a run.
 
-    `train_per_column`, `test_per_column` and `ood_per_column` are numbers of queries, `n_resamples` is the number of
-    bootstrap resamples, `seeds` are the seeds of our own claims and `paper_seed` the seed of the papers' single runs.
+    `train_per_column`, `test_per_column` and `ood_per_column` are numbers of queries, `n_resamples`
+    is the number of bootstrap resamples, `seeds` are the seeds of our own claims and `paper_seed`
+    the seed of the papers' single runs.
     """
+
     name: str
     train_per_column: int
     test_per_column: int
@@ -124,7 +126,10 @@ PROFILES = {
 
 
 def get_profile(name=None):
-    "Return the `Profile` called `name`; without a name, the one in `ROUTERCOMPANION_PROFILE`, else `embedded`."
+    """Return the `Profile` called `name`.
+
+    Without a name, the one in `ROUTERCOMPANION_PROFILE`, else `embedded`.
+    """
     return lookup(PROFILES, name or variable("ROUTERCOMPANION_PROFILE", "embedded"), "profile")
 
 # %% ../nbs/0_core.ipynb #f3694002
@@ -140,7 +145,9 @@ def _project_name(path, changed):
 
 
 def _checkout_above(start, names):
-    "The first folder from `start` upwards with `nbs/` and a `pyproject.toml` whose project is one of `names`, or None."
+    """The first folder from `start` upwards with `nbs/` and a `pyproject.toml` whose project is one
+    of `names`, or None.
+    """
     for folder in (start, *start.parents):
         file = folder / "pyproject.toml"
         if file.is_file() and (folder / "nbs").is_dir():
@@ -150,8 +157,9 @@ def _checkout_above(start, names):
 
 
 def project_root(start=None):
-    """The folder of this project's checkout, found upwards from `start`, else from `ROUTERCOMPANION_ROOT`, else from the
-    working directory and from this file. Another project's folder is passed over.
+    """The folder of this project's checkout, found upwards from `start`, else from
+    `ROUTERCOMPANION_ROOT`, else from the working directory and from this file. Another project's
+    folder is passed over.
     """
     given = Path(start) if start else path_variable("ROUTERCOMPANION_ROOT")
     here = [given] if given else [Path.cwd(), Path(globals().get("__file__", "."))]
@@ -177,7 +185,9 @@ def cache_root():
 
 
 def _one_place(part):
-    "A part of a path that stays below its folder: an absolute or climbing one becomes its last name and a hash."
+    """A part of a path that stays below its folder: an absolute or climbing one becomes its last
+    name and a hash.
+    """
     path = Path(part)
     if not path.is_absolute() and ".." not in path.parts:
         return path
@@ -197,9 +207,11 @@ def cache_dir(*parts):
 
 # %% ../nbs/0_core.ipynb #e4710009
 def results_folder(out, profile):
-    """Where a notebook of papers/ writes its tables and figures: `out`, which the pipeline gives it.
+    """Where a notebook of papers/ writes its tables and figures: `out`, which the pipeline gives
+    it.
 
-    Started by hand it has none and gets a scratch folder of the checkout, so that an experiment never replaces what is committed or shipped.
+    Started by hand it has none and gets a scratch folder of the checkout, so that an experiment
+    never replaces what is committed or shipped.
     """
     if out:
         return Path(out)
@@ -214,7 +226,8 @@ def file_hash(path, chunk=1 << 20):
     "SHA-256 of a file's bytes as 64 hex digits, read in pieces of `chunk` bytes."
     digest = hashlib.sha256()
     with open(path, "rb") as f:
-        while block := f.read(chunk): digest.update(block)
+        while block := f.read(chunk):
+            digest.update(block)
     return digest.hexdigest()
 
 
@@ -223,18 +236,24 @@ _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=str
 
 
 def content_hash(value):
-    "SHA-256 of a JSON-serialisable value in canonical form (sorted keys, no spaces), as 64 hex digits."
+    """SHA-256 of a JSON-serialisable value in canonical form (sorted keys, no spaces), as 64 hex
+    digits.
+    """
     return hashlib.sha256(_CANONICAL.encode(value).encode()).hexdigest()
 
 
 def hash_fraction(*keys):
-    "A number in [0, 1) that depends only on `keys`: used to split data by hash, so that a split never depends on order."
+    """A number in [0, 1) that depends only on `keys`: used to split data by hash, so that a split
+    never depends on order.
+    """
     return int(content_hash([str(k) for k in keys])[:13], 16) / 16**13
 
 # %% ../nbs/0_core.ipynb #e43c3ed3
 @contextlib.contextmanager
 def atomic_path(path):
-    """Yield a temporary path beside `path`; move it onto `path` when the block succeeds, remove it when the block raises.
+    """Yield a temporary path beside `path`.
+
+    Move it onto `path` when the block succeeds, remove it when the block raises.
 
     A link is followed: the file to which it leads is replaced, on its own disk. Who may read the
     new file is left to the process's umask.
@@ -290,7 +309,10 @@ def _end(number, frame):
 # %% ../nbs/0_core.ipynb #e4710007
 @contextlib.contextmanager
 def only_one(path):
-    "Hold the lock of the file or folder `path`, which need not exist; says so on stderr when another process has it."
+    """Hold the lock of the file or folder `path`, which need not exist.
+
+    Says so on stderr when another process has it.
+    """
     from filelock import FileLock, Timeout  # not needed to read
 
     guard = FileLock(cache_dir("locks") / f"{content_hash(str(Path(path).resolve()))[:24]}.lock")
@@ -314,12 +336,15 @@ def write_jsonl(path, rows):
 # %% ../nbs/0_core.ipynb #58033228
 def make_rng(seed):
     "A `numpy.random.Generator` from an integer seed; a generator is handed through unchanged."
-    import numpy as np   # a tenth of a second that `routercompanion --help` does not need
+    import numpy as np  # a tenth of a second that `routercompanion --help` does not need
+
     return seed if isinstance(seed, np.random.Generator) else np.random.default_rng(seed)
 
 # %% ../nbs/0_core.ipynb #face0002
 def exported_names(folder):
-    "Public names of every module below `folder`, read from the files without importing them: {name: [modules]}."
+    """Public names of every module below `folder`, read from the files without importing them:
+    {name: [modules]}.
+    """
     found = {}
     for path in sorted(Path(folder).rglob("[!_]*.py")):
         listed = re.search(r"^__all__ = (\[.*?\])", path.read_text(encoding="utf-8"), re.M | re.S)
@@ -330,9 +355,11 @@ def exported_names(folder):
 
 # %% ../nbs/0_core.ipynb #face0003
 def face(package):
-    """`__getattr__`, `__dir__` and `__all__` for the `__init__` of `package`: its modules' names, each imported on first use.
+    """`__getattr__`, `__dir__` and `__all__` for the `__init__` of `package`: its modules' names,
+    each imported on first use.
 
-    A name that two modules define is left to them: asking the package for it raises `AttributeError` that names both.
+    A name that two modules define is left to them: asking the package for it raises
+    `AttributeError` that names both.
     """
     names = exported_names(Path(importlib.util.find_spec(package).origin).parent)
     public = sorted(name for name, modules in names.items() if len(modules) == 1)
@@ -345,4 +372,5 @@ def face(package):
             places = " and ".join(f"{package}.{m}" for m in modules)
             raise AttributeError(f"{name} is defined in {places}. Import it from the one you mean.")
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
     return find, lambda: public, public

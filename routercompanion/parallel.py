@@ -19,9 +19,11 @@ from .core import switched_on, whole_number
 
 # %% ../nbs/0_parallel.ipynb #01ef7350
 def deterministic(seed=42, threads=None):
-    """Seed PyTorch and fix its number of threads (`threads`, else `ROUTERCOMPANION_THREADS`, else 2); return the threads.
+    """Seed PyTorch and fix its number of threads (`threads`, else `ROUTERCOMPANION_THREADS`, else
+    2); return the threads.
 
-    Two runs with the same seed and threads on one machine give the same bytes; another number of threads adds in another order.
+    Two runs with the same seed and threads on one machine give the same bytes; another number of
+    threads adds in another order.
     """
     import torch
 
@@ -32,7 +34,10 @@ def deterministic(seed=42, threads=None):
 
 
 def progress(items, description, total=None, quiet=None):
-    "A progress bar over `items`; silent when `quiet`, or when `ROUTERCOMPANION_QUIET` is set (committed notebooks set it)."
+    """A progress bar over `items`.
+
+    Silent when `quiet`, or when `ROUTERCOMPANION_QUIET` is set (committed notebooks set it).
+    """
     if quiet is None:
         quiet = switched_on("ROUTERCOMPANION_QUIET")
     return tqdm(items, desc=description, total=total, disable=quiet, leave=False)
@@ -47,12 +52,16 @@ def one_thread():
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    try: yield
-    finally: torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 # %% ../nbs/0_parallel.ipynb #09f2746a
 def pool_threads():
-    "Context: NumPy's, FAISS's and scikit-learn's threads limited to `ROUTERCOMPANION_THREADS` (default 2) inside the block."
+    """Context: NumPy's, FAISS's and scikit-learn's threads limited to `ROUTERCOMPANION_THREADS`
+    (default 2) inside the block.
+    """
     return threadpool_limits(whole_number("ROUTERCOMPANION_THREADS", 2))
 
 # %% ../nbs/0_parallel.ipynb #2a03a80c
@@ -72,11 +81,14 @@ def _filtered(filters, function, *arguments):
 
 
 def fan_out(function, arguments, description):
-    """`[function(*a) for a in arguments]` by joblib, with a progress bar; results come in order and do not depend on the number of workers.
+    """`[function(*a) for a in arguments]` by joblib, with a progress bar.
+
+    Results come in order and do not depend on the number of workers.
 
     Warning filters hold in the workers too.
 
-    `ROUTERCOMPANION_JOBS` sets the workers (default: the processors); under `joblib.parallel_config` a Dask or Ray cluster takes the work.
+    `ROUTERCOMPANION_JOBS` sets the workers (default: the processors); under
+    `joblib.parallel_config` a Dask or Ray cluster takes the work.
     """
     arguments, filters = list(arguments), list(warnings.filters)
     run = joblib.Parallel(

@@ -443,7 +443,7 @@ def test_html_and_links_in_data_are_shown_not_obeyed():
 
 def test_results_page_obeys_no_data(project):
     write_text(project / "figures/smoke/report.md", "<script>alert(1)</script> [x](javascript:1)\n")
-    page = book.results_page(store.Workspace(project, "smoke"))
+    page = book.results_page(book.shelf_of(store.Workspace(project, "smoke")))
     assert "<script" not in page and "](javascript" not in page
 
 

@@ -288,12 +288,14 @@ class OneItem:
 def test_the_book_shows_alt_text_and_caption(tmp_path):
     said = {**SAY, "caption": "Look <b>left</b>", "alt": 'a "line" & more'}
     save_figure(line_figure(), "f", tmp_path, **said)
-    page = book.results_page(OneItem(tmp_path))
+    page = book.results_page(book.shelf_of(OneItem(tmp_path)))
     picture = page.index('alt="a &quot;line&quot; &amp; more"')
     assert page.index("Look &lt;b&gt;left&lt;/b&gt;") > picture and "<b>" not in page
     assert ">f.caption.json</a>" in page
     (tmp_path / "f.caption.json").unlink()
-    assert 'alt="f"' in book.results_page(OneItem(tmp_path)), "older pictures keep their name"
+    assert 'alt="f"' in book.results_page(book.shelf_of(OneItem(tmp_path))), (
+        "older pictures keep their name"
+    )
 
 
 def test_the_readme_shows_them_too(tmp_path):

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -403,6 +404,27 @@ def test_the_score_of_an_answer_is_that_of_a_plain_pass(tiny):
         tiny.score(bank, ["x"] * 3)
     with pytest.raises(PromptTooLongError, match="row 1 "):
         tiny.score(bank, ["x", "y" * 700] + ["x"] * 12)
+
+
+def test_one_text_is_one_text_and_not_its_letters(tiny):
+    from routercompanion.features import answers, fingerprints
+
+    one, two = mixed_bank(1), mixed_bank(2)
+    assert tiny.tokens("green") == tiny.tokens(["green"])
+    whole, listed = tiny.score(one, "green"), tiny.score(one, ["green"])
+    assert whole.tokens[0] == listed.tokens[0]
+    assert whole.log_likelihood[0] == listed.log_likelihood[0]
+    for call in (tiny.score, partial(answers.p_true, tiny)):
+        args = (two, "ab")
+        with pytest.raises(CompanionError, match="1 answers for 2 queries"):
+            call(*args)
+    assert len(fingerprints.response_nll(tiny, "green")) == 1
+    assert len(fingerprints.spellings(tiny.tokenizer, "green")) == 1
+    for bad in (b"green", ["green", 3], {"green": 1}):
+        with pytest.raises(CompanionError, match="text"):
+            tiny.tokens(bad)
+        with pytest.raises(CompanionError, match="text"):
+            fingerprints.response_nll(tiny, bad)
 
 
 def test_the_probability_of_the_next_word_is_that_of_a_plain_pass(tiny):

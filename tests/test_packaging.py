@@ -353,6 +353,14 @@ def test_no_stored_output_names_a_file_of_one_machine():
     assert not found
 
 
+def test_outputs_name_files_from_the_checkout():
+    warning = f"{ROOT}/routercompanion/core.py:3: Warning: x"
+    package = f"{Path(pytest.__file__).parents[1]}/numpy/x.py:1: y"
+    output = {"output_type": "stream", "name": "stderr", "text": f"{warning}\n{package}\n"}
+    told = notebooks.tidy_output(output)["text"]
+    assert told == "routercompanion/core.py:3: Warning: x\nnumpy/x.py:1: y\n"
+
+
 def _stored_texts(path):
     for cell in notebooks.read_notebook(path)["cells"]:
         for output in cell.get("outputs", []):

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from routercompanion.agents.agent import names_in, parse_action
 from routercompanion.data.bank import make_bank
 from routercompanion.data.texts import JudgeError, LONGEST, clean_answer, final_answer
 from routercompanion.features.answers import parse_confidence
@@ -308,6 +309,39 @@ def test_selections(text, n, names):
     assert parse_selection(text, n) == names
 
 
+# ---------- an agent's actions ----------
+
+
+@pytest.mark.parametrize(
+    "text, action",
+    [
+        ("Look up: Cuba.", ("look up", "Cuba")),
+        ("**Action:** look up Cuba", ("look up", "Cuba")),
+        ("Next action: lookup Cuba", ("look up", "Cuba")),
+        ("```python\nlook_up(\"Cuba\")\n```", None),
+        ("```\nlook_up(\"Cuba\")\n```", ("look up", "Cuba")),
+        ("search('the currency of Cuba')", ("search", "the currency of Cuba")),
+        ("calculate(3 + 4)", ("calculate", "3 + 4")),
+        ("calculate (3 + 4) * 2", ("calculate", "(3 + 4) * 2")),
+        ("Answer：哈瓦那", ("answer", "哈瓦那")),
+        ("**Answer:** Havana", ("answer", "Havana")),
+        ("Final answer: Havana", ("answer", "Havana")),
+        ("answering is hard", None),
+        ("search_engine Cuba", None),
+        ("Action: answer", None),
+        ("look up -", None),
+        ("", None),
+    ],
+)
+def test_actions(text, action):
+    assert parse_action(text) == action
+
+
+def test_names_to_look_up_are_read_behind_marks_and_fences():
+    assert names_in("```\n`Cuba`, “Chile”\n```") == ["Cuba", "Chile"]
+    assert names_in("...") == []
+
+
 # ---------- confidence ----------
 
 SURE = [
@@ -383,6 +417,8 @@ PARSERS = [
     lambda t: parse_score(t, "score 1"),
     lambda t: parse_selection(t, 3),
     parse_confidence,
+    parse_action,
+    names_in,
 ]
 
 

@@ -602,14 +602,15 @@ def test_every_page_stands_once_in_the_contents(profile):
     assert len(pages) == len(set(pages)) and set(pages) == {book.page_of(s.notebook) for s in steps} | {"results", "index"}
 
 
-def test_guides_have_a_part_of_their_own_before_the_library():
+def test_guides_have_a_part_of_their_own_before_the_reference():
     names = ["index", "0_core", "6_routers/index", "6_routers/base", "6_routers/bandits/index", "6_routers/bandits/thompson",
              "how_to/add_a_router", "decisions/floors", "map"]
     steps = [graph.Step(n, f"nbs/{n}.ipynb") for n in names] + [graph.Step("papers/x", "nbs/papers/one_paper/results.ipynb")]
     parts = {part["caption"]: part["chapters"] for part in book.book_toc(steps)["parts"]}
-    assert list(parts) == ["Results", "Paper: one paper", "How to", "Library"]
-    assert [c["file"] for c in parts["How to"]] == ["library/map", "library/decisions/floors", "library/how_to/add_a_router"]
-    assert parts["Library"] == [{"file": "library/0_core"}, {"file": "library/6_routers/index", "sections": [
+    assert list(parts) == ["Start", "Papers", "How to", "Reference"]
+    assert [c["file"] for c in parts["Start"]] == ["results", "library/map"]
+    assert [c["file"] for c in parts["How to"]] == ["library/how_to/add_a_router", "library/decisions/floors"]
+    assert parts["Reference"] == [{"file": "library/0_core"}, {"file": "library/6_routers/index", "sections": [
         {"file": "library/6_routers/bandits/index", "sections": [{"file": "library/6_routers/bandits/thompson"}]},
         {"file": "library/6_routers/base"}]}]
 

@@ -433,41 +433,18 @@ OURS = pd.DataFrame(
         for c in ("arithmetic", "knowledge")
     ]
 )
-WHO = dict(model_small="S", model_large="L", data="our bank")
 
 
-def test_published_values_stand_beside_untouched():
-    published = tables.load_published("xbench", "Table 1")
-    both = tables.published_beside(OURS, published, **WHO)
-    theirs = both[both["block"] == "published"].reset_index(drop=True)
-    for c in ("row", "column", "metric", "value", "unit", "model_small", "data", "source"):
-        assert theirs[c].tolist() == published[c].tolist()
-    ours = both[both["block"] == "ours"]
-    assert (
-        ours["value"].tolist() == pytest.approx([66, 66, 50, 50])
-        and set(ours["unit"]) == {"percent"}
-        and set(ours["model_small"]) == {"S"}
-    )
-    assert not [c for c in both if "diff" in c.lower()] and theirs[["low", "high"]].isna().all(
-        axis=None
-    )
-
-
-def test_published_units_must_agree():
-    with pytest.raises(CompanionError, match="Convert ours"):
-        tables.published_beside(
-            OURS.assign(unit="USD"), tables.load_published("xbench", "Table 3"), **WHO
-        )
-    with pytest.raises(CompanionError, match="low, high"):
-        tables.published_beside(
-            OURS.drop(columns=["low", "high"]), tables.load_published("xbench", "Table 3"), **WHO
-        )
+def test_an_item_nobody_published_is_named():
     with pytest.raises(UnknownNameError, match="xbench_table1"):
         tables.load_published("xbench", "Table 99")
 
 
 def test_table_files(tmp_path):
-    both = tables.published_beside(OURS, tables.load_published("xbench", "Table 3"), **WHO)
+    mine = OURS.assign(block="ours", unit="percent", model_small="S", model_large="L")
+    mine[["value", "low", "high"]] *= 100
+    published = tables.load_published("xbench", "Table 3").assign(block="published")
+    both = pd.concat([mine, published], ignore_index=True)
     paths = [
         tables.write_table(both, "xbench_table3", tmp_path / run, caption="Probes") for run in "ab"
     ]

@@ -15,68 +15,124 @@ from ..core import CompanionError
 
 # %% ../../nbs/5_agents/retrieval.ipynb #776c6750
 class EmptyIndexError(CompanionError):
-    "An index without passages, or a question without passages, cannot be searched; the message says which and the remedy."
+    """An index without passages, or a question without passages, cannot be searched.
+
+    The message says which and the remedy.
+    """
 
 
 class PassageIndex:
-    "Base of the indexes: `passages` (tuple of `Passage`) and `top(queries, k)` -> positions (n, k) int64, best first."
+    """Base of the indexes: `passages` (tuple of `Passage`) and `top(queries, k)` -> positions (n,
+    k) int64, best first.
+    """
+
     def __init__(self, passages):
         self.passages = tuple(passages)
-        if not self.passages: raise EmptyIndexError("The index has no passage: give it a corpus, or each question its own passages.")
+        if not self.passages:
+            raise EmptyIndexError(
+                "The index has no passage: give it a corpus, or each question its own passages."
+            )
 
-    def search(self, queries, k=2): return [[self.passages[i] for i in row] for row in self.top(list(queries), min(k, len(self.passages)))]
+    def search(self, queries, k=2):
+        return [
+            [self.passages[i] for i in row]
+            for row in self.top(list(queries), min(k, len(self.passages)))
+        ]
 
 
 class BM25Index(PassageIndex):
-    """Okapi BM25 (Lucene's form) over titles and sentences, by bm25s; English stop words are left out, ties go to the earlier passage. Memory: 8 bytes for
-    each distinct word of each passage.
+    """Okapi BM25 (Lucene's form) over titles and sentences, by bm25s.
+
+    English stop words are left out, ties go to the earlier passage. Memory: 8 bytes for each
+    distinct word of each passage.
     """
-    def __init__(self, passages, *, k1=1.5, b=.75):
+
+    def __init__(self, passages, *, k1=1.5, b=0.75):
         super().__init__(passages)
         self.index = bm25s.BM25(k1=k1, b=b)
         self.index.index(self._words([p.text for p in self.passages]), show_progress=False)
         table = self.index.scores
-        self.weights = csr_matrix((table["data"], table["indices"], table["indptr"]), shape=(len(table["indptr"]) - 1, len(self.passages)))   # words x passages
+        # words x passages
+        self.weights = csr_matrix(
+            (table["data"], table["indices"], table["indptr"]),
+            shape=(len(table["indptr"]) - 1, len(self.passages)),
+        )
 
-    def _words(self, texts): return bm25s.tokenize(texts, stopwords="en", token_pattern=r"(?u)\b\w+\b", show_progress=False, return_ids=False)
+    def _words(self, texts):
+        return bm25s.tokenize(
+            texts,
+            stopwords="en",
+            token_pattern=r"(?u)\b\w+\b",
+            show_progress=False,
+            return_ids=False,
+        )
 
     def top(self, queries, k, block=64):
-        "Positions (n, k) of the best passages; `block` queries at a time (memory: block x passages numbers at most)."
-        ids = [[self.index.vocab_dict[w] for w in words if w in self.index.vocab_dict] for words in self._words(queries)]
+        """Positions (n, k) of the best passages.
+
+        `block` queries at a time (memory: block x passages numbers at most).
+        """
+        ids = [
+            [self.index.vocab_dict[w] for w in words if w in self.index.vocab_dict]
+            for words in self._words(queries)
+        ]
         out = np.empty((len(ids), k), np.int64)
         for start in range(0, len(ids), block):
-            part = ids[start:start + block]
+            part = ids[start : start + block]
             words, ends = [i for row in part for i in row], np.cumsum([0, *map(len, part)])
-            scores = csr_matrix((np.ones(len(words), np.float32), words, ends), shape=(len(part), self.weights.shape[0])) @ self.weights
+            scores = (
+                csr_matrix(
+                    (np.ones(len(words), np.float32), words, ends),
+                    shape=(len(part), self.weights.shape[0]),
+                )
+                @ self.weights
+            )
             for i, (a, b) in enumerate(zip(scores.indptr, scores.indptr[1:])):
-                out[start + i] = best_of_row(scores.indices[a:b], scores.data[a:b], k, len(self.passages))
+                out[start + i] = best_of_row(
+                    scores.indices[a:b], scores.data[a:b], k, len(self.passages)
+                )
         return out
 
 # %% ../../nbs/5_agents/retrieval.ipynb #86b8d35f
 def best_of_row(positions, values, k, n):
-    "The `k` positions of the highest values, ties to the lower position, filled up with further positions below `n` if there are fewer."
+    """The `k` positions of the highest values, ties to the lower position, filled up with further
+    positions below `n` if there are fewer.
+    """
     if len(values) > k:
         keep = np.flatnonzero(values >= np.partition(values, len(values) - k)[len(values) - k])
         positions, values = positions[keep], values[keep]
     best = positions[np.lexsort((positions, -values))[:k]]
-    return best if len(best) == k else np.r_[best, np.setdiff1d(np.arange(min(n, 2 * k)), best)[:k - len(best)]]
+    return (
+        best
+        if len(best) == k
+        else np.r_[best, np.setdiff1d(np.arange(min(n, 2 * k)), best)[: k - len(best)]]
+    )
 
 # %% ../../nbs/5_agents/retrieval.ipynb #bc9809e2
 class DenseIndex(PassageIndex):
-    """Exact search by inner product (FAISS, flat) over unit vectors of the passages' texts, from `encode(texts) -> (n, D)`, e.g.
-    `load_encoder("minilm-l6-v2").encode`.
+    """Exact search by inner product (FAISS, flat) over unit vectors of the passages' texts, from
+    `encode(texts) -> (n, D)`, e.g. `load_encoder("minilm-l6-v2").encode`.
 
     vectors: those of the passages, if they are already there. Memory: 4 D bytes a passage.
     """
+
     def __init__(self, passages, encode, *, vectors=None):
         super().__init__(passages)
-        self.encode, vectors = encode, np.ascontiguousarray(encode([p.text for p in self.passages]) if vectors is None else vectors, np.float32)
+        self.encode, vectors = (
+            encode,
+            np.ascontiguousarray(
+                encode([p.text for p in self.passages]) if vectors is None else vectors, np.float32
+            ),
+        )
         if len(vectors) != len(self.passages) or vectors.ndim != 2:
-            raise CompanionError(f"Vectors have shape {vectors.shape} for {len(self.passages)} passages; give one row for each.")
+            raise CompanionError(
+                f"Vectors have shape {vectors.shape} for {len(self.passages)} passages; give one row for each."
+            )
         self.index = faiss.IndexFlatIP(vectors.shape[1])
         self.index.add(vectors)
 
-    def top(self, queries, k): return self.top_vectors(self.encode(queries), k)
+    def top(self, queries, k):
+        return self.top_vectors(self.encode(queries), k)
 
     def top_vectors(self, vectors, k):
         "Positions (n, k) for queries that are already encoded, (n, D)."
@@ -84,7 +140,12 @@ class DenseIndex(PassageIndex):
 
 # %% ../../nbs/5_agents/retrieval.ipynb #c4c68035
 def retrieval_recall(index, questions, k=2):
-    "Share (n,) of each question's gold titles among the `k` passages that a search for the question finds; NaN without gold facts."
+    """Share (n,) of each question's gold titles among the `k` passages that a search for the
+    question finds; NaN without gold facts.
+    """
     gold = [{t for t, _ in q.supporting} for q in questions]
     found = index.search([q.question for q in questions], k)
-    return np.array([len(g & {p.title for p in f}) / len(g) if g else np.nan for g, f in zip(gold, found)], np.float32)
+    return np.array(
+        [len(g & {p.title for p in f}) / len(g) if g else np.nan for g, f in zip(gold, found)],
+        np.float32,
+    )

@@ -18,7 +18,10 @@ import weakref
 from pathlib import Path
 
 from smolagents.local_python_executor import (
-    CodeOutput, InterpreterError, LocalPythonExecutor, PythonExecutor,
+    CodeOutput,
+    InterpreterError,
+    LocalPythonExecutor,
+    PythonExecutor,
 )
 
 # %% ../../nbs/5_agents/sandbox.ipynb #sand0005
@@ -29,11 +32,13 @@ def _say(stream, **message):
 
 def _stub(name, ask):
     "A function of the child that has the parent call the tool `name`."
+
     def call(*args, **named):
         reply = ask(call=name, args=args, named=named)
         if "error" in reply:
             raise type(reply["kind"], (Exception,), {})(reply["error"])
         return reply["result"]
+
     return call
 
 
@@ -41,7 +46,7 @@ def _watch_parent():
     "End this process when its parent has ended, even in the middle of a loop."
     parent = os.getppid()
     while os.getppid() == parent:
-        time.sleep(.5)
+        time.sleep(0.5)
     os._exit(1)
 
 # %% ../../nbs/5_agents/sandbox.ipynb #sand0006
@@ -94,8 +99,14 @@ _START = "from routercompanion.agents.sandbox import _main; _main()"
 
 def _start_child(tools, longest):
     process = subprocess.Popen(
-        [sys.executable, "-c", _START], env=clean_environment(), stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding="utf-8")
+        [sys.executable, "-c", _START],
+        env=clean_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        encoding="utf-8",
+    )
     _say(process.stdin, tools=sorted(tools), longest=longest)
     return process
 

@@ -28,6 +28,7 @@ from ..parallel import progress
 # %% ../../nbs/5_agents/smolagents.ipynb #b73b417a
 class BoxTool(Tool):
     "What the tools below share: the `Toolbox` behind them, and the titles `found` so far."
+
     def __init__(self, box):
         super().__init__()
         self.box, self.found = box, []
@@ -35,6 +36,7 @@ class BoxTool(Tool):
 # %% ../../nbs/5_agents/smolagents.ipynb #9a2e3903
 class SearchTool(BoxTool):
     "The index of a `Toolbox` as a smolagents tool; `found` collects the titles."
+
     name, output_type = "search", "string"
     description = "Finds the passages of the collection that fit some words best."
     inputs = {"query": {"type": "string", "description": "the words to look for"}}
@@ -47,9 +49,12 @@ class SearchTool(BoxTool):
 # %% ../../nbs/5_agents/smolagents.ipynb #dbecf318
 class LookUpTool(BoxTool):
     "The passage of a title; `found` collects the titles."
+
     name, output_type = "look_up", "string"
     description = "Reads the passage that has exactly this title, or the nearest one."
-    inputs = {"title": {"type": "string", "description": "the title, such as the name of a country"}}
+    inputs = {
+        "title": {"type": "string", "description": "the title, such as the name of a country"}
+    }
 
     def forward(self, title: str) -> str:
         passage, _ = self.box.look_up(title)
@@ -59,55 +64,87 @@ class LookUpTool(BoxTool):
 # %% ../../nbs/5_agents/smolagents.ipynb #4731fd79
 class CalculatorTool(BoxTool):
     "The calculator of a `Toolbox`."
+
     name, output_type = "calculate", "string"
     description = "Calculates an arithmetic expression."
-    inputs = {"expression": {"type": "string", "description": "numbers, + - * / // % and parentheses"}}
+    inputs = {
+        "expression": {"type": "string", "description": "numbers, + - * / // % and parentheses"}
+    }
 
     def forward(self, expression: str) -> str:
-        try: return self.box.calculate(expression)
-        except CalculatorError as e: return str(e)
+        try:
+            return self.box.calculate(expression)
+        except CalculatorError as e:
+            return str(e)
 
 # %% ../../nbs/5_agents/smolagents.ipynb #eb6cb3c0
-def as_tools(box): return [SearchTool(box), LookUpTool(box), CalculatorTool(box)]
+def as_tools(box):
+    return [SearchTool(box), LookUpTool(box), CalculatorTool(box)]
 
 # %% ../../nbs/5_agents/smolagents.ipynb #77cca890
 class LocalAgentModel(Model):
-    """A `CausalLM` with a chat template as a smolagents model: greedy, at most `max_new_tokens` a message; tokens are counted.
+    """A `CausalLM` with a chat template as a smolagents model: greedy, at most `max_new_tokens` a
+    message; tokens are counted.
 
-    What a message shares with the one before (the framework's long instructions, earlier steps) is not read again: its keys and values are kept.
+    What a message shares with the one before (the framework's long instructions, earlier steps) is
+    not read again: its keys and values are kept.
     """
+
     def __init__(self, lm, *, max_new_tokens=128):
         super().__init__(flatten_messages_as_text=True, model_id=lm.name)
         self.lm, self.max_new_tokens = lm, max_new_tokens
         self.seen, self.cache = [], None
 
     def reusable(self, ids):
-        "The kept keys and values, cut back to the tokens that `ids` shares with the last message (never all of them)."
-        shared = next((i for i, (a, b) in enumerate(zip(self.seen, ids)) if a != b), min(len(self.seen), len(ids)))
-        surplus = 0 if self.cache is None else self.cache.get_seq_length() - min(shared, len(ids) - 1)
-        if self.cache is None or shared < 2: self.cache = DynamicCache(config=self.lm.model.config)
-        elif surplus > 0: self.cache.crop(-surplus)
+        """The kept keys and values, cut back to the tokens that `ids` shares with the last message
+        (never all of them).
+        """
+        shared = next(
+            (i for i, (a, b) in enumerate(zip(self.seen, ids)) if a != b),
+            min(len(self.seen), len(ids)),
+        )
+        surplus = (
+            0 if self.cache is None else self.cache.get_seq_length() - min(shared, len(ids) - 1)
+        )
+        if self.cache is None or shared < 2:
+            self.cache = DynamicCache(config=self.lm.model.config)
+        elif surplus > 0:
+            self.cache.crop(-surplus)
         return self.cache
 
     def generate(self, messages, stop_sequences=None, **options):
         ready = self._prepare_completion_kwargs(messages, tool_choice=None)["messages"]
-        ids = self.lm.tokenizer.apply_chat_template(ready, add_generation_prompt=True, return_tensors="pt", return_dict=True).to(self.lm.device)
+        ids = self.lm.tokenizer.apply_chat_template(
+            ready, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        ).to(self.lm.device)
         read, cache = ids["input_ids"].shape[1], self.reusable(ids["input_ids"][0].tolist())
         if read + self.max_new_tokens > self.lm.window:
-            raise CompanionError(f"{read} tokens and {self.max_new_tokens} new ones, and the window of {self.lm.name} is {self.lm.window}.")
-        how = dict(max_new_tokens=self.max_new_tokens, do_sample=False, pad_token_id=self.lm.tokenizer.eos_token_id)
-        if stop_sequences: how |= dict(stop_strings=stop_sequences, tokenizer=self.lm.tokenizer)
+            raise CompanionError(
+                f"{read} tokens and {self.max_new_tokens} new ones, and the window of {self.lm.name} is {self.lm.window}."
+            )
+        how = dict(
+            max_new_tokens=self.max_new_tokens,
+            do_sample=False,
+            pad_token_id=self.lm.tokenizer.eos_token_id,
+        )
+        if stop_sequences:
+            how |= dict(stop_strings=stop_sequences, tokenizer=self.lm.tokenizer)
         whole = self.lm.model.generate(**ids, past_key_values=cache, **how)[0]
-        self.seen, out = whole[:-1].tolist(), whole[read:]   # the last token was written but not read
+        # the last token was written but not read
+        self.seen, out = whole[:-1].tolist(), whole[read:]
         text = self.lm.tokenizer.decode(out, skip_special_tokens=True)
-        if stop_sequences: text = remove_content_after_stop_sequences(text, stop_sequences)
+        if stop_sequences:
+            text = remove_content_after_stop_sequences(text, stop_sequences)
         return ChatMessage(MessageRole.ASSISTANT, text, token_usage=TokenUsage(read, len(out)))
 
 # %% ../../nbs/5_agents/smolagents.ipynb #228d2823
 class EndpointAgentModel(Model):
-    """Any model behind an OpenAI-compatible server as a smolagents model. `url` ends before /chat/completions; the key is read from the environment variable
-    `api_key_env` at the moment of the request. options: sent along (default temperature 0, 512 tokens). A refusal raises `EndpointError` with the status,
-    never the key."""
+    """Any model behind an OpenAI-compatible server as a smolagents model.
+
+    `url` ends before /chat/completions; the key is read from the environment variable `api_key_env`
+    at the moment of the request. options: sent along (default temperature 0, 512 tokens). A refusal
+    raises `EndpointError` with the status, never the key.
+    """
 
     def __init__(
         self, url, model, *, timeout=60.0, options=None, api_key_env="ROUTERCOMPANION_API_KEY"
@@ -163,9 +200,9 @@ TASK = "Answer the question in at most five words. Use the tools to find the fac
 def framework_agent(model, box, *, kind="tool", max_steps=6, stop_after=None):
     """A smolagents agent with the tools of `box`.
 
-    kind: "tool" (JSON tool calls) or "code" (Python, run by the framework's own interpreter in a child
-    process with an empty environment: no imports beyond its harmless defaults, no files, no network,
-    no keys). stop_after(agent): called after each step. `agent.cleanup()` ends the child.
+    kind: "tool" (JSON tool calls) or "code" (Python, run by the framework's own interpreter in a
+    child process with an empty environment: no imports beyond its harmless defaults, no files, no
+    network, no keys). stop_after(agent): called after each step. `agent.cleanup()` ends the child.
     """
     chosen = lookup(AGENTS, kind, "kind of agent")
     options = {"executor": CleanExecutor()} if kind == "code" else {}
@@ -181,7 +218,9 @@ def framework_agent(model, box, *, kind="tool", max_steps=6, stop_after=None):
 
 # %% ../../nbs/5_agents/smolagents.ipynb #96568f59
 def framework_trace(question, model, box, *, kind="tool", max_steps=6, max_seconds=120.0):
-    """The `Trace` of a framework's agent for one question; beyond the step or time limit the answer is empty, and a reply that is no tool call (or no
+    """The `Trace` of a framework's agent for one question.
+
+    Beyond the step or time limit the answer is empty, and a reply that is no tool call (or no
     runnable code) is malformed.
     """
     trace, start = Trace(question.key or question.question), time.perf_counter()
@@ -218,25 +257,59 @@ def framework_trace(question, model, box, *, kind="tool", max_steps=6, max_secon
 
 # %% ../../nbs/5_agents/smolagents.ipynb #a8122530
 def note_step(trace, step):
-    "Add a step of the framework's memory to a trace: what was written, the tools called, tokens, and whether it was malformed."
-    if step.token_usage: trace.tokens_in, trace.tokens_out = trace.tokens_in + step.token_usage.input_tokens, trace.tokens_out + step.token_usage.output_tokens
-    if isinstance(step.error, smolagents.utils.AgentMaxStepsError): return
+    """Add a step of the framework's memory to a trace: what was written, the tools called, tokens,
+    and whether it was malformed.
+    """
+    if step.token_usage:
+        trace.tokens_in, trace.tokens_out = (
+            trace.tokens_in + step.token_usage.input_tokens,
+            trace.tokens_out + step.token_usage.output_tokens,
+        )
+    if isinstance(step.error, smolagents.utils.AgentMaxStepsError):
+        return
     names = [c.name for c in step.tool_calls or []]
     trace.tool_calls += len([n for n in names if n != "final_answer"])
     trace.malformed += step.error is not None
-    arguments, error = [c.arguments for c in step.tool_calls or []], str(step.error).partition("\n")[0][:300] if step.error else ""
-    trace.add(", ".join(names) or "malformed", str(arguments)[:400], str(step.model_output or "")[:1000], error=error)
+    arguments = [c.arguments for c in step.tool_calls or []]
+    error = str(step.error).partition("\n")[0][:300] if step.error else ""
+    trace.add(
+        ", ".join(names) or "malformed",
+        str(arguments)[:400],
+        str(step.model_output or "")[:1000],
+        error=error,
+    )
 
 # %% ../../nbs/5_agents/smolagents.ipynb #e218e639
-def run_framework(questions, model, *, toolbox=None, kind="tool", max_steps=6, max_seconds=120., k=2, log=None):
-    "As `run_agent` (agents.agent), by a smolagents agent, one question after the other; each finished question is kept in `log` and not run again."
-    about = dict(run="smolagents", version=smolagents.__version__, model=str(model.model_id), kind=kind, max_steps=max_steps,
-                 max_seconds=max_seconds, **about_tools(toolbox, k))
+def run_framework(
+    questions, model, *, toolbox=None, kind="tool", max_steps=6, max_seconds=120.0, k=2, log=None
+):
+    """As `run_agent` (agents.agent), by a smolagents agent, one question after the other.
+
+    Each finished question is kept in `log` and not run again.
+    """
+    about = dict(
+        run="smolagents",
+        version=smolagents.__version__,
+        model=str(model.model_id),
+        kind=kind,
+        max_steps=max_steps,
+        max_seconds=max_seconds,
+        **about_tools(toolbox, k),
+    )
     kept = RunLog(log, about) if log else None
     done = kept.read() if kept else {}
     for q in progress(questions, f"smolagents ({kind})"):
-        if (q.key or q.question) in done: continue
-        trace = framework_trace(q, model, toolbox or Toolbox(BM25Index(own_passages(q)), k), kind=kind, max_steps=max_steps, max_seconds=max_seconds)
+        if (q.key or q.question) in done:
+            continue
+        trace = framework_trace(
+            q,
+            model,
+            toolbox or Toolbox(BM25Index(own_passages(q)), k),
+            kind=kind,
+            max_steps=max_steps,
+            max_seconds=max_seconds,
+        )
         done[trace.key] = trace
-        if kept: kept.add([trace])
+        if kept:
+            kept.add([trace])
     return [done[q.key or q.question] for q in questions]

@@ -14,8 +14,16 @@ from .retrieval import EmptyIndexError, PassageIndex
 from ..core import CompanionError, content_hash
 
 # %% ../../nbs/5_agents/tools.ipynb #eea283a2
-_OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv,
-              ast.Mod: operator.mod, ast.USub: operator.neg, ast.UAdd: operator.pos}
+_OPERATORS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.USub: operator.neg,
+    ast.UAdd: operator.pos,
+}
 
 
 class CalculatorError(CompanionError):
@@ -23,47 +31,79 @@ class CalculatorError(CompanionError):
 
 
 def calculate(expression):
-    """Value of an arithmetic expression: numbers, + - * / // % and parentheses, at most 200 signs. Nothing else is read, and nothing is executed; else
-    `CalculatorError`.
+    """Value of an arithmetic expression: numbers, + - * / // % and parentheses, at most 200 signs.
+
+    Nothing else is read, and nothing is executed; else `CalculatorError`.
     """
+
     def value(node):
-        if isinstance(node, ast.Constant) and type(node.value) in (int, float): return node.value
-        if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS: return _OPERATORS[type(node.op)](value(node.left), value(node.right))
-        if isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATORS: return _OPERATORS[type(node.op)](value(node.operand))
+        if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+            return node.value
+        if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+            return _OPERATORS[type(node.op)](value(node.left), value(node.right))
+        if isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATORS:
+            return _OPERATORS[type(node.op)](value(node.operand))
         raise ValueError("only numbers, + - * / // % and parentheses are allowed")
+
     try:
-        if len(expression) > 200: raise ValueError("it is longer than 200 signs")
+        if len(expression) > 200:
+            raise ValueError("it is longer than 200 signs")
         return value(ast.parse(expression.replace(",", "").strip(), mode="eval").body)
-    except (ValueError, SyntaxError, ZeroDivisionError, OverflowError, RecursionError, MemoryError) as e:
-        raise CalculatorError(f"Cannot calculate {expression[:60]!r}: {e}. Give plain arithmetic, such as (26 + 8) / 2.") from e
+    except (
+        ValueError,
+        SyntaxError,
+        ZeroDivisionError,
+        OverflowError,
+        RecursionError,
+        MemoryError,
+    ) as e:
+        raise CalculatorError(
+            f"Cannot calculate {expression[:60]!r}: {e}. Give plain arithmetic, such as (26 + 8) / 2."
+        ) from e
 
 # %% ../../nbs/5_agents/tools.ipynb #b950b3be
 @dataclass
 class Toolbox:
-    "What an agent may call: `search` (the index; `k` passages), `look_up` (a title) and `calculate`. None of them reaches a network or runs code."
+    """What an agent may call: `search` (the index.
+
+    `k` passages), `look_up` (a title) and `calculate`. None of them reaches a network or runs code.
+    """
+
     index: PassageIndex
     k: int = 2
 
-    def __post_init__(self): self.titles = {p.title.casefold(): p for p in self.index.passages}
+    def __post_init__(self):
+        self.titles = {p.title.casefold(): p for p in self.index.passages}
 
-    def search(self, query, k=None): return self.index.search([query], k or self.k)[0]
+    def search(self, query, k=None):
+        return self.index.search([query], k or self.k)[0]
 
     def look_up(self, title):
-        "(passage, is it the one with that title?): else the best that a search for the title finds."
+        """(passage, is it the one with that title?): else the best that a search for the title
+        finds.
+        """
         exact = self.titles.get(title.strip().casefold())
         return (exact, True) if exact else (self.search(title, 1)[0], False)
 
-    def calculate(self, expression): return f"{calculate(expression):.10g}"
+    def calculate(self, expression):
+        return f"{calculate(expression):.10g}"
 
 # %% ../../nbs/5_agents/tools.ipynb #323e0c57
 def about_tools(toolbox, k):
     "What identifies the tools of a run: the corpus by its hash, the kind of index, k."
-    if toolbox is None: return dict(corpus="the questions' own passages", index="BM25Index", k=k)
-    return dict(corpus=content_hash([p.text for p in toolbox.index.passages]), index=type(toolbox.index).__name__, k=toolbox.k)
+    if toolbox is None:
+        return dict(corpus="the questions' own passages", index="BM25Index", k=k)
+    return dict(
+        corpus=content_hash([p.text for p in toolbox.index.passages]),
+        index=type(toolbox.index).__name__,
+        k=toolbox.k,
+    )
 
 
 def own_passages(question):
     if not question.passages:
-        raise EmptyIndexError(f"The question {question.question[:80]!r} has no passages of its own: "
-                              "pass toolbox=Toolbox(index of a corpus), or leave the question out.")
+        raise EmptyIndexError(
+            f"The question {question.question[:80]!r} has no passages of its own: "
+            "pass toolbox=Toolbox(index of a corpus), or leave the question out."
+        )
     return question.passages

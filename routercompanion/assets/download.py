@@ -27,7 +27,12 @@ from urllib.parse import unquote, urlparse
 from tqdm import tqdm
 
 from routercompanion.assets.lock import (
-    AssetError, DiskFullError, DownloadError, HashMismatchError, TruncatedFileError, _FULL,
+    AssetError,
+    DiskFullError,
+    DownloadError,
+    HashMismatchError,
+    TruncatedFileError,
+    _FULL,
     check_file,
 )
 from ..core import switched_on
@@ -62,48 +67,98 @@ def _pip_failure(asset, files, output):
     names = ", ".join(f["filename"] for f in files)
     lines = [s for s in output.splitlines() if s.strip() and not s.startswith("WARNING: Location")]
     said = " | ".join(lines[-4:])[-600:]
-    if "No space left" in output: return DiskFullError.about(asset, names, "the disk ran full during the download", _FULL)
+    if "No space left" in output:
+        return DiskFullError.about(asset, names, "the disk ran full during the download", _FULL)
     if "DO NOT MATCH THE HASHES" in output:
         got = re.search(r"Got\s+([0-9a-f]{64})", output)
         which = next((f["filename"] for f in files if f["sha256"] in output), names)
-        return HashMismatchError.about(asset, which, f"what the index delivered has SHA-256 {got[1] if got else 'unknown'}, not the lock's: "
-                                       "it was cut short or replaced", "Fetch again; if it repeats, the source has changed: do not use it.")
-    if re.search("not enough bytes|IncompleteRead|Connection broken|BadZipFile|invalid wheel", output, re.I):
-        return TruncatedFileError.about(asset, names, f"the download ended too early ({said})", "Fetch again.")
+        return HashMismatchError.about(
+            asset,
+            which,
+            f"what the index delivered has SHA-256 {got[1] if got else 'unknown'}, not the lock's: "
+            "it was cut short or replaced",
+            "Fetch again; if it repeats, the source has changed: do not use it.",
+        )
+    if re.search(
+        "not enough bytes|IncompleteRead|Connection broken|BadZipFile|invalid wheel", output, re.I
+    ):
+        return TruncatedFileError.about(
+            asset, names, f"the download ended too early ({said})", "Fetch again."
+        )
     if "No module named pip" in output:
-        return DownloadError.about(asset, names, "this Python has no pip", "Run `python -m ensurepip`, then fetch again.")
-    return DownloadError.about(asset, names, f"the package index cannot be reached or does not have it (pip said: {said})",
-                               "Check the network and pip's index settings (`pip config list`), then fetch again.")
+        return DownloadError.about(
+            asset, names, "this Python has no pip", "Run `python -m ensurepip`, then fetch again."
+        )
+    return DownloadError.about(
+        asset,
+        names,
+        f"the package index cannot be reached or does not have it (pip said: {said})",
+        "Check the network and pip's index settings (`pip config list`), then fetch again.",
+    )
 
 # %% ../../nbs/0_assets/download.ipynb #3dfd0c58
 def _folder_size(folder):
-    "Bytes of the files below `folder`, while another program writes there: files and folders that vanish meanwhile count as 0."
+    """Bytes of the files below `folder`, while another program writes there: files and folders that
+    vanish meanwhile count as 0.
+    """
     total = 0
-    for where, _, files in os.walk(folder):   # unlike rglob, os.walk does not fail when a folder disappears under it
+    # unlike rglob, os.walk does not fail when a folder disappears under it
+    for where, _, files in os.walk(folder):
         for file in files:
-            with contextlib.suppress(FileNotFoundError): total += os.stat(os.path.join(where, file)).st_size
+            with contextlib.suppress(FileNotFoundError):
+                total += os.stat(os.path.join(where, file)).st_size
     return total
 
 # %% ../../nbs/0_assets/download.ipynb #6aa2693e
 def pip_download(asset, files, folder):
-    "Download the locked wheels `files` into `folder` with pip; return their paths in order. Nothing is installed, built or imported."
+    """Download the locked wheels `files` into `folder` with pip; return their paths in order.
+
+    Nothing is installed, built or imported.
+    """
     folder = Path(folder)
     requirements = folder / "requirements.txt"
-    requirements.write_text("".join(f"{f['project']}=={f['version']} --hash=sha256:{f['sha256']}\n" for f in files))
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--require-hashes", "--no-cache-dir",
-               "--disable-pip-version-check", "--no-input", "--progress-bar", "off", "-d", str(folder), "-r", str(requirements)]
-    with open(folder / "pip.log", "w+") as log, _bar(f"downloading {asset}", sum(f.get("size", 0) for f in files)) as bar:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "TMPDIR": str(folder)})
+    requirements.write_text(
+        "".join(f"{f['project']}=={f['version']} --hash=sha256:{f['sha256']}\n" for f in files)
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--require-hashes",
+        "--no-cache-dir",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--progress-bar",
+        "off",
+        "-d",
+        str(folder),
+        "-r",
+        str(requirements),
+    ]
+    with (
+        open(folder / "pip.log", "w+") as log,
+        _bar(f"downloading {asset}", sum(f.get("size", 0) for f in files)) as bar,
+    ):
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "TMPDIR": str(folder)}
+        )
         try:
             while process.poll() is None:
-                time.sleep(.1)
+                time.sleep(0.1)
                 bar.update(_folder_size(folder) - bar.n)
         finally:
-            if process.poll() is None: process.kill()
+            if process.poll() is None:
+                process.kill()
             process.wait()
         log.seek(0)
-        if process.returncode: raise _pip_failure(asset, files, log.read())
-    for f in files: check_file(asset, folder / f["filename"], f["sha256"], f.get("size"))
+        if process.returncode:
+            raise _pip_failure(asset, files, log.read())
+    for f in files:
+        check_file(asset, folder / f["filename"], f["sha256"], f.get("size"))
     return [folder / f["filename"] for f in files]
 
 # %% ../../nbs/0_assets/download.ipynb #c51af410
@@ -111,47 +166,79 @@ def safe_join(asset, folder, member):
     "`folder / member`, or `AssetError` when the member's name is absolute or climbs out with `..`."
     parts = PurePosixPath(member)
     if parts.is_absolute() or ".." in parts.parts or "\\" in member or not parts.parts:
-        raise AssetError.about(asset, member, "its name points outside the target folder", "Do not use this archive.")
+        raise AssetError.about(
+            asset, member, "its name points outside the target folder", "Do not use this archive."
+        )
     return Path(folder, *parts.parts)
 
 
 @contextlib.contextmanager
 def _open_members(asset, path, pattern):
-    "Yield (archive, sorted members that match `pattern`). Raises `TruncatedFileError` for a broken zip, `AssetError` for no match."
+    """Yield (archive, sorted members that match `pattern`).
+
+    Raises `TruncatedFileError` for a broken zip, `AssetError` for no match.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            members = sorted((m for m in archive.infolist() if not m.is_dir() and fnmatch.fnmatchcase(m.filename, pattern)), key=lambda m: m.filename)
-            if not members: raise AssetError.about(asset, Path(path).name, f"no member matches {pattern!r}", "Repair `member` in the lock.")
+            members = sorted(
+                (
+                    m
+                    for m in archive.infolist()
+                    if not m.is_dir() and fnmatch.fnmatchcase(m.filename, pattern)
+                ),
+                key=lambda m: m.filename,
+            )
+            if not members:
+                raise AssetError.about(
+                    asset,
+                    Path(path).name,
+                    f"no member matches {pattern!r}",
+                    "Repair `member` in the lock.",
+                )
             yield archive, members
     except (zipfile.BadZipFile, EOFError, zlib.error) as e:
-        raise TruncatedFileError.about(asset, Path(path).name, f"the archive is damaged ({e})", "Fetch again.") from e
+        raise TruncatedFileError.about(
+            asset, Path(path).name, f"the archive is damaged ({e})", "Fetch again."
+        ) from e
 
 # %% ../../nbs/0_assets/download.ipynb #00de7843
 def concatenate_members(asset, archives, patterns, target):
-    "Write the members of each archive that match its pattern, one after the other, to `target`; return the SHA-256 of the whole."
+    """Write the members of each archive that match its pattern, one after the other, to `target`.
+
+    Return the SHA-256 of the whole.
+    """
     digest = hashlib.sha256()
     with open(target, "wb") as out, _bar(f"unpacking {asset}") as bar:
         for path, pattern in zip(archives, patterns, strict=True):
             with _open_members(asset, path, pattern) as (archive, members):
                 for m in members:
-                    with archive.open(m) as source: _copy_stream(source, out, bar, digest)
+                    with archive.open(m) as source:
+                        _copy_stream(source, out, bar, digest)
     return digest.hexdigest()
 
 
 def unpack_members(asset, path, pattern, out, strip=""):
-    "Copy the members that match `pattern` below `out`, without the leading `strip` of their names; return the paths."
+    """Copy the members that match `pattern` below `out`, without the leading `strip` of their
+    names; return the paths.
+    """
     written = []
-    with _open_members(asset, path, pattern) as (archive, members), _bar(f"unpacking {asset}", sum(m.file_size for m in members)) as bar:
+    with (
+        _open_members(asset, path, pattern) as (archive, members),
+        _bar(f"unpacking {asset}", sum(m.file_size for m in members)) as bar,
+    ):
         for m in members:
             target = safe_join(asset, out, m.filename.removeprefix(strip))
             target.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(m) as source, open(target, "wb") as f: _copy_stream(source, f, bar)
+            with archive.open(m) as source, open(target, "wb") as f:
+                _copy_stream(source, f, bar)
             written.append(target)
     return written
 
 # %% ../../nbs/0_assets/download.ipynb #70997b25
 def tensor_hash(path):
-    "SHA-256 over name, dtype, shape and raw bytes of every tensor of a safetensors file, in the order of the names."
+    """SHA-256 over name, dtype, shape and raw bytes of every tensor of a safetensors file, in the
+    order of the names.
+    """
     with open(path, "rb") as f:
         length = int.from_bytes(f.read(8), "little")
         header = json.loads(f.read(length))
@@ -167,22 +254,34 @@ def tensor_hash(path):
 
 # %% ../../nbs/0_assets/download.ipynb #b1a806f9
 def convert_gguf(gguf, out):
-    """Expand a GGUF file into an ordinary bfloat16 model folder `out` (model.safetensors, config.json, tokenizer files).
+    """Expand a GGUF file into an ordinary bfloat16 model folder `out` (model.safetensors,
+    config.json, tokenizer files).
 
-    Returns the tensor hash of the saved weights. Raises `AssetError` when what was saved is not a plain bfloat16 model.
+    Returns the tensor hash of the saved weights. Raises `AssetError` when what was saved is not a
+    plain bfloat16 model.
     """
     import torch
     import transformers
+
     gguf, out = Path(gguf), Path(out)
-    plain = {"quantization_config": transformers.GgufConfig(dequantize=True)} if hasattr(transformers, "GgufConfig") else {}
+    plain = (
+        {"quantization_config": transformers.GgufConfig(dequantize=True)}
+        if hasattr(transformers, "GgufConfig")
+        else {}
+    )
     with _quiet_transformers(), _bar(f"converting {gguf.name}", 3, unit=" steps") as bar:
-        model = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, **plain)
-        model.hf_quantizer = None   # otherwise the saved folder would claim to be quantized
-        if hasattr(model.config, "quantization_config"): del model.config.quantization_config
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, **plain
+        )
+        model.hf_quantizer = None  # otherwise the saved folder would claim to be quantized
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
         bar.update()
         model.save_pretrained(out, max_shard_size="1TB")
         bar.update()
-        transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(out)
+        transformers.AutoTokenizer.from_pretrained(
+            gguf.parent, gguf_file=gguf.name
+        ).save_pretrained(out)
     _check_plain_model(gguf.name, out, sum(p.numel() for p in model.parameters()))
     return tensor_hash(out / "model.safetensors")
 
@@ -190,69 +289,114 @@ def convert_gguf(gguf, out):
 @contextlib.contextmanager
 def _quiet_transformers():
     "Only errors, and no progress bars, from transformers inside the block."
-    from transformers import modeling_gguf_pytorch_utils as reader   # its own bar ignores the switch below
+    # its own bar ignores the switch below
+    from transformers import modeling_gguf_pytorch_utils as reader
     from transformers.utils import logging
-    before, bars, bar = logging.get_verbosity(), logging.is_progress_bar_enabled(), getattr(reader, "tqdm", None)
+
+    before = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    bar = getattr(reader, "tqdm", None)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     reader.tqdm = lambda items, *a, **k: items
-    try: yield
+    try:
+        yield
     finally:
         logging.set_verbosity(before)
         reader.tqdm = bar
-        if bars: logging.enable_progress_bar()
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _check_plain_model(asset, folder, n_parameters):
-    "Read the header of `folder`/model.safetensors and config.json back: all tensors BF16, none missing, no quantization left."
-    with open(folder / "model.safetensors", "rb") as f: header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
+    """Read the header of `folder`/model.safetensors and config.json back: all tensors BF16, none
+    missing, no quantization left.
+    """
+    with open(folder / "model.safetensors", "rb") as f:
+        header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
     tensors = [t for k, t in header.items() if k != "__metadata__"]
     config = json.loads((folder / "config.json").read_text())
     stored = sum((t["data_offsets"][1] - t["data_offsets"][0]) // 2 for t in tensors)
-    if {t["dtype"] for t in tensors} != {"BF16"} or "quantization_config" in config or config["dtype"] != "bfloat16" or stored != n_parameters:
-        raise AssetError.about(asset, folder, "the converted model is not a plain bfloat16 model", "This transformers version converts differently: "
-                               "install the versions of the project's lock.")
+    if (
+        {t["dtype"] for t in tensors} != {"BF16"}
+        or "quantization_config" in config
+        or config["dtype"] != "bfloat16"
+        or stored != n_parameters
+    ):
+        raise AssetError.about(
+            asset,
+            folder,
+            "the converted model is not a plain bfloat16 model",
+            "This transformers version converts differently: "
+            "install the versions of the project's lock.",
+        )
 
 # %% ../../nbs/0_assets/download.ipynb #2ca423f4
 def pip_settings():
-    "pip's own settings for a download (index-url, extra-index-url, find-links, no-index, cert): environment first, then its configuration files."
+    """pip's own settings for a download (index-url, extra-index-url, find-links, no-index, cert):
+    environment first, then its configuration files.
+    """
     found = {}
-    listing = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
+    listing = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True
+    ).stdout
     for section in ("global", "install", "download"):
         for line in listing.splitlines():
             key, _, value = line.partition("=")
-            if key.startswith(section + "."): found[key.removeprefix(section + ".").replace("_", "-")] = str(ast.literal_eval(value)).strip()
+            if key.startswith(section + "."):
+                found[key.removeprefix(section + ".").replace("_", "-")] = str(
+                    ast.literal_eval(value)
+                ).strip()
     for key in ("index-url", "extra-index-url", "find-links", "no-index", "cert"):
-        if value := os.environ.get("PIP_" + key.upper().replace("-", "_")): found[key] = value
+        if value := os.environ.get("PIP_" + key.upper().replace("-", "_")):
+            found[key] = value
     return found
 
 # %% ../../nbs/0_assets/download.ipynb #b716b79b
 def _local_copy(project, filename, settings):
-    "The path of `filename` in one of pip's local folders (find-links, or an index of `file:` addresses), or None."
-    links = [(k, v) for k in ("find-links", "index-url", "extra-index-url") for v in settings.get(k, "").split()]
+    """The path of `filename` in one of pip's local folders (find-links, or an index of `file:`
+    addresses), or None.
+    """
+    links = [
+        (k, v)
+        for k in ("find-links", "index-url", "extra-index-url")
+        for v in settings.get(k, "").split()
+    ]
     for key, link in links:
-        if "://" in link and not link.startswith("file:"): continue
-        folder = Path(unquote(urlparse(link).path)) if link.startswith("file:") else Path(link).expanduser()
+        if "://" in link and not link.startswith("file:"):
+            continue
+        folder = (
+            Path(unquote(urlparse(link).path))
+            if link.startswith("file:")
+            else Path(link).expanduser()
+        )
         path = folder / filename if key == "find-links" else folder / project / filename
-        if path.is_file(): return path
+        if path.is_file():
+            return path
     return None
 
 # %% ../../nbs/0_assets/download.ipynb #7accd22a
 def _find_package(file, settings, session):
-    "pypi-simple's record of the locked archive `file` in the first of pip's indexes that lists it, or None."
+    """pypi-simple's record of the locked archive `file` in the first of pip's indexes that lists
+    it, or None.
+    """
     from pypi_simple import NoSuchProjectError, PyPISimple
+
     urls = [settings.get("index-url", ""), *settings.get("extra-index-url", "").split()]
     for url in (u for u in urls if not u.startswith("file:")):
         client = PyPISimple(url, session=session) if url else PyPISimple(session=session)
         with contextlib.suppress(NoSuchProjectError):
             for package in client.get_project_page(file["project"]).packages:
-                if package.filename == file["filename"]: return package
+                if package.filename == file["filename"]:
+                    return package
     return None
 
 # %% ../../nbs/0_assets/download.ipynb #3059778c
 @contextlib.contextmanager
 def _network_named(asset, file, remedy):
-    "Turn what requests or pypi-simple raise inside the block into `DownloadError` or `TruncatedFileError`."
+    """Turn what requests or pypi-simple raise inside the block into `DownloadError` or
+    `TruncatedFileError`.
+    """
     import requests
     from pypi_simple import UnsupportedContentTypeError
 
@@ -272,7 +416,10 @@ def _network_named(asset, file, remedy):
 
 
 def _stream(session, url, target, asset, size):
-    "Stream `url` to the file `target` with a progress bar; return the SHA-256 of the bytes received."
+    """Stream `url` to the file `target` with a progress bar.
+
+    Return the SHA-256 of the bytes received.
+    """
     digest = hashlib.sha256()
     with session.get(
         url, stream=True, timeout=60, headers={"Accept-Encoding": "identity"}
@@ -289,47 +436,77 @@ def _stream(session, url, target, asset, size):
 def _session(settings):
     "A requests session with pip's certificate bundle and three attempts for each connection."
     import requests
+
     session = requests.Session()
-    for scheme in ("https://", "http://"): session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=3))
-    if settings.get("cert"): session.verify = settings["cert"]
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=3))
+    if settings.get("cert"):
+        session.verify = settings["cert"]
     return session
 
 
 def download_sdist(asset, file, folder):
-    "Take the locked source archive `file` from pip's index (or a local find-links folder) into `folder`, verified, never built; return its path."
+    """Take the locked source archive `file` from pip's index (or a local find-links folder) into
+    `folder`, verified, never built; return its path.
+    """
     settings, target, name = pip_settings(), Path(folder) / file["filename"], file["filename"]
     remedy = "Check the network and pip's index settings (`pip config list`), then fetch again."
     digest = None
-    if local := _local_copy(file["project"], name, settings): shutil.copyfile(local, target)
+    if local := _local_copy(file["project"], name, settings):
+        shutil.copyfile(local, target)
     elif settings.get("no-index", "").lower() in ("1", "true", "yes", "on"):
-        raise DownloadError.about(asset, name, "pip's no-index is set and no find-links folder holds it", remedy)
+        raise DownloadError.about(
+            asset, name, "pip's no-index is set and no find-links folder holds it", remedy
+        )
     else:
         with _network_named(asset, name, remedy), _session(settings) as session:
             package = _find_package(file, settings, session)
-            if package is None: raise DownloadError.about(asset, name, "no index that pip is configured for lists it", remedy)
+            if package is None:
+                raise DownloadError.about(
+                    asset, name, "no index that pip is configured for lists it", remedy
+                )
             digest = _stream(session, package.url, target, asset, file.get("size"))
-    if digest is None or digest != file["sha256"]: check_file(asset, target, file["sha256"], file.get("size"))
+    if digest is None or digest != file["sha256"]:
+        check_file(asset, target, file["sha256"], file.get("size"))
     return target
 
 # %% ../../nbs/0_assets/download.ipynb #2ed60cff
 def extract_members(asset, path, out, *, root, member, keep):
-    "Stream a tar archive; copy each `<root>/<folder>/<member>` whose path below `root` matches a `keep` pattern. Returns the paths."
+    """Stream a tar archive.
+
+    Copy each `<root>/<folder>/<member>` whose path below `root` matches a `keep` pattern. Returns
+    the paths.
+    """
     written, seen = [], set()
     try:
         with tarfile.open(path, "r|*") as archive, _bar(f"unpacking {asset}", unit=" files") as bar:
             for m in archive:
                 bar.update()
-                if not m.isfile() or not m.name.startswith(root) or PurePosixPath(m.name).name != member: continue
-                below = m.name[len(root):]
+                if (
+                    not m.isfile()
+                    or not m.name.startswith(root)
+                    or PurePosixPath(m.name).name != member
+                ):
+                    continue
+                below = m.name[len(root) :]
                 hits = {k for k in keep if fnmatch.fnmatchcase(below, k)}
-                if not hits: continue
+                if not hits:
+                    continue
                 seen |= hits
                 target = safe_join(asset, out, below)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with open(target, "wb") as f: shutil.copyfileobj(archive.extractfile(m), f)
+                with open(target, "wb") as f:
+                    shutil.copyfileobj(archive.extractfile(m), f)
                 written.append(target)
     except (tarfile.TarError, EOFError, zlib.error) as e:
-        raise TruncatedFileError.about(asset, Path(path).name, f"the archive is damaged ({e})", "Fetch again.") from e
+        raise TruncatedFileError.about(
+            asset, Path(path).name, f"the archive is damaged ({e})", "Fetch again."
+        ) from e
     if lost := sorted(set(keep) - seen):
-        raise AssetError.about(asset, Path(path).name, f"nothing matches {', '.join(lost)}", "Repair `keep` in the lock.")
+        raise AssetError.about(
+            asset,
+            Path(path).name,
+            f"nothing matches {', '.join(lost)}",
+            "Repair `keep` in the lock.",
+        )
     return written

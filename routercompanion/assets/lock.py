@@ -19,7 +19,10 @@ from ..reading import FileError, below, checked, read_json
 
 # %% ../../nbs/0_assets/lock.ipynb #8fe2f8ce
 class AssetError(CompanionError):
-    "Base of the errors about models and data from outside. The message says which asset, which file and what to do."
+    """Base of the errors about models and data from outside.
+
+    The message says which asset, which file and what to do.
+    """
 
     @classmethod
     def about(cls, asset, file, what, remedy):
@@ -27,13 +30,32 @@ class AssetError(CompanionError):
         return cls(f"Asset {asset!r}, {file}: {what}. {remedy}")
 
 
-class LockFileError(AssetError): "The lock file is missing, is not JSON, or an entry lacks a field."
-class HashMismatchError(AssetError): "A file's SHA-256 differs from the lock's."
-class TruncatedFileError(AssetError): "A file is shorter than the lock says, or its archive ends too early."
-class DownloadError(AssetError): "The package index, repository or hub cannot be reached or does not have the file."
-class MissingMirrorFileError(DownloadError): "`ROUTERCOMPANION_MIRROR` is set, but the file is not in the mirror."
-class DiskFullError(AssetError): "There is not enough room to download, unpack and convert the asset."
-class CorruptCacheError(AssetError): "A folder in the cache no longer holds what was published there."
+class LockFileError(AssetError):
+    "The lock file is missing, is not JSON, or an entry lacks a field."
+
+
+class HashMismatchError(AssetError):
+    "A file's SHA-256 differs from the lock's."
+
+
+class TruncatedFileError(AssetError):
+    "A file is shorter than the lock says, or its archive ends too early."
+
+
+class DownloadError(AssetError):
+    "The package index, repository or hub cannot be reached or does not have the file."
+
+
+class MissingMirrorFileError(DownloadError):
+    "`ROUTERCOMPANION_MIRROR` is set, but the file is not in the mirror."
+
+
+class DiskFullError(AssetError):
+    "There is not enough room to download, unpack and convert the asset."
+
+
+class CorruptCacheError(AssetError):
+    "A folder in the cache no longer holds what was published there."
 
 # %% ../../nbs/0_assets/lock.ipynb #f4b87acf
 _FIELDS = {
@@ -76,7 +98,9 @@ _REPAIR = "Repair the entry, or restore the file with `git checkout`."
 
 
 def _check_entry(name, entry, path):
-    "Raise `LockFileError` when `entry` lacks a field of its kind, holds a value of another type, or leads out of its folder."
+    """Raise `LockFileError` when `entry` lacks a field of its kind, holds a value of another type,
+    or leads out of its folder.
+    """
 
     def wrong(what):
         return LockFileError.about(name, path, what, _REPAIR)
@@ -114,7 +138,9 @@ def _check_hash(file, digest, wrong, optional=False):
 
 
 def _check_values(part, place):
-    "Types of the fields of an entry, or of one of its files, and the places of the files that they name."
+    """Types of the fields of an entry, or of one of its files, and the places of the files that
+    they name.
+    """
     for field, value in part.items():
         here = place | {"column": f"{place['column']}.{field}"}
         if field in _TEXTS and not (field == "sha256" and value is None):
@@ -155,14 +181,19 @@ def _check_places(part, place):
 # %% ../../nbs/0_assets/lock.ipynb #8b6b7af7
 @dataclass(frozen=True)
 class Lock:
-    "The hash lock: `assets` maps a name to its entry (kind, files with hashes, licence, size, notes); `path` is where it was read."
+    """The hash lock: `assets` maps a name to its entry (kind, files with hashes, licence, size,
+    notes); `path` is where it was read.
+    """
 
     assets: dict
     path: Path
 
     @classmethod
     def load(cls, path=None):
-        "Read and check the lock at `path` (default: the project's data/assets.lock.json). Raises `LockFileError`."
+        """Read and check the lock at `path` (default: the project's data/assets.lock.json).
+
+        Raises `LockFileError`.
+        """
         path = Path(path or project_root() / "data" / "assets.lock.json")
         remedy = "Restore it with `git checkout`, or give the right path."
         if not path.exists():
@@ -187,22 +218,43 @@ class Lock:
         return lookup(self.assets, name, "asset")
 
     def address(self, name):
-        "The content address of an asset: a hash of everything in its entry that can change the published bytes."
+        """The content address of an asset: a hash of everything in its entry that can change the
+        published bytes.
+        """
         return content_hash({k: v for k, v in self[name].items() if k not in _UNHASHED})
 
 # %% ../../nbs/0_assets/lock.ipynb #b3619748
 def describe_file(path):
     "The lock's fields of one file: `filename`, `sha256` (64 hex digits) and `size` (bytes)."
-    return {"filename": Path(path).name, "sha256": file_hash(path), "size": Path(path).stat().st_size}
+    return {
+        "filename": Path(path).name,
+        "sha256": file_hash(path),
+        "size": Path(path).stat().st_size,
+    }
 
 
-def check_file(asset, path, sha256=None, size=None, remedy="Fetch again; if it repeats, the source has changed: do not use it."):
-    "Return the SHA-256 of `path`; raise `TruncatedFileError` (shorter than `size` bytes) or `HashMismatchError` (not `sha256`)."
+def check_file(
+    asset,
+    path,
+    sha256=None,
+    size=None,
+    remedy="Fetch again; if it repeats, the source has changed: do not use it.",
+):
+    """Return the SHA-256 of `path`.
+
+    Raise `TruncatedFileError` (shorter than `size` bytes) or `HashMismatchError` (not `sha256`).
+    """
     path = Path(path)
     actual = path.stat().st_size
-    if size and actual < size: raise TruncatedFileError.about(asset, path.name, f"only {actual:,} of {size:,} bytes are there", remedy)
+    if size and actual < size:
+        raise TruncatedFileError.about(
+            asset, path.name, f"only {actual:,} of {size:,} bytes are there", remedy
+        )
     digest = file_hash(path)
-    if sha256 and digest != sha256: raise HashMismatchError.about(asset, path.name, f"its SHA-256 is {digest}, the lock says {sha256}", remedy)
+    if sha256 and digest != sha256:
+        raise HashMismatchError.about(
+            asset, path.name, f"its SHA-256 is {digest}, the lock says {sha256}", remedy
+        )
     return digest
 
 # %% ../../nbs/0_assets/lock.ipynb #fa458ecd
@@ -212,15 +264,25 @@ _FULL = "Free some space, or point ROUTERCOMPANION_CACHE at a larger disk."
 def require_space(asset, folder, needed):
     "Raise `DiskFullError` unless the file system of `folder` has `needed` bytes free."
     free = shutil.disk_usage(folder).free
-    if free < needed: raise DiskFullError.about(asset, folder, f"needs {needed / 1e6:,.0f} MB of free space, there are {free / 1e6:,.0f} MB", _FULL)
+    if free < needed:
+        raise DiskFullError.about(
+            asset,
+            folder,
+            f"needs {needed / 1e6:,.0f} MB of free space, there are {free / 1e6:,.0f} MB",
+            _FULL,
+        )
 
 
 @contextlib.contextmanager
 def _full_disk_named(asset, folder):
     "Turn the system's 'no space left' (or quota) inside the block into `DiskFullError`."
-    try: yield
-    except AssetError: raise
+    try:
+        yield
+    except AssetError:
+        raise
     except Exception as e:
         if getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(e):
-            raise DiskFullError.about(asset, folder, "the disk ran full", f"{_FULL} Nothing half-written was kept.") from e
+            raise DiskFullError.about(
+                asset, folder, "the disk ran full", f"{_FULL} Nothing half-written was kept."
+            ) from e
         raise

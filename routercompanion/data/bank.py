@@ -60,9 +60,10 @@ def _is_missing(value):
 class QueryBank:
     """Queries with their reference answers.
 
-    `table` has the columns `query_id`, `prompt`, `references` (list of accepted answers), `choices` (list or None), `task`,
-    `domain` (the table column that the query belongs to), `source` and `split` ("train", "test" or "ood"). `shots[task]` is the
-    text of the solved examples that precede every prompt of that task. A single reference may be
+    `table` has the columns `query_id`, `prompt`, `references` (list of accepted answers), `choices`
+    (list or None), `task`, `domain` (the table column that the query belongs to), `source` and
+    `split` ("train", "test" or "ood"). `shots[task]` is the text of the solved examples that
+    precede every prompt of that task. A single reference may be
     given as a text.
     """
 
@@ -98,7 +99,9 @@ class QueryBank:
         return QueryBank(table, {t: self.shots.get(t, "") for t in table.task.unique()}, self.name)
 
     def select(self, **equal):
-        "The bank of the rows whose columns equal the given values, e.g. `bank.select(split='test', domain='mathematics')`."
+        """The bank of the rows whose columns equal the given values, e.g.
+        `bank.select(split='test', domain='mathematics')`.
+        """
         keep = np.ones(len(self), bool)
         for column, value in equal.items():
             keep &= (
@@ -110,7 +113,9 @@ class QueryBank:
 
 # %% ../../nbs/2_data/bank.ipynb #e5afdd67
 def make_bank(rows, shots=None, name="bank"):
-    "Build a `QueryBank` from dictionaries with `prompt`, `references`, `task`, `domain`, `source` and `split`; ids are added."
+    """Build a `QueryBank` from dictionaries with `prompt`, `references`, `task`, `domain`, `source`
+    and `split`; ids are added.
+    """
     found = []
     for number, row in enumerate(rows):
         if lacking := [c for c in ("prompt", "references", "task") if c not in row]:
@@ -130,7 +135,10 @@ _KINDS = {"references": "texts", "choices": "texts"}
 
 
 def load_bank(path):
-    "Read a bank written by `save_bank`; a line that is broken, or a value of another kind, raises `BankError` with file, row and column."
+    """Read a bank written by `save_bank`.
+
+    A line that is broken, or a value of another kind, raises `BankError` with file, row and column.
+    """
     (_, head), *rows = read_json_lines(path, error=BankError) or [(1, {})]
     if not {"shots", "name"} <= set(head):
         raise BankError(
@@ -175,21 +183,30 @@ def _check_row(row, path, number):
 
 # %% ../../nbs/2_data/bank.ipynb #181c7c34
 def first_by_hash(items, count, *salt):
-    "The `count` items with the smallest hash of (salt, item text): a choice that no ordering of the file can change."
+    """The `count` items with the smallest hash of (salt, item text): a choice that no ordering of
+    the file can change.
+    """
     return sorted(items, key=lambda x: hash_fraction(*salt, x[0]))[:count]
 
 # %% ../../nbs/2_data/bank.ipynb #7cbc9791
-def ordered(rows): return sorted(rows, key=lambda r: hash_fraction("order", r["task"], normalise(r["prompt"])))
+def ordered(rows):
+    return sorted(rows, key=lambda r: hash_fraction("order", r["task"], normalise(r["prompt"])))
 
 # %% ../../nbs/2_data/bank.ipynb #c7910c73
 def fair_quotas(available, total):
-    "Divide `total` among tasks with `available` queries each, equally (to within a query a round) as far as they last; raises `BankError` when all together hold too few."
-    if sum(available) < total: raise BankError(f"{sum(available)} queries for a column of {total}: add a task or lower the profile's size.")
+    """Divide `total` among tasks with `available` queries each, equally (to within a query a round)
+    as far as they last; raises `BankError` when all together hold too few.
+    """
+    if sum(available) < total:
+        raise BankError(
+            f"{sum(available)} queries for a column of {total}: add a task or lower the profile's size."
+        )
     quotas = [0] * len(available)
     while total:
         open_ = [i for i, a in enumerate(available) if quotas[i] < a]
         share, rest = divmod(total, len(open_))
         for k, i in enumerate(open_):
             step = min(share + (k < rest), available[i] - quotas[i])
-            quotas[i] += step; total -= step
+            quotas[i] += step
+            total -= step
     return quotas

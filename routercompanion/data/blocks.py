@@ -16,16 +16,25 @@ import pyarrow.parquet as pq
 
 from ..core import atomic_path, lookup
 from routercompanion.data.outcomes import (
-    AlignmentError, DuplicateIdError, OutcomeError, OutcomeTable, _PARQUET, _from_arrow,
-    _open_parquet, _parquet_about, _to_arrow,
+    AlignmentError,
+    DuplicateIdError,
+    OutcomeError,
+    OutcomeTable,
+    _PARQUET,
+    _from_arrow,
+    _open_parquet,
+    _parquet_about,
+    _to_arrow,
 )
 
 # %% ../../nbs/2_data/blocks.ipynb #0d27f85f
 def write_outcomes(path, blocks):
-    """Write an iterable of `OutcomeTable`s (blocks of queries, same models) as one Parquet file that `from_parquet` and `iter_outcomes` read.
+    """Write an iterable of `OutcomeTable`s (blocks of queries, same models) as one Parquet file
+    that `from_parquet` and `iter_outcomes` read.
 
-    Atomic; memory: one block and the query ids. Blocks that differ in models, costs, rule, provenance or columns raise `AlignmentError`, a query
-    id that came before raises `DuplicateIdError`.
+    Atomic; memory: one block and the query ids. Blocks that differ in models, costs, rule,
+    provenance or columns raise `AlignmentError`, a query id that came before raises
+    `DuplicateIdError`.
     """
     blocks, writer, seen, schema = iter(blocks), None, set(), None
     with atomic_path(path) as tmp:
@@ -34,26 +43,38 @@ def write_outcomes(path, blocks):
                 data = _to_arrow(block)
                 schema = schema or data.schema
                 if not data.schema.equals(schema, check_metadata=True):
-                    raise AlignmentError(f"block {k} differs from block 0 in its models, costs, metadata, rule, provenance or columns",
-                                         "Make all blocks alike.", source=path)
+                    raise AlignmentError(
+                        f"block {k} differs from block 0 in its models, costs, metadata, rule, provenance or columns",
+                        "Make all blocks alike.",
+                        source=path,
+                    )
                 ids = block.query_ids.tolist()
                 if again := next((q for q in ids if q in seen), None):
-                    raise DuplicateIdError(f"{again!r} came in an earlier block", "Every query belongs to one block.", source=path, row=ids.index(again),
-                                           column="query_id")
+                    raise DuplicateIdError(
+                        f"{again!r} came in an earlier block",
+                        "Every query belongs to one block.",
+                        source=path,
+                        row=ids.index(again),
+                        column="query_id",
+                    )
                 seen.update(ids)
                 writer = writer or pq.ParquetWriter(tmp, schema, **_PARQUET)
                 writer.write_table(data, row_group_size=max(len(data), 1))
         finally:
-            if writer is not None: writer.close()
-        if writer is None: raise OutcomeError("there are no blocks", "Give at least one table.", source=path)
+            if writer is not None:
+                writer.close()
+        if writer is None:
+            raise OutcomeError("there are no blocks", "Give at least one table.", source=path)
     return Path(path)
 
 # %% ../../nbs/2_data/blocks.ipynb #2b937e11
 def iter_outcomes(path, *, block=256, by="models"):
-    """Yield an outcome file block by block as `OutcomeTable`s: `block` models with all queries, or (`by="queries"`) `block` queries with all models.
+    """Yield an outcome file block by block as `OutcomeTable`s: `block` models with all queries, or
+    (`by="queries"`) `block` queries with all models.
 
-    `path`: Parquet of `to_parquet` or `write_outcomes`. Memory: about 4 bytes x rows x columns of one block for the scores and for each kind of cost
-    (by queries also one row group). Errors: `OutcomeFileError`.
+    `path`: Parquet of `to_parquet` or `write_outcomes`. Memory: about 4 bytes x rows x columns of
+    one block for the scores and for each kind of cost (by queries also one row group). Errors:
+    `OutcomeFileError`.
     """
     lookup({"models": 0, "queries": 0}, by, "kind of block")
     if block < 1:
@@ -83,8 +104,11 @@ def iter_outcomes(path, *, block=256, by="models"):
 # %% ../../nbs/2_data/blocks.ipynb #bcaee14b
 @dataclass(frozen=True)
 class BlockSummary:
-    """What a large table says: `models` (DataFrame, one row per model: n, missing, accuracy, mean_score), `by_task` (accuracy, tasks x models, or
-    None without tasks), `oracle`: the share of queries that at least one model gets right, `queries`: how many."""
+    """What a large table says: `models` (DataFrame, one row per model: n, missing, accuracy,
+    mean_score), `by_task` (accuracy, tasks x models, or None without tasks), `oracle`: the share
+    of queries that at least one model gets right, `queries`: how many.
+    """
+
     models: pd.DataFrame
     by_task: pd.DataFrame | None
     oracle: float
@@ -92,18 +116,42 @@ class BlockSummary:
 
 
 def summarise_blocks(path, *, block=256):
-    "The `BlockSummary` of an outcome file, read in blocks of `block` models: never more than one block of scores is in memory."
+    """The `BlockSummary` of an outcome file, read in blocks of `block` models: never more than one
+    block of scores is in memory.
+    """
     rows, tasks, best, task = [], [], None, None
     for t in iter_outcomes(path, block=block):
         gone, right = np.isnan(t.score), t.correct(missing=False)
         judged = len(t) - gone.sum(0)
         share = lambda hits, n: np.divide(hits, n, out=np.full(np.shape(hits), np.nan), where=n > 0)
-        rows.append(pd.DataFrame({"n": judged, "missing": gone.sum(0), "accuracy": share(right.sum(0), judged),
-                                  "mean_score": share(np.nansum(t.score, 0, dtype=float), judged)}, index=pd.Index(t.models, name="model")))
+        rows.append(
+            pd.DataFrame(
+                {
+                    "n": judged,
+                    "missing": gone.sum(0),
+                    "accuracy": share(right.sum(0), judged),
+                    "mean_score": share(np.nansum(t.score, 0, dtype=float), judged),
+                },
+                index=pd.Index(t.models, name="model"),
+            )
+        )
         best = right.any(1) if best is None else best | right.any(1)
         if t.task is not None:
             task, code = np.unique(t.task, return_inverse=True)
             order = np.argsort(code, kind="stable")
-            sums = lambda a: np.add.reduceat(a[order], np.searchsorted(code[order], np.arange(len(task))), axis=0, dtype=float)
-            tasks.append(pd.DataFrame(share(sums(right), sums(~gone)), index=pd.Index(task, name="task"), columns=t.models))
-    return BlockSummary(pd.concat(rows), pd.concat(tasks, axis=1) if tasks else None, float(best.mean()) if len(best) else float("nan"), len(best))
+            sums = lambda a: np.add.reduceat(
+                a[order], np.searchsorted(code[order], np.arange(len(task))), axis=0, dtype=float
+            )
+            tasks.append(
+                pd.DataFrame(
+                    share(sums(right), sums(~gone)),
+                    index=pd.Index(task, name="task"),
+                    columns=t.models,
+                )
+            )
+    return BlockSummary(
+        pd.concat(rows),
+        pd.concat(tasks, axis=1) if tasks else None,
+        float(best.mean()) if len(best) else float("nan"),
+        len(best),
+    )

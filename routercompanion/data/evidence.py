@@ -13,20 +13,31 @@ import pandas as pd
 
 from ..core import make_rng
 from routercompanion.data.outcomes import (
-    OutcomeError, OutcomeTable, ShapeError, _groups, _per_query,
+    OutcomeError,
+    OutcomeTable,
+    ShapeError,
+    _groups,
+    _per_query,
 )
 from ..metrics.tests import PairedCounts, newcombe_interval, wilson_interval
 from ..reading import describe
 
 # %% ../../nbs/2_data/evidence.ipynb #e16fc9f1
 def paired_counts(outcomes, small, large):
-    "The `PairedCounts` of two models (names) of an `OutcomeTable`. Queries with a missing score for either are left out."
+    """The `PairedCounts` of two models (names) of an `OutcomeTable`.
+
+    Queries with a missing score for either are left out.
+    """
     s, g = _paired(outcomes, small, large)[:2]
-    return PairedCounts(int((s & g).sum()), int((~s & g).sum()), int((s & ~g).sum()), int((~s & ~g).sum()))
+    return PairedCounts(
+        int((s & g).sum()), int((~s & g).sum()), int((s & ~g).sum()), int((~s & ~g).sum())
+    )
 
 
 def _paired(outcomes, small, large):
-    "Correctness (bool) of the small and of the large model on the queries that have both, and the mask (n_queries,) of those."
+    """Correctness (bool) of the small and of the large model on the queries that have both, and the
+    mask (n_queries,) of those.
+    """
     two = outcomes.select([small, large])
     kept = ~np.isnan(two.score).any(1)
     right = two.correct(missing=False)[kept]
@@ -35,7 +46,11 @@ def _paired(outcomes, small, large):
 # %% ../../nbs/2_data/evidence.ipynb #5d4e4740
 @dataclass(frozen=True)
 class AccuracyGap:
-    "accuracy(large) - accuracy(small) in [-1, 1] with its interval; `n` paired queries; `method` is newcombe or bootstrap (of what)."
+    """accuracy(large) - accuracy(small) in [-1, 1] with its interval; `n` paired queries.
+
+    `method` is newcombe or bootstrap (of what).
+    """
+
     gap: float
     low: float
     high: float
@@ -43,11 +58,14 @@ class AccuracyGap:
     small_accuracy: float
     large_accuracy: float
     method: str
-    level: float = .95
+    level: float = 0.95
 
 # %% ../../nbs/2_data/evidence.ipynb #07a24108
 def _resampled_gaps(draws, prob, difference, size, n_resamples, rng):
-    "Gaps (n_resamples,) when `draws` units of the kinds with probability `prob` (k,) are drawn; each kind adds `difference` and `size`."
+    """Gaps (n_resamples,) when `draws` units of the kinds with probability `prob` (k,) are drawn.
+
+    Each kind adds `difference` and `size`.
+    """
     step, out = max(1, 4_000_000 // len(prob)), []
     for start in range(0, n_resamples, step):
         w = rng.multinomial(draws, prob, size=min(step, n_resamples - start))
@@ -55,40 +73,83 @@ def _resampled_gaps(draws, prob, difference, size, n_resamples, rng):
     return np.concatenate(out)
 
 
-def accuracy_gap(outcomes, small, large, *, clusters=None, n_resamples=None, rng=42, level=.95):
-    """`AccuracyGap` of two models (names) of an `OutcomeTable`, on the queries that have both scores.
+def accuracy_gap(outcomes, small, large, *, clusters=None, n_resamples=None, rng=42, level=0.95):
+    """`AccuracyGap` of two models (names) of an `OutcomeTable`, on the queries that have both
+    scores.
 
-    Without `clusters` and `n_resamples`: Newcombe's paired score interval. With `n_resamples`: percentile bootstrap over queries. With
-    `clusters` (n_queries,): percentile bootstrap over whole clusters (10,000 resamples unless said); fewer than 2 raise `OutcomeError`.
+    Without `clusters` and `n_resamples`: Newcombe's paired score interval. With `n_resamples`:
+    percentile bootstrap over queries. With `clusters` (n_queries,): percentile bootstrap over whole
+    clusters (10,000 resamples unless said); fewer than 2 raise `OutcomeError`.
     """
     s, g, kept = _paired(outcomes, small, large)
     d, n, c = g.astype(float) - s, int(kept.sum()), paired_counts(outcomes, small, large)
     share = lambda k: k / n if n else float("nan")
-    done = lambda low, high, method: AccuracyGap(share(c.only_large - c.only_small), float(low), float(high), n, share(int(s.sum())),
-                                                 share(int(g.sum())), method, level)
-    if not n or (clusters is None and not n_resamples): return done(*newcombe_interval(c, level=level), "newcombe")
+    done = lambda low, high, method: AccuracyGap(
+        share(c.only_large - c.only_small),
+        float(low),
+        float(high),
+        n,
+        share(int(s.sum())),
+        share(int(g.sum())),
+        method,
+        level,
+    )
+    if not n or (clusters is None and not n_resamples):
+        return done(*newcombe_interval(c, level=level), "newcombe")
     if clusters is None:
-        kinds = n, np.array([c.both, c.only_large, c.only_small, c.neither]) / n, np.array([0, 1, -1, 0]), np.ones(4)
+        kinds = (
+            n,
+            np.array([c.both, c.only_large, c.only_small, c.neither]) / n,
+            np.array([0, 1, -1, 0]),
+            np.ones(4),
+        )
         what = "queries"
     else:
-        code = np.unique(_per_query(clusters, len(outcomes), "clusters")[kept], return_inverse=True)[1]
+        code = np.unique(
+            _per_query(clusters, len(outcomes), "clusters")[kept], return_inverse=True
+        )[1]
         k, what = code.max() + 1, "clusters"
-        if k < 2: raise OutcomeError("all queries lie in one cluster", "Leave clusters out, or use a finer grouping.", column="clusters")
+        if k < 2:
+            raise OutcomeError(
+                "all queries lie in one cluster",
+                "Leave clusters out, or use a finer grouping.",
+                column="clusters",
+            )
         kinds = k, np.full(k, 1 / k), np.bincount(code, d), np.bincount(code)
     gaps = _resampled_gaps(*kinds, n_resamples or 10_000, make_rng(rng))
-    return done(*np.quantile(gaps, (.5 - level / 2, .5 + level / 2)), f"bootstrap over {kinds[0]} {what}")
+    return done(
+        *np.quantile(gaps, (0.5 - level / 2, 0.5 + level / 2)), f"bootstrap over {kinds[0]} {what}"
+    )
 
 # %% ../../nbs/2_data/evidence.ipynb #c4d57574
 def _verdict(gap, band, min_gap):
     "(auroc_ok, gap_ok, reason): is small accuracy in the band, is the gap wide and above 0?"
-    if not gap.n: return False, False, "no query that both models answered"
+    if not gap.n:
+        return False, False, "no query that both models answered"
     auroc_ok, wide, sure = band[0] <= gap.small_accuracy <= band[1], gap.gap >= min_gap, gap.low > 0
-    words = [w for ok, w in ((auroc_ok, f"small accuracy {gap.small_accuracy:.3f} outside {band[0]:g}-{band[1]:g}"),
-                             (wide, f"gap {gap.gap:.3f} under {min_gap:g}"), (sure, f"gap interval from {gap.low:.3f} touches zero")) if not ok]
+    words = [
+        w
+        for ok, w in (
+            (auroc_ok, f"small accuracy {gap.small_accuracy:.3f} outside {band[0]:g}-{band[1]:g}"),
+            (wide, f"gap {gap.gap:.3f} under {min_gap:g}"),
+            (sure, f"gap interval from {gap.low:.3f} touches zero"),
+        )
+        if not ok
+    ]
     return auroc_ok, wide and sure, "; ".join(words) or "ok"
 
 
-def evidence_check(outcomes, small, large, by="task", *, band=(.15, .85), min_gap=.10, n_resamples=10_000, rng=42):
+def evidence_check(
+    outcomes,
+    small,
+    large,
+    by="task",
+    *,
+    band=(0.15, 0.85),
+    min_gap=0.10,
+    n_resamples=10_000,
+    rng=42,
+):
     """Which groups can say something about a router -> DataFrame, one row a task or domain (`by`).
 
     Columns: n, small_accuracy, gap, gap_low, gap_high (95 %), auroc_ok (small accuracy inside
@@ -100,15 +161,29 @@ def evidence_check(outcomes, small, large, by="task", *, band=(.15, .85), min_ga
         part = outcomes.subset(groups == name)
         judged = ~np.isnan(part.select([small, large]).score).any(1)
         several = by != "task" and part.task is not None and len(np.unique(part.task[judged])) > 1
-        gap = accuracy_gap(part, small, large, **(dict(clusters=part.task, n_resamples=n_resamples, rng=rng) if several else {}))
-        rows[name] = (gap.n, gap.small_accuracy, gap.gap, gap.low, gap.high, *_verdict(gap, band, min_gap))
+        gap = accuracy_gap(
+            part,
+            small,
+            large,
+            **(dict(clusters=part.task, n_resamples=n_resamples, rng=rng) if several else {}),
+        )
+        rows[name] = (
+            gap.n,
+            gap.small_accuracy,
+            gap.gap,
+            gap.low,
+            gap.high,
+            *_verdict(gap, band, min_gap),
+        )
     columns = ["n", "small_accuracy", "gap", "gap_low", "gap_high", "auroc_ok", "gap_ok", "reason"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis(by)
 
 # %% ../../nbs/2_data/evidence.ipynb #da0b3126
 @dataclass(frozen=True)
 class FlipRate:
-    "Share of `n` queries whose correctness changed (in [0, 1], lower is better), Wilson interval, and how many were `gained` or `lost`."
+    """Share of `n` queries whose correctness changed (in [0, 1], lower is better), Wilson interval,
+    and how many were `gained` or `lost`.
+    """
 
     rate: float
     low: float
@@ -121,8 +196,9 @@ class FlipRate:
 def label_flip_rate(recorded, recomputed, *, model=None, level=0.95):
     """`FlipRate` between two recordings of one model.
 
-    Either two arrays of correctness (n,) in the same order, or two `OutcomeTable`s: then the recorded one is aligned to the queries of
-    the recomputed one, which may be a sample, and `model` says which column (not needed if they share one model only). Missing scores raise.
+    Either two arrays of correctness (n,) in the same order, or two `OutcomeTable`s: then the
+    recorded one is aligned to the queries of the recomputed one, which may be a sample, and `model`
+    says which column (not needed if they share one model only). Missing scores raise.
     """
     if isinstance(recorded, OutcomeTable) != isinstance(recomputed, OutcomeTable):
         raise OutcomeError(

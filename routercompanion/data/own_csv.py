@@ -22,14 +22,23 @@ import pyarrow.parquet as pq
 from ..core import CompanionError, file_hash, lookup
 from .bank import query_id
 from routercompanion.data.outcomes import (
-    COSTS, DuplicateIdError, OutcomeError, OutcomeTable,
+    COSTS,
+    DuplicateIdError,
+    OutcomeError,
+    OutcomeTable,
 )
 from routercompanion.reading import (
-    as_texts, checked, csv_records, describe, read_table, read_text,
+    as_texts,
+    checked,
+    csv_records,
+    describe,
+    read_table,
+    read_text,
 )
 
 # %% ../../nbs/2_data/own_csv.ipynb #891dc75c
-class CsvError(OutcomeError): "A CSV of outcomes does not have the documented layout."
+class CsvError(OutcomeError):
+    "A CSV of outcomes does not have the documented layout."
 
 # %% ../../nbs/2_data/own_csv.ipynb #7f7df9e9
 def _csv_text(path):
@@ -41,16 +50,29 @@ def _csv_text(path):
     return text
 
 # %% ../../nbs/2_data/own_csv.ipynb #5b1c9e10
-_COST_WORDS = {"usd": "usd", "cost": "usd", "costs": "usd", "price": "usd", "dollars": "usd",
-               "tokens": "tokens", "token": "tokens", "latency": "latency_s",
-               "seconds": "latency_s", "params": "params_b", "parameters": "params_b"}
+_COST_WORDS = {
+    "usd": "usd",
+    "cost": "usd",
+    "costs": "usd",
+    "price": "usd",
+    "dollars": "usd",
+    "tokens": "tokens",
+    "token": "tokens",
+    "latency": "latency_s",
+    "seconds": "latency_s",
+    "params": "params_b",
+    "parameters": "params_b",
+}
 _ANY_COST = re.compile("|".join(_COST_WORDS), re.I)
-_NO_MODEL = re.compile(r"""
+_NO_MODEL = re.compile(
+    r"""
     (is|has|n|num)_.+ | unnamed:.* | (query|row)?_?(id|idx|index|row) | scores? | difficulty
     | level | length | seed | fold | year | date | label | target | weight | rank
     | (total_|mean_|avg_)?(costs?|usd|price|tokens|latency(_s)?|seconds|params(_b)?)
     | (prompt|input|output|completion)_(tokens|length|chars)
-    """, re.I | re.X)
+    """,
+    re.I | re.X,
+)
 _LONG = ("model", "model_name", "llm", "llm_name", "arm")
 
 
@@ -93,8 +115,9 @@ def _csv_layout(header, models, path):
             cells[kind, m] = place[n]
         elif m not in known:
             remedy = f"Known models: {', '.join(known)}."
-            raise CsvError(f"a cost of {m!r}, which has no scores", remedy,
-                           source=path, row=1, column=n)
+            raise CsvError(
+                f"a cost of {m!r}, which has no scores", remedy, source=path, row=1, column=n
+            )
     return chosen, cells, plain
 
 # %% ../../nbs/2_data/own_csv.ipynb #5b1c9e12
@@ -111,8 +134,9 @@ def _check_header(names, path):
     if len(set(names)) < len(names) or "" in names:
         twice = next(n for n in names if not n or names.count(n) > 1)
         remedy = "Give every column a name of its own."
-        raise CsvError("a column name is empty or occurs twice", remedy,
-                       source=path, row=1, column=twice)
+        raise CsvError(
+            "a column name is empty or occurs twice", remedy, source=path, row=1, column=twice
+        )
 
 
 def _refuse_long(bare, models, known, path):
@@ -122,9 +146,11 @@ def _refuse_long(bare, models, known, path):
         return
     likely = [n for n in bare if n.lower().startswith(("score", "correct", "acc", "perf"))]
     values = likely[0] if likely else "score"
-    remedy = (f"Pivot it with pandas: table.pivot(index='prompt', columns={names!r}, "
-              f"values={values!r}).reset_index().to_csv('wide.csv', index=False); "
-              "costs likewise, as columns usd:<model>.")
+    remedy = (
+        f"Pivot it with pandas: table.pivot(index='prompt', columns={names!r}, "
+        f"values={values!r}).reset_index().to_csv('wide.csv', index=False); "
+        "costs likewise, as columns usd:<model>."
+    )
     problem = "a long table (a row per query and model), where one row per query is read"
     raise CsvError(problem, remedy, source=path, row=1, column=names)
 
@@ -140,15 +166,16 @@ def _check_bare(bare, marked, models, path):
             raise CsvError("an unknown kind of column", remedy, source=path, row=1, column=n)
         if right := _cost_name(n, known):
             remedy = f"Rename it to {right!r}, or name the models: models=[...]."
-            raise CsvError("a cost, by its name, and no model", remedy,
-                           source=path, row=1, column=n)
+            raise CsvError(
+                "a cost, by its name, and no model", remedy, source=path, row=1, column=n
+            )
         if not marked and models is None and _NO_MODEL.fullmatch(n):
             remedy = "Mark the models with score:, or name them: models=[...]."
             raise CsvError("no model, by its name", remedy, source=path, row=1, column=n)
 
 # %% ../../nbs/2_data/own_csv.ipynb #067ac0b9
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_WORDS = dict.fromkeys(("", "nan", "na", "null", "none"), np.nan) | {"true": 1., "false": 0.}
+_WORDS = dict.fromkeys(("", "nan", "na", "null", "none"), np.nan) | {"true": 1.0, "false": 0.0}
 
 
 def _csv_number(text, kind):
@@ -164,17 +191,22 @@ def _csv_number(text, kind):
     return float(word)
 
 # %% ../../nbs/2_data/own_csv.ipynb #5b1c9e13
-_SHIFTED = ("Look for a shifted column, a decimal comma or a percent sign; leave a missing value "
-            "empty; name the model columns with models=[...].")
+_SHIFTED = (
+    "Look for a shifted column, a decimal comma or a percent sign; leave a missing value "
+    "empty; name the model columns with models=[...]."
+)
 # thousands are told from decimals by their groups of three; a score of 1,000 is 1
 _SPELLINGS = [
     ("it has a dollar or other currency sign", r"(?:[$€£¥]|usd|eur) ?.+|.+? ?(?:[$€£¥]|usd|eur)"),
     ("it is a percentage", r"([+-]?[\d.,]+)\s*%"),
     ("it has commas between thousands", r"([+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?)"),
-    ("it has blanks or marks between thousands",
-     r"[+-]?\d{1,3}(?:[ '\u2019\xa0\u202f_]\d{3})+(?:\.\d+)?"),
+    (
+        "it has blanks or marks between thousands",
+        r"[+-]?\d{1,3}(?:[ '\u2019\xa0\u202f_]\d{3})+(?:\.\d+)?",
+    ),
     ("it has a decimal comma", r"([+-]?(?:\d{1,3}(?:\.\d{3})+|\d*),\d+)"),
-    ("it is infinite", r"[+-]?inf(?:inity)?")]
+    ("it is infinite", r"[+-]?inf(?:inity)?"),
+]
 
 
 def _csv_fault(text, kind):
@@ -192,7 +224,7 @@ def _csv_fault(text, kind):
     return f"{text[:40]!r} is not a number", _SHIFTED
 
 # %% ../../nbs/2_data/own_csv.ipynb #5b1c9e02
-_SAMPLE = 100   # values of a column that is ignored, to see whether they are scores
+_SAMPLE = 100  # values of a column that is ignored, to see whether they are scores
 
 
 def _csv_by_cell(text, path, delimiter, models):
@@ -269,13 +301,17 @@ def _csv_arrow(text, delimiter, header, first, cells):
     Scores are read as bool where the `first` record has true or false.
     """
     types = dict.fromkeys(header, pa.string()) | {header[j]: pa.float64() for j in cells.values()}
-    types |= {header[j]: pa.bool_() for (kind, _), j in cells.items()
-              if kind == "score" and first[j:j + 1] and first[j].strip().lower() in _TRUTH}
+    types |= {
+        header[j]: pa.bool_()
+        for (kind, _), j in cells.items()
+        if kind == "score" and first[j : j + 1] and first[j].strip().lower() in _TRUTH
+    }
     truth = dict(true_values=[*_TRUTH["true"], "1"], false_values=[*_TRUTH["false"], "0"])
     return arrow_csv.read_csv(
         pa.BufferReader(text.encode()),
         parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values='"' in text),
-        convert_options=arrow_csv.ConvertOptions(column_types=types, null_values=_MISSING, **truth))
+        convert_options=arrow_csv.ConvertOptions(column_types=types, null_values=_MISSING, **truth),
+    )
 
 # %% ../../nbs/2_data/own_csv.ipynb #5b1c9e07
 def _csv_bulk(text, path, delimiter, models):
@@ -314,12 +350,20 @@ def _csv_table(path, layout, columns, metadata, correct_rule):
     ids = text.get("query_id") or [*map(query_id, text.get("task", [""] * n), text["prompt"])]
     unknown = np.full(n, np.nan)
     columns = {cell: columns[j] for cell, j in cells.items()}
-    grids = {kind: np.stack([columns.get((kind, m), unknown) for m in models], 1)
-             for kind in dict.fromkeys(kind for kind, _ in cells)}
+    grids = {
+        kind: np.stack([columns.get((kind, m), unknown) for m in models], 1)
+        for kind in dict.fromkeys(kind for kind, _ in cells)
+    }
     return OutcomeTable(
-        grids.pop("score"), grids, ids, models, metadata or {}, correct_rule,
+        grids.pop("score"),
+        grids,
+        ids,
+        models,
+        metadata or {},
+        correct_rule,
         f"recorded: {Path(path).name}, sha256 {file_hash(path)[:16]}",
-        *map(text.get, ("task", "domain", "split", "prompt")))
+        *map(text.get, ("task", "domain", "split", "prompt")),
+    )
 
 # %% ../../nbs/2_data/own_csv.ipynb #5b1c9e09
 def _csv_placed(e, path, layout, columns, header, places):
@@ -334,8 +378,10 @@ def _csv_placed(e, path, layout, columns, header, places):
         first, second = (columns[plain["prompt"]][r].strip() for r in (e.other, e.row))
         problem = "this prompt stands in the file twice"
         if first != second:
-            problem = ("this prompt differs from another one only in letter case, white space or "
-                       "Unicode form, which make no other query")
+            problem = (
+                "this prompt differs from another one only in letter case, white space or "
+                "Unicode form, which make no other query"
+            )
         remedy = "Remove one of the two rows, or add a query_id column."
     place = dict(row=row, column=e.column and where, other=other)
     return type(e)(problem, remedy, source=path, **place)
@@ -349,8 +395,10 @@ def _warn_ignored(path, layout, columns, header, models):
     names = [header[j].strip() for j in columns if j not in used and _looks_like_scores(columns[j])]
     names = [n for n in names if not _NO_MODEL.fullmatch(n) and n.partition(":")[0] not in COSTS]
     if names:
-        message = (f"{path}: {', '.join(map(repr, names))} is not read, because other columns are "
-                   f"marked with score:. Mark it too (score:{names[0]}), or say models=[...].")
+        message = (
+            f"{path}: {', '.join(map(repr, names))} is not read, because other columns are "
+            f"marked with score:. Mark it too (score:{names[0]}), or say models=[...]."
+        )
         warnings.warn(message, stacklevel=3)
 
 
@@ -363,8 +411,9 @@ def _looks_like_scores(values):
     return bool(np.isfinite(found).any() and not ((found < 0) | (found > 1)).any())
 
 # %% ../../nbs/2_data/own_csv.ipynb #e3d452ac
-def load_csv(path, *, models=None, delimiter=",", correct_rule="score == 1",
-             metadata=None) -> OutcomeTable:
+def load_csv(
+    path, *, models=None, delimiter=",", correct_rule="score == 1", metadata=None
+) -> OutcomeTable:
     """Your own outcomes from a CSV with the layout above; `.prompts` where the file has them.
 
     `models` names the model columns (default: all `score:` columns, or else every column that is
@@ -378,7 +427,7 @@ def load_csv(path, *, models=None, delimiter=",", correct_rule="score == 1",
             _warn_ignored(path, *read[:3], models)
             return table
     except (CompanionError, csv.Error, pa.ArrowException):
-        pass   # what is wrong, and in which row, is found below
+        pass  # what is wrong, and in which row, is found below
     read = _csv_by_cell(text, path, delimiter, models)
     return _finished(path, read, models, metadata, correct_rule)
 
@@ -398,8 +447,9 @@ def _finished(path, read, models, metadata, correct_rule):
     return table
 
 # %% ../../nbs/2_data/own_csv.ipynb #5b1c9e15
-def load_outcomes(path, *, models=None, kind=None, correct_rule="score == 1",
-                  metadata=None) -> OutcomeTable:
+def load_outcomes(
+    path, *, models=None, kind=None, correct_rule="score == 1", metadata=None
+) -> OutcomeTable:
     """Your own outcomes from a CSV, JSON, JSON lines, Parquet or Arrow file, laid out as a CSV.
 
     `kind` (csv, json, parquet, arrow) where neither content nor suffix say it. A file of

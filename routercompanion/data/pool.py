@@ -29,27 +29,34 @@ def pool_rows(outcomes, rows) -> np.ndarray:
     if isinstance(rows, str):
         split = getattr(outcomes, "split", None)
         if split is None:
-            raise PoolInputError(f"The outcome table has no splits, but {rows!r} was asked for: "
-                                 "pass row positions instead.")
+            raise PoolInputError(
+                f"The outcome table has no splits, but {rows!r} was asked for: "
+                "pass row positions instead."
+            )
         found = np.flatnonzero(np.asarray(split) == rows)
     else:
         found = np.arange(n)[np.asarray(rows)]
     if not len(found):
-        raise PoolInputError(f"No query in the selection {rows!r}. Check the name of the split or "
-                             "the mask.")
+        raise PoolInputError(
+            f"No query in the selection {rows!r}. Check the name of the split or the mask."
+        )
     return found
 
 # %% ../../nbs/2_data/pool.ipynb #3117783c
 def pool_subset(outcomes, rows) -> SimpleNamespace:
     "The `rows` of an outcome table: score, cost (dict of (k, m)), models, query_ids."
     shape = outcomes.score.shape
-    cost = {kind: np.broadcast_to(np.asarray(c, dtype=np.float64), shape)[rows]
-            for kind, c in (getattr(outcomes, "cost", None) or {}).items()}
+    cost = {
+        kind: np.broadcast_to(np.asarray(c, dtype=np.float64), shape)[rows]
+        for kind, c in (getattr(outcomes, "cost", None) or {}).items()
+    }
     ids = getattr(outcomes, "query_ids", None)
     return SimpleNamespace(
-        score=np.asarray(outcomes.score, dtype=np.float64)[rows], cost=cost,
+        score=np.asarray(outcomes.score, dtype=np.float64)[rows],
+        cost=cost,
         models=list(getattr(outcomes, "models", range(shape[1]))),
-        query_ids=None if ids is None else np.asarray(ids)[rows])
+        query_ids=None if ids is None else np.asarray(ids)[rows],
+    )
 
 # %% ../../nbs/2_data/pool.ipynb #b812a2cb
 def decision_costs(outcomes, train, cost: str) -> np.ndarray:
@@ -62,11 +69,14 @@ def decision_costs(outcomes, train, cost: str) -> np.ndarray:
     mean = np.array([c[~np.isnan(c)].mean() if (~np.isnan(c)).any() else np.nan for c in values.T])
     if np.isnan(mean).any():
         model = outcomes.models[int(np.isnan(mean).argmax())]
-        raise PoolInputError(f"Model {model} has no {cost} cost in training. Leave it out, or use "
-                             "another cost.")
+        raise PoolInputError(
+            f"Model {model} has no {cost} cost in training. Leave it out, or use another cost."
+        )
     if np.nanmin(values) < 0:
-        raise PoolInputError(f"A {cost} cost is negative: {np.nanmin(values):g}. Repair the table; "
-                             "a refund is not a cost.")
+        raise PoolInputError(
+            f"A {cost} cost is negative: {np.nanmin(values):g}. Repair the table; "
+            "a refund is not a cost."
+        )
     return mean
 
 # %% ../../nbs/2_data/pool.ipynb #9195d13c
@@ -74,8 +84,10 @@ def check_split(outcomes, rows, train):
     "Raise `PoolInputError` for a test query (positions `rows`) that is a training query as well."
     overlap = np.intersect1d(rows, pool_rows(outcomes, train))
     if len(overlap):
-        raise PoolInputError(f"{len(overlap)} queries are both in train and in test (the first is "
-                             f"row {overlap[0]}). Split them first.")
+        raise PoolInputError(
+            f"{len(overlap)} queries are both in train and in test (the first is "
+            f"row {overlap[0]}). Split them first."
+        )
 
 
 def check_outcomes(part):
@@ -85,6 +97,8 @@ def check_outcomes(part):
     """
     none = np.isnan(part.score).all(0)
     if none.any():
-        raise PoolInputError(f"Model {part.models[int(none.argmax())]} has no outcome in "
-                             f"{len(part.score)} test queries. Leave it out of the pool, or record "
-                             "some of its outcomes.")
+        raise PoolInputError(
+            f"Model {part.models[int(none.argmax())]} has no outcome in "
+            f"{len(part.score)} test queries. Leave it out of the pool, or record "
+            "some of its outcomes."
+        )

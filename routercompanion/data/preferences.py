@@ -19,7 +19,10 @@ from ..reading import as_texts, checked, parse_json, read_json_lines
 
 # %% ../../nbs/2_data/preferences.ipynb #4571a3fe
 class PreferenceError(CompanionError):
-    "Entropies or preference records cannot be used; the message names the row, model or column and the remedy."
+    """Entropies or preference records cannot be used.
+
+    The message names the row, model or column and the remedy.
+    """
 
 # %% ../../nbs/2_data/preferences.ipynb #2a344dfe
 WINNERS = ["winner_model_a", "winner_model_b", "winner_tie"]
@@ -27,13 +30,18 @@ RECORD = ["id", "model_a", "model_b", "prompt", "response_a", "response_b", *WIN
 
 
 class PreferenceFileError(PreferenceError):
-    "A file of preference records is missing, lacks a column, or a row is not a record; the message names file, row, column and remedy."
+    """A file of preference records is missing, lacks a column, or a row is not a record.
+
+    The message names file, row, column and remedy.
+    """
 
 
 def preference_records(ids, prompts, preferred, responses, models):
-    """Records (confidence, section 3.2, phase 3) as a DataFrame with the columns `RECORD`, one row per query; model_a is the strong model.
+    """Records (confidence, section 3.2, phase 3) as a DataFrame with the columns `RECORD`, one row
+    per query; model_a is the strong model.
 
-    preferred (n,): 1, .5 or 0, see `semantic_preferences`; models = (weak, strong) names; responses = (weak, strong), n texts each.
+    preferred (n,): 1, .5 or 0, see `semantic_preferences`; models = (weak, strong) names; responses
+    = (weak, strong), n texts each.
     """
     p = np.asarray(preferred, dtype=np.float64)
     prompts = as_texts(prompts, "prompts", error=PreferenceError)
@@ -64,7 +72,10 @@ _TURNS = ["prompt", "response_a", "response_b"]
 
 
 def write_preferences(records, path):
-    "Write records (a DataFrame with the columns `RECORD`) as JSON lines, atomically; prompt and responses become JSON lists of one turn, as in arena votes. Returns the path."
+    """Write records (a DataFrame with the columns `RECORD`) as JSON lines, atomically.
+
+    Prompt and responses become JSON lists of one turn, as in arena votes. Returns the path.
+    """
     path = Path(path)
     _check_records(records, path)
     rows = records[RECORD].to_dict("records")
@@ -128,9 +139,11 @@ def _first_turn(value, path, row, column):
 
 
 def read_preferences(path):
-    """Records of a JSON-lines file in the arena's format as a DataFrame with the columns `RECORD`, prompt and responses as plain text (first turn).
+    """Records of a JSON-lines file in the arena's format as a DataFrame with the columns `RECORD`,
+    prompt and responses as plain text (first turn).
 
-    Raises `PreferenceFileError`, for one id with two prompts too, and for one that compares the same two models twice.
+    Raises `PreferenceFileError`, for one id with two prompts too, and for one that compares the
+    same two models twice.
     """
     path = Path(path)
     if not path.is_file():
@@ -161,7 +174,9 @@ def _check_texts(record, path, row):
 
 
 def _check_ids(table, path, rows):
-    "`PreferenceFileError` for the first row whose id had another prompt before, or the same two models."
+    """`PreferenceFileError` for the first row whose id had another prompt before, or the same two
+    models.
+    """
     prompts, pairs = {}, {}
     for row, key, prompt, a, b in zip(
         rows, table.id.map(str), table.prompt, table.model_a, table.model_b
@@ -179,34 +194,56 @@ def _check_ids(table, path, rows):
 
 # %% ../../nbs/2_data/preferences.ipynb #c98ea8f6
 def routellm_pairs(records):
-    "The list of {idx, model_a, model_b, winner} that RouteLLM's matrix-factorisation training reads; idx is the row of the prompt's embedding; winner is 'model_a', 'model_b' or 'tie'."
+    """The list of {idx, model_a, model_b, winner} that RouteLLM's matrix-factorisation training
+    reads; idx is the row of the prompt's embedding; winner is 'model_a', 'model_b' or 'tie'.
+    """
     names = np.array(["model_a", "model_b", "tie"])
     winner = names[records[WINNERS].to_numpy().argmax(1)]
-    return [dict(idx=i, model_a=a, model_b=b, winner=str(w)) for i, (a, b, w) in enumerate(zip(records.model_a, records.model_b, winner))]
+    return [
+        dict(idx=i, model_a=a, model_b=b, winner=str(w))
+        for i, (a, b, w) in enumerate(zip(records.model_a, records.model_b, winner))
+    ]
 
 # %% ../../nbs/2_data/preferences.ipynb #9d61a389
 @dataclass(frozen=True, eq=False)
 class Battles:
-    "Battles: `first`, `second` (n,) indices into `models` (names); `won` (n,) in [0, 1], 1 = the first model won, .5 = tie."
+    """Battles: `first`, `second` (n,) indices into `models` (names).
+
+    `won` (n,) in [0, 1], 1 = the first model won, .5 = tie.
+    """
+
     first: np.ndarray
     second: np.ndarray
     won: np.ndarray
     models: list
 
-    def __len__(self): return len(self.won)
+    def __len__(self):
+        return len(self.won)
 
     def between(self, strong, weak):
         "(rows, won by strong) of the battles of this pair, either way round."
-        direct, turned = (self.first == strong) & (self.second == weak), (self.first == weak) & (self.second == strong)
+        direct = (self.first == strong) & (self.second == weak)
+        turned = (self.first == weak) & (self.second == strong)
         rows = np.flatnonzero(direct | turned)
         return rows, np.where(direct, self.won, 1 - self.won)[rows]
 
 
-def pair_battles(preferred): return Battles(np.ones(len(preferred), int), np.zeros(len(preferred), int), np.asarray(preferred, dtype=np.float64), ["weak", "strong"])
+def pair_battles(preferred):
+    return Battles(
+        np.ones(len(preferred), int),
+        np.zeros(len(preferred), int),
+        np.asarray(preferred, dtype=np.float64),
+        ["weak", "strong"],
+    )
 
 
 def battles_of(records):
     "`Battles` of a DataFrame of records; models in alphabetical order."
     models = sorted({*records.model_a, *records.model_b})
     at = {m: i for i, m in enumerate(models)}
-    return Battles(records.model_a.map(at).to_numpy(), records.model_b.map(at).to_numpy(), (records.winner_model_a + .5 * records.winner_tie).to_numpy(float), models)
+    return Battles(
+        records.model_a.map(at).to_numpy(),
+        records.model_b.map(at).to_numpy(),
+        (records.winner_model_a + 0.5 * records.winner_tie).to_numpy(float),
+        models,
+    )

@@ -24,6 +24,7 @@ class Prompts:
     `columns` maps a name to n values, in the file's order, so that a user's own columns survive;
     `position` of them stood before the prompts.
     """
+
     prompts: list
     rows: list
     columns: dict
@@ -97,6 +98,10 @@ def read_embeddings(path, *, name: str | None = None) -> np.ndarray:
         raise PromptError(problem, "Give one row of numbers per prompt.", source=path)
     bad = np.flatnonzero(~np.isfinite(matrix).all(1))
     if bad.size:
-        raise PromptError("a value that is not finite", "Compute this row again.",
-                          source=path, row=int(bad[0]) + 1)
+        raise PromptError(
+            "a value that is not finite",
+            "Compute this row again.",
+            source=path,
+            row=int(bad[0]) + 1,
+        )
     return matrix.astype(np.float32)

@@ -131,22 +131,28 @@ _AFTER = re.compile(r"(?i)\s*(?:answer\b.{0,12}:\s*$|please (?:choose|select|ans
 
 
 def parse_options(prompt):
-    """The texts of the options of a multiple-choice prompt, in the order of their letters (lines `A. text`, `(A) text` or `A) text`).
+    """The texts of the options of a multiple-choice prompt, in the order of their letters (lines
+    `A. text`, `(A) text` or `A) text`).
 
-    Without a line `Options:` the last run of lettered lines counts. Lines between two letters belong to the option above. Raises `NoOptionsError`
-    when fewer than two options can be read.
+    Without a line `Options:` the last run of lettered lines counts. Lines between two letters
+    belong to the option above. Raises `NoOptionsError` when fewer than two options can be read.
     """
     heads = [m.end() for m in _HEADER.finditer(prompt)]
-    lines = prompt[heads[-1] if heads else 0:].split("\n")
+    lines = prompt[heads[-1] if heads else 0 :].split("\n")
     starts = [i for i, line in enumerate(lines) if (m := _OPTION.match(line)) and m[1] == "A"]
     options = []
-    for line in lines[starts[0 if heads else -1]:] if starts else ():
+    for line in lines[starts[0 if heads else -1] :] if starts else ():
         m = _OPTION.match(line)
-        if m and m[1] == LETTERS[min(len(options), 25)]: options.append([m[2] or ""])
-        elif _AFTER.match(line): break
-        else: options[-1].append(line)
+        if m and m[1] == LETTERS[min(len(options), 25)]:
+            options.append([m[2] or ""])
+        elif _AFTER.match(line):
+            break
+        else:
+            options[-1].append(line)
     if len(options) < 2:
-        raise NoOptionsError(f"No options can be read in the question that ends {prompt[-60:]!r}: write them on lines of their own, 'A. ...', 'B. ...'.")
+        raise NoOptionsError(
+            f"No options can be read in the question that ends {prompt[-60:]!r}: write them on lines of their own, 'A. ...', 'B. ...'."
+        )
     options = ["\n".join(o).strip() for o in options]
     return [*options[:-1], options[-1].split("\n\n")[0]]
 
@@ -179,7 +185,9 @@ def last_boxed(text):
 
 
 def unwrapped(text: str) -> str:
-    "What a model hands over: the text behind its thoughts, inside the last answer tags, or in the one code fence that holds it all; at most `LONGEST` signs."
+    """What a model hands over: the text behind its thoughts, inside the last answer tags, or in the
+    one code fence that holds it all; at most `LONGEST` signs.
+    """
     text = plain_marks(text[-LONGEST:]).strip()
     text = _THOUGHT.split(text)[-1].strip() or text
     opened, inside = {}, ""
@@ -199,7 +207,9 @@ _DISPLAYS = (("\\[", "\\]"), ("$$", "$$"), ("```", "```"))  # opening, closing
 
 
 def _block(text, *, last):
-    "The first (or last) line of a text that says something, or the whole displayed formula or code block in its place."
+    """The first (or last) line of a text that says something, or the whole displayed formula or
+    code block in its place.
+    """
     text = text.rstrip(" .\n") if last else text
     for opening, closing in _DISPLAYS:
         if (
@@ -240,7 +250,9 @@ def _of_json(text):
 
 
 def stated_answer(text: str) -> str | None:
-    "What a text names as its answer: in a JSON object, in the last box, behind the last `####` or 'answer is'; None when it names none."
+    """What a text names as its answer: in a JSON object, in the last box, behind the last `####` or
+    'answer is'; None when it names none.
+    """
     if (found := _of_json(text)) is not None:
         return found
     if (found := last_boxed(text)) is not None:
@@ -264,7 +276,9 @@ _DELIMITERS = re.compile(r"\\?\$|(?<!\\)\\[\[\]()]")
 
 
 def final_answer(text):
-    "The part of an answer that is the answer: in the last box, behind the last `####` or 'answer is', else the last line; dollar signs, emphasis and the full stop dropped."
+    """The part of an answer that is the answer: in the last box, behind the last `####` or 'answer
+    is', else the last line; dollar signs, emphasis and the full stop dropped.
+    """
     text = unwrapped(text)
     found = stated_answer(text)
     found = _block(text, last=True) if found is None else found
@@ -276,7 +290,12 @@ _PROSE = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{2,}\s+[A-Za-z]{2,}")
 # %% ../../nbs/2_data/texts.ipynb #d7fad102
 def stem(prompt, choices=None):
     "The question of a prompt without options, as lower-case words joined by blanks."
-    text = prompt.split("Question:", 1)[-1].split("Instruction:", 1)[-1] if re.match(r"\s*(Question|Instruction):|The following is a multiple", prompt) else prompt
+    text = (
+        prompt.split("Question:", 1)[-1].split("Instruction:", 1)[-1]
+        if re.match(r"\s*(Question|Instruction):|The following is a multiple", prompt)
+        else prompt
+    )
     text = re.sub(r"\n(Answer|Response):\s*$", "", text)
-    if choices is not None and (at := text.rfind(f"\nA. {choices[0]}")) >= 0: text = re.sub(r"\n\s*Options:\s*$", "", text[:at])
+    if choices is not None and (at := text.rfind(f"\nA. {choices[0]}")) >= 0:
+        text = re.sub(r"\n\s*Options:\s*$", "", text[:at])
     return " ".join(re.findall(r"\w+", text.lower()))

@@ -12,7 +12,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..core import cache_dir, content_hash, lookup, only_one, write_jsonl
+from routercompanion.core import (
+    CompanionError,
+    cache_dir,
+    content_hash,
+    lookup,
+    only_one,
+    write_jsonl,
+)
 from ..data.bank import QueryBank
 from ..data.records import read_rows, save_signals
 from ..data.texts import LONGEST, plain_marks
@@ -22,7 +29,7 @@ from routercompanion.features.meaning import (
 from ..judging.recording import answer_bank
 from ..models.causal_lm import ENCODER, MAX_NEW_TOKENS, SMALL, Samples, load_causal_lm
 from ..models.features import load_encoder
-from ..reading import FileError, checked, safe_name
+from ..reading import FileError, as_texts, checked, safe_name
 
 # %% ../../nbs/5_features/answers.ipynb #6dbf4dc6
 _NUMBER = r"(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)"
@@ -113,6 +120,9 @@ def self_ask(lm, bank, *, max_new_tokens=10):
 
 def p_true(lm, bank, answers):
     "(P(yes) / (P(yes) + P(no)) (n,) float32 in [0, 1], tokens (n,)) when `lm` is shown its own `answers` behind shots and prompt (Kadavath et al. 2022)."
+    answers = as_texts(answers, "answers")
+    if len(answers) != len(bank):
+        raise CompanionError(f"{len(answers)} answers for {len(bank)} queries: give one for each.")
     shown = asked_bank(bank, [p + (a if a[:1].isspace() else f" {a}") + P_TRUE_END for p, a in zip(bank.table.prompt, answers)])
     p = lm.next_token_probability(shown, YES_NO).astype(np.float64)
     return (p[:, 0] / np.maximum(p.sum(1), 1e-30)).astype(np.float32), _own_tokens(lm, shown)

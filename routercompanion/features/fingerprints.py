@@ -30,6 +30,7 @@ from routercompanion.core import (
 from ..data.sets.sources import _csv_table
 from ..models.causal_lm import load_causal_lm, plan_batches
 from ..parallel import progress
+from ..reading import as_texts
 
 # %% ../../nbs/5_features/fingerprints.ipynb #f0439c87
 class ContrastiveError(RoutingInputError): "Base of the errors of this module. The message names the model, the token or the parameter, and the remedy."
@@ -70,6 +71,7 @@ def token_texts(tokenizer):
 
 def spellings(tokenizer, texts):
     "The token ids that write exactly each of `texts`: a list of lists, empty where the vocabulary has none."
+    texts = as_texts(texts, "texts", error=ContrastiveError)
     found = {t: [] for t in texts}
     for i, t in enumerate(token_texts(tokenizer)):
         if t in found: found[t].append(i)
@@ -133,6 +135,7 @@ def token_probabilities(lm, bank, texts, *, horizon=10, batch_tokens=2048):
 
     The model writes `horizon` tokens whatever they are (no stop). Texts: see `spellings`. Memory: a batch's logits in float32.
     """
+    texts = as_texts(texts, "texts", error=ContrastiveError)
     ids, found = lm.check_window(bank, horizon), spellings(lm.tokenizer, texts)
     flat, group = (torch.tensor(x, dtype=torch.long, device=lm.device) for x in ([i for s in found for i in s], [k for k, s in enumerate(found) for _ in s]))
     p, log_p = (np.zeros((len(bank), len(texts)), np.float32) for _ in range(2))
@@ -165,6 +168,7 @@ def response_nll(scorer, responses, *, prompts=None, max_tokens=64, batch_size=1
 
     prompts: condition on them as well (the printed equation does not). max_tokens: longer texts are cut there. Memory: 16 rows of hidden states.
     """
+    responses = as_texts(responses, "responses", error=ContrastiveError)
     tok, out = scorer.tokenizer, np.full(len(responses), np.nan)
     start = [tok.bos_token_id if tok.bos_token_id is not None else tok.eos_token_id]
     said = [x[:max_tokens] for x in scorer.tokens(responses)]

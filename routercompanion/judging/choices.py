@@ -82,7 +82,10 @@ def _denied(text, match):
 
 # %% ../../nbs/4_judging/choices.ipynb #e4112e05
 def _statements(text, allowed):
-    "(position, letter) of every place where `text` states a letter, None for two letters at once; denied letters, articles and pronouns are left out."
+    """(position, letter) of every place where `text` states a letter, None for two letters at once.
+
+    Denied letters, articles and pronouns are left out.
+    """
     for pattern in (_STATED, _BOXED, _CORRECT, _IT_IS, _CONCLUDED):
         for m in pattern.finditer(text):
             letter, at = m[1].upper(), m.end()
@@ -108,7 +111,10 @@ _ALONE = re.compile(r"[\W_]*([A-Za-z])[\W_]*")
 
 
 def _by_text(answer, options):
-    "The letter whose option text is the whole answer, or what the answer states; None if no or several options match."
+    """The letter whose option text is the whole answer, or what the answer states.
+
+    None if no or several options match.
+    """
     stated = stated_answer(answer) or ""
     said = {clean_answer(a) for a in (answer, stated if len(stated) > 1 else "") if a.strip()}
     hits = [
@@ -120,7 +126,11 @@ def _by_text(answer, options):
 
 
 def _at_line_starts(text, allowed):
-    "The letters that begin a line; small ones without a bracket only where no other letter does (else they number the steps of a reasoning)."
+    """The letters that begin a line.
+
+    Small ones without a bracket only where no other letter does (else they number the steps of a
+    reasoning).
+    """
     found = [
         m for m in _LINE_START.finditer(text) if m[1].upper() in allowed and not _denied(text, m)
     ]
@@ -132,11 +142,13 @@ def _at_line_starts(text, allowed):
 
 # %% ../../nbs/4_judging/choices.ipynb #aeeb2c2b
 def parse_choice(answer, n_choices, *, options=None):
-    """The letter that `answer` gives (upper case, one of the first `n_choices`), or None when it gives none, or two.
+    """The letter that `answer` gives (upper case, one of the first `n_choices`), or None when it
+    gives none, or two.
 
-    In this order: a single letter; an option's full text, with or without its letter (if `options`, a list of texts, is given); the last letter
-    that the answer states; a letter that begins a line. An answer that only lists all the letters gives none. Read are the last `texts.LONGEST`
-    signs, in time that grows with their number.
+    In this order: a single letter; an option's full text, with or without its letter (if `options`,
+    a list of texts, is given); the last letter that the answer states; a letter that begins a line.
+    An answer that only lists all the letters gives none. Read are the last `texts.LONGEST` signs,
+    in time that grows with their number.
     """
     answer = answer_text(answer)
     if answer is None:
@@ -159,7 +171,10 @@ def parse_choice(answer, n_choices, *, options=None):
 
 
 def _unstated(text, allowed):
-    "The letter that begins a line, stands in brackets, or is the first word; None where all letters are listed, or none is."
+    """The letter that begins a line, stands in brackets, or is the first word.
+
+    None where all letters are listed, or none is.
+    """
     found = _at_line_starts(text, allowed)
     if not found:
         found = [m[1] for m in re.finditer(rf"\(([{allowed}])\)", text) if not _denied(text, m)]
@@ -170,16 +185,17 @@ def _unstated(text, allowed):
 
 # %% ../../nbs/4_judging/choices.ipynb #fa16c3f3
 def choice_scores(answers, choices, references, *, on_error="raise"):
-    """Scores (n,) float32 of multiple-choice answers: 1 right, 0 wrong or no letter given, NaN where a question has no options or the answer is missing.
+    """Scores (n,) float32 of multiple-choice answers: 1 right, 0 wrong or no letter given, NaN
+    where a question has no options or the answer is missing.
 
-    `answers`: texts, None or NaN where a model gave none (masked). `choices`: per query the option texts, or a prompt to read them from. `references`:
-    per query the right letter. `on_error`: "raise" (`NoOptionsError` with the row) or "mask". A reference beyond the options is an error of the same kind.
+    `answers`: texts, None or NaN where a model gave none (masked). `choices`: per query the option
+    texts, or a prompt to read them from. `references`: per query the right letter. `on_error`:
+    "raise" (`NoOptionsError` with the row) or "mask". A reference beyond the options is an error of
+    the same kind.
     """
     lookup({"raise": 0, "mask": 0}, on_error, "on_error")
-    answers, references = (
-        answer_texts(answers),
-        [references] if isinstance(references, str) else list(references),
-    )
+    answers = answer_texts(answers)
+    references = [references] if isinstance(references, str) else list(references)
     out = np.full(len(answers), np.nan, np.float32)
     for row, (answer, options, reference) in enumerate(
         zip(answers, choices, references, strict=True)
@@ -199,7 +215,9 @@ def choice_scores(answers, choices, references, *, on_error="raise"):
 
 
 def _option_texts(options, row):
-    "The texts of one query's options: as given, or read from the prompt that is given in their place."
+    """The texts of one query's options: as given, or read from the prompt that is given in their
+    place.
+    """
     if options is None or isinstance(options, (str, float)):
         return parse_options(options if isinstance(options, str) else "")
     return as_texts(options, "choices", row=row, error=NoOptionsError)

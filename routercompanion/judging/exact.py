@@ -31,17 +31,17 @@ from ..reading import as_texts
 
 # %% ../../nbs/4_judging/exact.ipynb #f03ba926
 def judge_one(answer, references, source):
-    "True if `answer` is right by the generator's verifier, by math-verify (numbers) or by exact match (text); NaN for a missing answer (None, NaN)."
+    """True if `answer` is right by the generator's verifier, by math-verify (numbers) or by exact
+    match (text); NaN for a missing answer (None, NaN).
+    """
     answer = answer_text(answer)
     if answer is None:
         return np.nan
     if source.count("|") == 3 and source.startswith("reasoning-gym"):
         dataset, item = generated_item(source)
         return dataset.score_answer(answer.strip(), entry=item) >= 1
-    answer, wanted = (
-        clean_answer(answer),
-        [clean_answer(r) for r in as_texts(references, "references", error=JudgeError)],
-    )
+    answer = clean_answer(answer)
+    wanted = [clean_answer(r) for r in as_texts(references, "references", error=JudgeError)]
     if answer in wanted:
         return True
     if not is_number(answer) or not all(map(is_number, wanted)):
@@ -56,7 +56,9 @@ def judge_one(answer, references, source):
 
 
 def judge(bank, answers):
-    "Correctness of `answers` (one text per query of `bank`, None or NaN where a model gave none) as a float32 array (n,) of 0, 1 and NaN = missing."
+    """Correctness of `answers` (one text per query of `bank`, None or NaN where a model gave none)
+    as a float32 array (n,) of 0, 1 and NaN = missing.
+    """
     answers = answer_texts(answers)
     if len(answers) != len(bank):
         raise BankError(
@@ -86,7 +88,9 @@ def _same_size(gold, found):
 
 
 def _same(golds, found, **options):
-    "Whether math-verify finds one of the expressions `found` equal to one of `golds` (lists), tiny numbers in relation to their size."
+    """Whether math-verify finds one of the expressions `found` equal to one of `golds` (lists),
+    tiny numbers in relation to their size.
+    """
     from math_verify import verify
 
     return any(verify(g, f, **options) and _same_size(g, f) for g in golds for f in found)
@@ -116,18 +120,22 @@ def _limit(seconds):
 
 
 def _wants_maths(answer, given):
-    "What math-verify is given of an answer whose final part is `given`, with the form it is put in: LaTeX, or for a sentence the text itself."
+    """What math-verify is given of an answer whose final part is `given`, with the form it is put
+    in: LaTeX, or for a sentence the text itself.
+    """
     if not _PROSE.search(given[:300]):
         return "${}$".format(given)
     return unwrapped(answer).split("\n")[-1][-300:]  # math-verify looks for the expression in it
 
 # %% ../../nbs/4_judging/exact.ipynb #a2c8478a
 def math_score(answer, references, *, seconds=5):
-    """1. if the final part of `answer` equals one of `references` (texts, LaTeX allowed) by math-verify, 0. if not; NaN when the answer is missing
-    (None, NaN), no reference can be read, or a comparison takes longer than `seconds` (whole seconds; None: no limit).
+    """1. if the final part of `answer` equals one of `references` (texts, LaTeX allowed) by
+    math-verify, 0. if not; NaN when the answer is missing (None, NaN), no reference can be read,
+    or a comparison takes longer than `seconds` (whole seconds; None: no limit).
 
-    Numbers agree in six decimals, those below 1e-4 in six digits. The time limit is an alarm that only a main thread can set: elsewhere a worker
-    process does the work. Raises `JudgeError` for another time limit and for an answer or a reference that is no text.
+    Numbers agree in six decimals, those below 1e-4 in six digits. The time limit is an alarm that
+    only a main thread can set: elsewhere a worker process does the work. Raises `JudgeError` for
+    another time limit and for an answer or a reference that is no text.
     """
     seconds, answer = _limit(seconds), answer_text(answer)
     wanted = as_texts(references, "references", error=JudgeError)
@@ -144,7 +152,9 @@ def math_score(answer, references, *, seconds=5):
 
 
 def _math_verdict(given, wanted, seconds):
-    "Whether math-verify finds `given` equal to one of the texts `wanted`: 1., 0., or NaN where none of those can be read or the time is up."
+    """Whether math-verify finds `given` equal to one of the texts `wanted`: 1., 0., or NaN where
+    none of those can be read or the time is up.
+    """
     from math_verify import parse
     from math_verify.errors import TimeoutException
 
@@ -166,9 +176,12 @@ def _math_verdict(given, wanted, seconds):
 
 # %% ../../nbs/4_judging/exact.ipynb #d43f3751
 def math_scores(answers, references, *, seconds=5, n_jobs=1):
-    """Scores (n,) float32 by `math_score`: 1, 0, or NaN (masked). `answers`: texts, None where a model gave none; `references`: per query a list of texts.
+    """Scores (n,) float32 by `math_score`: 1, 0, or NaN (masked).
 
-    The time limit is an alarm that only a main thread can set: called from another thread (or with `n_jobs` > 1), worker processes do the work.
+    `answers`: texts, None where a model gave none; `references`: per query a list of texts.
+
+    The time limit is an alarm that only a main thread can set: called from another thread (or with
+    `n_jobs` > 1), worker processes do the work.
     """
     on_main = threading.current_thread() is threading.main_thread()
     one = partial(math_score, seconds=_limit(seconds))
@@ -184,8 +197,10 @@ def math_scores(answers, references, *, seconds=5, n_jobs=1):
 
 # %% ../../nbs/4_judging/exact.ipynb #6c747c71
 def short_scores(answers, references):
-    """Scores (n,) float32 of short answers: 1 if the first line or the final part equals a reference after `clean_answer` (case, spaces, quotes, final stop),
-    else 0; NaN for a missing answer (None, NaN). `references`: per query a list of texts."""
+    """Scores (n,) float32 of short answers: 1 if the first line or the final part equals a
+    reference after `clean_answer` (case, spaces, quotes, final stop), else 0; NaN for a missing
+    answer (None, NaN). `references`: per query a list of texts.
+    """
     pairs = zip(answer_texts(answers), reference_texts(references), strict=True)
     return np.array(
         [

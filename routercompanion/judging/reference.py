@@ -26,7 +26,9 @@ def words(text):
 
 
 def lcs_length(a, b):
-    "Length of the longest common subsequence of two lists, by bit-parallel dynamic programming: O(len(b)) operations on integers of len(a) bits."
+    """Length of the longest common subsequence of two lists, by bit-parallel dynamic programming:
+    O(len(b)) operations on integers of len(a) bits.
+    """
     where = {}
     for i, x in enumerate(a):
         where[x] = where.get(x, 0) | 1 << i
@@ -50,10 +52,12 @@ def token_f1(answer, reference):
 
 # %% ../../nbs/4_judging/reference.ipynb #6093b5a1
 class ReferenceScore:
-    """Closeness of an answer to reference answers, times 10, so that it lies where a judge's score would: the best over the references.
+    """Closeness of an answer to reference answers, times 10, so that it lies where a judge's score
+    would: the best over the references.
 
-    `metric`: "rouge_l", "token_f1" or "cosine" (needs `encoder`, see `models.load_encoder`; negative cosines are 0). It measures likeness to one
-    way of answering, **not quality**: a right answer in other words scores low, a wrong one in the same words high.
+    `metric`: "rouge_l", "token_f1" or "cosine" (needs `encoder`, see `models.load_encoder`;
+    negative cosines are 0). It measures likeness to one way of answering, **not quality**: a right
+    answer in other words scores low, a wrong one in the same words high.
     """
 
     METRICS = {"rouge_l": "ROUGE-L F1", "token_f1": "token F1", "cosine": "embedding cosine"}
@@ -71,9 +75,12 @@ class ReferenceScore:
         return f"{self.METRICS[self.metric]} with the reference (x 10; likeness, not quality)"
 
     def scores(self, answers, references):
-        """Scores (n,) float32 in [0, 10]; NaN (masked) for a query without a reference and for a missing answer (None, NaN).
+        """Scores (n,) float32 in [0, 10].
 
-        `references`: per query a list of texts (one text is a list of one)."""
+        NaN (masked) for a query without a reference and for a missing answer (None, NaN).
+
+        `references`: per query a list of texts (one text is a list of one).
+        """
         answers, references = answer_texts(answers), reference_texts(references)
         if self.metric == "cosine":
             out = self._cosines([a or "" for a in answers], references)
@@ -104,14 +111,18 @@ class ReferenceScore:
 
 # %% ../../nbs/4_judging/reference.ipynb #0183d56f
 def normalise_answer(text):
-    "HotpotQA's form of an answer: lower case, without punctuation, without the words a, an, the, spaces single; Unicode in form NFKC."
+    """HotpotQA's form of an answer: lower case, without punctuation, without the words a, an, the,
+    spaces single; Unicode in form NFKC.
+    """
     text = unicodedata.normalize("NFKC", text)
     text = "".join(c for c in text.lower() if c not in string.punctuation)
     return " ".join(w for w in re.split(r"\s+", text) if w not in ("", "a", "an", "the"))
 
 
 def exact_match(answer, references):
-    "1. if the normalised answer equals one of the normalised `references` (a list of texts, or one text), else 0.; NaN for a missing answer (None, NaN)."
+    """1. if the normalised answer equals one of the normalised `references` (a list of texts, or
+    one text), else 0.; NaN for a missing answer (None, NaN).
+    """
     answer, references = answer_text(answer), as_texts(references, "references", error=JudgeError)
     return (
         np.nan
@@ -124,8 +135,11 @@ CLOSED = {"yes", "no", "noanswer"}  # such an answer counts whole or not at all
 
 
 def answer_f1(answer, references):
-    """F1 of the words (as multisets) of the normalised answer and reference, in [0, 1], the best over `references`; with a yes, no or noanswer on either side
-    1. if both are equal, else 0. (HotpotQA's official rule, Yang et al. 2018). NaN for a missing answer (None, NaN)."""
+    """F1 of the words (as multisets) of the normalised answer and reference, in [0, 1], the best
+    over `references`; with a yes, no or noanswer on either side
+    1. if both are equal, else 0. (HotpotQA's official rule, Yang et al. 2018). NaN for a missing
+      answer (None, NaN).
+    """
     answer, references = answer_text(answer), as_texts(references, "references", error=JudgeError)
     if answer is None:
         return np.nan
@@ -140,8 +154,8 @@ def answer_f1(answer, references):
 
 # %% ../../nbs/4_judging/reference.ipynb #b6057ebf
 def support_scores(found, gold):
-    """Dict of `em`, `f1`, `precision`, `recall` (in [0, 1]) of the supporting facts `found` against `gold`: collections of (title, sentence number), or of
-    titles alone.
+    """Dict of `em`, `f1`, `precision`, `recall` (in [0, 1]) of the supporting facts `found` against
+    `gold`: collections of (title, sentence number), or of titles alone.
 
     Nothing found has precision 0; recall is what a retriever is judged by.
     """
@@ -161,7 +175,9 @@ def support_scores(found, gold):
 
 
 def answer_scores(answers, questions):
-    "(exact match (n,), F1 (n,)) float32 of `answers` (n texts, None where there is none: NaN) to `questions` (n `Question`)."
+    """(exact match (n,), F1 (n,)) float32 of `answers` (n texts, None where there is none: NaN) to
+    `questions` (n `Question`).
+    """
     answers = answer_texts(answers)
     if len(answers) != len(questions):
         raise QuestionError(

@@ -17,24 +17,34 @@ from ..metrics.bootstrap import Interval, bootstrap_ci
 
 # %% ../../nbs/4_judging/validate.ipynb #b8f1ff8c
 def cohen_kappa(first, second, weights=None):
-    """Cohen's kappa of two binary labellings (n,) under each row of `weights` (B, n) -> (B,), or unweighted -> float. In [-1, 1], high = agreement,
-    0 = chance; NaN if both are constant and equal."""
+    """Cohen's kappa of two binary labellings (n,) under each row of `weights` (B, n) -> (B,), or
+    unweighted -> float. In [-1, 1], high = agreement, 0 = chance; NaN if both are constant and
+    equal.
+    """
     a, b = (np.asarray(x, float) for x in (first, second))
     W = np.ones((1, len(a))) if weights is None else np.asarray(weights, float)
     total = W.sum(1)
     observed, pa, pb = ((W @ x) / total for x in ((a == b).astype(float), a, b))
     expected = pa * pb + (1 - pa) * (1 - pb)
-    value = np.divide(observed - expected, 1 - expected, out=np.full(len(W), np.nan), where=expected < 1 - 1e-12)
+    value = np.divide(
+        observed - expected, 1 - expected, out=np.full(len(W), np.nan), where=expected < 1 - 1e-12
+    )
     return float(value[0]) if weights is None else value
 
 
-def share(flags, weights): return weights @ np.asarray(flags, float) / weights.sum(1)
+def share(flags, weights):
+    return weights @ np.asarray(flags, float) / weights.sum(1)
 
 # %% ../../nbs/4_judging/validate.ipynb #42dfab65
 @dataclass(frozen=True, eq=False)
 class JudgeValidation:
-    """A judge against known truth: `n` judged, `masked` not. `accuracy`, `kappa`, `auroc` (of the raw score; each an `Interval`), `majority` (accuracy of
-    the constant verdict), `retest` (same verdict twice) and `swap` (same winner in both orders): `Interval` or None if not tested."""
+    """A judge against known truth: `n` judged, `masked` not.
+
+    `accuracy`, `kappa`, `auroc` (of the raw score; each an `Interval`), `majority` (accuracy of the
+    constant verdict), `retest` (same verdict twice) and `swap` (same winner in both orders):
+    `Interval` or None if not tested.
+    """
+
     n: int
     masked: int
     threshold: float
@@ -46,30 +56,73 @@ class JudgeValidation:
     swap: Interval | None = None
 
 
-def validate_judge(scores, correct, *, threshold=5., retest=None, pairs=None, swapped_pairs=None, n_resamples=2_000, rng=42):
-    """Agreement of a judge's `scores` (n,) in [0, 10] with known correctness (n,) of 0 or 1 -> `JudgeValidation`, bootstrap intervals over queries.
+def validate_judge(
+    scores,
+    correct,
+    *,
+    threshold=5.0,
+    retest=None,
+    pairs=None,
+    swapped_pairs=None,
+    n_resamples=2_000,
+    rng=42,
+):
+    """Agreement of a judge's `scores` (n,) in [0, 10] with known correctness (n,) of 0 or 1 ->
+    `JudgeValidation`, bootstrap intervals over queries.
 
-    An answer counts as good from `threshold` on (choose it on other data). `retest`: scores (n,) of a second round. `pairs`, `swapped_pairs`: scores (m, 2)
-    of the same pairs in both orders, columns by answer. Masked (NaN) queries are left out and counted; nothing left raises `JudgeError`.
+    An answer counts as good from `threshold` on (choose it on other data). `retest`: scores (n,) of
+    a second round. `pairs`, `swapped_pairs`: scores (m, 2) of the same pairs in both orders,
+    columns by answer. Masked (NaN) queries are left out and counted; nothing left raises
+    `JudgeError`.
     """
     scores, correct = np.asarray(scores, float), np.asarray(correct, float)
-    if scores.shape != correct.shape: raise JudgeError(f"{scores.shape} scores and {correct.shape} known answers: give one of each per query.")
+    if scores.shape != correct.shape:
+        raise JudgeError(
+            f"{scores.shape} scores and {correct.shape} known answers: give one of each per query."
+        )
     seen = np.isfinite(scores) & np.isfinite(correct)
-    if not seen.any(): raise JudgeError(f"All {len(seen)} queries are masked: the judge gave no score, or no answer is known. Look at its JudgeReport.")
+    if not seen.any():
+        raise JudgeError(
+            f"All {len(seen)} queries are masked: the judge gave no score, or no answer is known. Look at its JudgeReport."
+        )
     interval = partial(bootstrap_ci, n_resamples=n_resamples, rng=rng)
     s, y = scores[seen], correct[seen]
     good = (s >= threshold).astype(float)
-    again = _same(scores >= threshold, None if retest is None else np.asarray(retest, float) >= threshold, [scores, retest], interval)
+    again = _same(
+        scores >= threshold,
+        None if retest is None else np.asarray(retest, float) >= threshold,
+        [scores, retest],
+        interval,
+    )
     winner = lambda p: np.sign(np.asarray(p, float)[:, 0] - np.asarray(p, float)[:, 1])
-    swap = None if pairs is None or swapped_pairs is None else _same(winner(pairs), winner(swapped_pairs), [winner(pairs), winner(swapped_pairs)], interval)
-    return JudgeValidation(len(s), int((~seen).sum()), float(threshold), float(max(y.mean(), 1 - y.mean())),
-                           interval(lambda a, b, weights: share(a == b, weights), good, y), interval(lambda a, b, weights: cohen_kappa(a, b, weights), good, y),
-                           interval(lambda a, b, weights: weighted_auroc(-a, b, weights), s, y), again, swap)
+    swap = (
+        None
+        if pairs is None or swapped_pairs is None
+        else _same(
+            winner(pairs), winner(swapped_pairs), [winner(pairs), winner(swapped_pairs)], interval
+        )
+    )
+    return JudgeValidation(
+        len(s),
+        int((~seen).sum()),
+        float(threshold),
+        float(max(y.mean(), 1 - y.mean())),
+        interval(lambda a, b, weights: share(a == b, weights), good, y),
+        interval(lambda a, b, weights: cohen_kappa(a, b, weights), good, y),
+        interval(lambda a, b, weights: weighted_auroc(-a, b, weights), s, y),
+        again,
+        swap,
+    )
 
 
 def _same(first, second, finite, interval):
-    "Share of equal entries where all arrays in `finite` are finite, as an `Interval`; None if there is no second round."
-    if second is None: return None
+    """Share of equal entries where all arrays in `finite` are finite, as an `Interval`.
+
+    None if there is no second round.
+    """
+    if second is None:
+        return None
     seen = np.all([np.isfinite(np.asarray(f, float)) for f in finite], axis=0)
-    if not seen.any(): raise JudgeError("Every query of the second round is masked: repeat it.")
+    if not seen.any():
+        raise JudgeError("Every query of the second round is masked: repeat it.")
     return interval(lambda a, weights: share(a, weights), np.asarray(first == second)[seen])

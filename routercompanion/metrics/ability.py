@@ -13,31 +13,56 @@ import numpy as np
 
 from ..core import lookup
 from routercompanion.metrics.checks import (
-    DEFINITIONS, MetricInputError, OneClassError, _blocks, _columns, _groups, _labels,
-    _sum_groups, _task_column, _weights,
+    DEFINITIONS,
+    MetricInputError,
+    OneClassError,
+    _blocks,
+    _columns,
+    _groups,
+    _labels,
+    _sum_groups,
+    _task_column,
+    _weights,
 )
 
 # %% ../../nbs/1_metrics/ability.ipynb #bc444ab9
 def _pairs(y, W, order, starts, ends):
-    """Won pairs U_t and all pairs, (B, T) each, of T tasks whose groups end at column `ends` of the sorted groups.
+    """Won pairs U_t and all pairs, (B, T) each, of T tasks whose groups end at column `ends` of the
+    sorted groups.
 
-    `y` (n,) in {0, 1}; `W` (B, n) weights; `order`, `starts` sort by task, then score from high to low, and group equal scores.
+    `y` (n,) in {0, 1}; `W` (B, n) weights; `order`, `starts` sort by task, then score from high to
+    low, and group equal scores.
     """
     W = np.take(W, order, axis=1).astype(np.float64, copy=False)
     P, N = _sum_groups(W * y[order], starts), _sum_groups(W * (1 - y[order]), starts)
     below = np.cumsum(N, axis=1)
     first = np.r_[0, ends[:-1] + 1]
     last = below[:, ends]
-    P_t, N_t = (np.add.reduceat(P, first, axis=1), np.diff(last, axis=1, prepend=0)) if len(ends) > 1 else (P.sum(1, keepdims=True), last)
+    P_t, N_t = (
+        (np.add.reduceat(P, first, axis=1), np.diff(last, axis=1, prepend=0))
+        if len(ends) > 1
+        else (P.sum(1, keepdims=True), last)
+    )
     below -= N / 2
-    np.subtract(np.repeat(last, np.diff(np.r_[-1, ends]), axis=1) if len(ends) > 1 else last, below, out=below)
-    return (np.add.reduceat(P * below, first, axis=1) if len(ends) > 1 else np.einsum("bg,bg->b", P, below)[:, None]), P_t * N_t
+    np.subtract(
+        np.repeat(last, np.diff(np.r_[-1, ends]), axis=1) if len(ends) > 1 else last,
+        below,
+        out=below,
+    )
+    return (
+        np.add.reduceat(P * below, first, axis=1)
+        if len(ends) > 1
+        else np.einsum("bg,bg->b", P, below)[:, None]
+    ), P_t * N_t
 
 # %% ../../nbs/1_metrics/ability.ipynb #43d0fb73
 def weighted_auroc(score, small_score, weights):
-    """AUROC of each row of `weights` (B, n) -> (B,), or of one row (n,) -> float; NaN where a row holds one class only.
+    """AUROC of each row of `weights` (B, n) -> (B,), or of one row (n,) -> float.
 
-    `score` (n,) high = large; `small_score` (n,) 0 or 1, positive = 0. Integer weights mean repeated rows.
+    NaN where a row holds one class only.
+
+    `score` (n,) high = large; `small_score` (n,) 0 or 1, positive = 0. Integer weights mean
+    repeated rows.
     """
     score, small_score = _columns(score=score, small_score=small_score)
     y = _labels(small_score)
@@ -50,40 +75,53 @@ def weighted_auroc(score, small_score, weights):
 
 # %% ../../nbs/1_metrics/ability.ipynb #1e1ae7f8
 def auroc(score, small_score, *, weights=None, definition="paper"):
-    """Router ability: AUROC in [0, 1] with positive = the small model is wrong, .5 = guessing (xbench section 3.3).
+    """Router ability: AUROC in [0, 1] with positive = the small model is wrong, .5 = guessing
+    (xbench section 3.3).
 
-    `score` (n,) high = send large; `small_score` (n,) 0 or 1. One class only raises `OneClassError` ("as_published" says .5 instead);
-    fractions raise `FractionalLabelError`. With `weights` (B, n) it is `weighted_auroc`, whose one-class rows are NaN.
+    `score` (n,) high = send large; `small_score` (n,) 0 or 1. One class only raises `OneClassError`
+    ("as_published" says .5 instead); fractions raise `FractionalLabelError`. With `weights` (B, n)
+    it is `weighted_auroc`, whose one-class rows are NaN.
     """
     lookup(DEFINITIONS, definition, "definition")
-    if weights is not None: return weighted_auroc(score, small_score, weights)
+    if weights is not None:
+        return weighted_auroc(score, small_score, weights)
     value = float(weighted_auroc(score, small_score, np.ones(len(score))))
-    if value == value: return value
-    if definition == "as_published": return .5
-    raise OneClassError(f"All {len(score)} labels say that the small model is {'right' if small_score[0] else 'wrong'}: "
-                        "AUROC compares wrong with right queries. Choose tasks that the small model solves in part.")
+    if value == value:
+        return value
+    if definition == "as_published":
+        return 0.5
+    raise OneClassError(
+        f"All {len(score)} labels say that the small model is {'right' if small_score[0] else 'wrong'}: "
+        "AUROC compares wrong with right queries. Choose tasks that the small model solves in part."
+    )
 
 # %% ../../nbs/1_metrics/ability.ipynb #685952d0
 def label_oracle(small):
     "The score (n,) 1 - small: sends large what the small model gets wrong. Upper bound of AUROC."
-    return 1. - _columns(small=small)[0]
+    return 1.0 - _columns(small=small)[0]
 
 
 def gain_oracle(small, large):
-    "The score (n,) large - small: sends large where it helps most. Upper bound of Phi at every call rate."
+    """The score (n,) large - small: sends large where it helps most.
+
+    Upper bound of Phi at every call rate.
+    """
     small, large = _columns(small=small, large=large)
     return large - small
 
 # %% ../../nbs/1_metrics/ability.ipynb #9d288300
 def within_task_auroc(score, small_score, task, *, weights=None, copies="rows"):
-    """AUROC over the pairs of queries of the same task: the tasks' AUROCs averaged with weight n_pos * n_neg.
+    """AUROC over the pairs of queries of the same task: the tasks' AUROCs averaged with weight
+    n_pos * n_neg.
 
-    `score`, `small_score` as in `auroc`; `task` (n,) labels. Tasks with one class carry no pairs; without any pair: `OneClassError`.
-    `weights` (n,) -> float, (B, n) -> (B,), NaN where no pair is left. In a bootstrap that resamples whole tasks, a task drawn twice is
-    two tasks and not one of double size: `copies="tasks"` counts its pairs c times instead of c * c times.
+    `score`, `small_score` as in `auroc`; `task` (n,) labels. Tasks with one class carry no pairs;
+    without any pair: `OneClassError`. `weights` (n,) -> float, (B, n) -> (B,), NaN where no pair is
+    left. In a bootstrap that resamples whole tasks, a task drawn twice is two tasks and not one of
+    double size: `copies="tasks"` counts its pairs c times instead of c * c times.
     """
     score, small_score = _columns(score=score, small_score=small_score)
-    y, codes = _labels(small_score), np.unique(_task_column(task, len(score)), return_inverse=True)[1]
+    y = _labels(small_score)
+    codes = np.unique(_task_column(task, len(score)), return_inverse=True)[1]
     W, single = _weights(np.ones(len(score)) if weights is None else weights, len(score))
     lookup({"rows": 0, "tasks": 0}, copies, "copies")
     order, starts = _groups(-score, codes)
@@ -95,13 +133,20 @@ def within_task_auroc(score, small_score, task, *, weights=None, copies="rows"):
         won, pairs = won * scale, pairs * scale
     won, pairs = won.sum(1), pairs.sum(1)
     value = np.divide(won, pairs, out=np.full(len(W), np.nan), where=pairs > 0)
-    if weights is None and np.isnan(value[0]): raise OneClassError(f"None of the {len(ends)} tasks holds both right and wrong answers of the small model.")
+    if weights is None and np.isnan(value[0]):
+        raise OneClassError(
+            f"None of the {len(ends)} tasks holds both right and wrong answers of the small model."
+        )
     return float(value[0]) if single else value
 
 # %% ../../nbs/1_metrics/ability.ipynb #891f900b
 @dataclass(frozen=True, eq=False)
 class ReliabilityCurve:
-    "Per bin, (bins,) each: `probability` (mean stated), `frequency` (mean outcome), `count`; `edges` (bins + 1,). Empty bins are NaN with count 0."
+    """Per bin, (bins,) each: `probability` (mean stated), `frequency` (mean outcome), `count`.
+
+    `edges` (bins + 1,). Empty bins are NaN with count 0.
+    """
+
     probability: np.ndarray
     frequency: np.ndarray
     count: np.ndarray
@@ -109,13 +154,22 @@ class ReliabilityCurve:
 
 # %% ../../nbs/1_metrics/ability.ipynb #451c8276
 def reliability_curve(probability, outcome, bins=10):
-    "Mean outcome against mean stated probability in `bins` bins of equal width on [0, 1]; `probability`, `outcome` (n,) in [0, 1]."
+    """Mean outcome against mean stated probability in `bins` bins of equal width on [0, 1].
+
+    `probability`, `outcome` (n,) in [0, 1].
+    """
     p, y = _columns(probability=probability, outcome=outcome)
-    if int(bins) != bins or bins < 1: raise MetricInputError(f"bins must be a positive whole number; got {bins}.")
+    if int(bins) != bins or bins < 1:
+        raise MetricInputError(f"bins must be a positive whole number; got {bins}.")
     edges = np.linspace(0, 1, int(bins) + 1)
     b = np.clip(np.searchsorted(edges, p, side="right") - 1, 0, int(bins) - 1)
     count = np.bincount(b, minlength=int(bins))
-    mean = [np.divide(np.bincount(b, v, int(bins)), count, out=np.full(int(bins), np.nan), where=count > 0) for v in (p, y)]
+    mean = [
+        np.divide(
+            np.bincount(b, v, int(bins)), count, out=np.full(int(bins), np.nan), where=count > 0
+        )
+        for v in (p, y)
+    ]
     return ReliabilityCurve(*mean, count, edges)
 
 

@@ -15,16 +15,22 @@ from ..core import CompanionError, make_rng
 
 # %% ../../nbs/1_metrics/bootstrap.ipynb #7c36ff9e
 class ResampleError(CompanionError):
-    "Input of a bootstrap or a paired test is empty, misaligned or missing (NaN). The message names the array and the row, counted from 0."
+    """Input of a bootstrap or a paired test is empty, misaligned or missing (NaN).
+
+    The message names the array and the row, counted from 0.
+    """
 
 # %% ../../nbs/1_metrics/bootstrap.ipynb #dde989ce
-BLOCK = 1 << 20  # weights per block: 8 MiB of indices and 8 MiB of counts, whatever the number of resamples
+# weights per block: 8 MiB of indices and 8 MiB of counts, whatever the number of resamples
+BLOCK = 1 << 20
 
 
 def resample_counts(n, n_resamples, rng=42, *, clusters=None, block=BLOCK):
-    """Yield blocks (b, n) of counts: how often each of `n` rows is drawn, `n_resamples` rows in total.
+    """Yield blocks (b, n) of counts: how often each of `n` rows is drawn, `n_resamples` rows in
+    total.
 
-    `clusters` (n,) labels: whole clusters are drawn, as many as there are, and each count goes to all rows of its cluster.
+    `clusters` (n,) labels: whole clusters are drawn, as many as there are, and each count goes to
+    all rows of its cluster.
     """
     codes, k = None, n
     if clusters is not None:
@@ -42,20 +48,30 @@ def resample_counts(n, n_resamples, rng=42, *, clusters=None, block=BLOCK):
 def _cluster_labels(clusters, n):
     "Cluster labels as strings (n,); misaligned, missing or single labels raise."
     c = np.asarray(clusters)
-    if c.shape != (n,): raise ResampleError(f"clusters has shape {c.shape}, the data have {n} rows: give one label per row.")
+    if c.shape != (n,):
+        raise ResampleError(
+            f"clusters has shape {c.shape}, the data have {n} rows: give one label per row."
+        )
     missing = np.array([v is None or v != v for v in c.tolist()], dtype=bool)
-    if missing.any(): raise ResampleError(f"clusters, row {int(missing.argmax())}, is missing.")
-    if (c == c[0]).all(): raise ResampleError("clusters holds one cluster only: there is nothing to resample. Give clusters=None or more clusters.")
+    if missing.any():
+        raise ResampleError(f"clusters, row {int(missing.argmax())}, is missing.")
+    if (c == c[0]).all():
+        raise ResampleError(
+            "clusters holds one cluster only: there is nothing to resample. Give clusters=None or more clusters."
+        )
     return c.astype(str)
 
 # %% ../../nbs/1_metrics/bootstrap.ipynb #8079ebf1
 @dataclass(frozen=True, eq=False)
 class Interval:
-    """`estimate` on the data and the percentile interval `low`, `high` at `level`, from `n_resamples` bootstrap resamples.
+    """`estimate` on the data and the percentile interval `low`, `high` at `level`, from
+    `n_resamples` bootstrap resamples.
 
-    `undefined` resamples had no value (one class only, say) and are left out; `clusters` is the number of clusters, or None.
-    Floats for a statistic with one value, arrays (k,) for a statistic with k values. An undefined estimate has a NaN interval.
+    `undefined` resamples had no value (one class only, say) and are left out; `clusters` is the
+    number of clusters, or None. Floats for a statistic with one value, arrays (k,) for a statistic
+    with k values. An undefined estimate has a NaN interval.
     """
+
     estimate: float
     low: float
     high: float
@@ -64,25 +80,38 @@ class Interval:
     undefined: int = 0
     clusters: int | None = None
 
-    def __str__(self): return "; ".join(f"{e:.3f} [{l:.3f}, {h:.3f}]" for e, l, h in zip(*map(np.atleast_1d, (self.estimate, self.low, self.high))))
+    def __str__(self):
+        return "; ".join(
+            f"{e:.3f} [{l:.3f}, {h:.3f}]"
+            for e, l, h in zip(*map(np.atleast_1d, (self.estimate, self.low, self.high)))
+        )
 
 # %% ../../nbs/1_metrics/bootstrap.ipynb #31806483
 def _check_rows(*arrays):
     "Number of rows shared by all arrays; raises when there are none, or when lengths differ."
-    if not arrays: raise ResampleError("A bootstrap needs at least one array with one row per query.")
+    if not arrays:
+        raise ResampleError("A bootstrap needs at least one array with one row per query.")
     lengths = [len(a) for a in arrays]
-    if len(set(lengths)) > 1: raise ResampleError(f"The arrays have {lengths} rows: align them by query_id first (row {min(lengths)} has no partner).")
-    if not lengths[0]: raise ResampleError("The arrays are empty: there is nothing to resample.")
+    if len(set(lengths)) > 1:
+        raise ResampleError(
+            f"The arrays have {lengths} rows: align them by query_id first (row {min(lengths)} has no partner)."
+        )
+    if not lengths[0]:
+        raise ResampleError("The arrays are empty: there is nothing to resample.")
     return lengths[0]
 
 
 def _check_options(n_resamples, level):
-    if int(n_resamples) != n_resamples or n_resamples < 1: raise ResampleError(f"n_resamples must be a positive whole number; got {n_resamples}.")
-    if not 0 < level < 1: raise ResampleError(f"level must lie between 0 and 1; got {level}.")
+    if int(n_resamples) != n_resamples or n_resamples < 1:
+        raise ResampleError(f"n_resamples must be a positive whole number; got {n_resamples}.")
+    if not 0 < level < 1:
+        raise ResampleError(f"level must lie between 0 and 1; got {level}.")
 
 
 def _limits(values, level, defined):
-    "Percentile limits over the finite rows of `values` (B, ...), NaN where there is none or the estimate is not `defined`; and the NaN count."
+    """Percentile limits over the finite rows of `values` (B, ...), NaN where there is none or the
+    estimate is not `defined`; and the NaN count.
+    """
     flat = values.reshape(len(values), -1)
     nan = np.isnan(flat)
     out = np.full((2, flat.shape[1]), np.nan)
@@ -92,41 +121,69 @@ def _limits(values, level, defined):
     return *(_scalar(o.reshape(shape)) for o in out), _scalar(nan.sum(0).reshape(shape))
 
 
-def _scalar(a): return a.item() if np.ndim(a) == 0 else a
+def _scalar(a):
+    return a.item() if np.ndim(a) == 0 else a
 
 # %% ../../nbs/1_metrics/bootstrap.ipynb #cd32e4c1
-def bootstrap_ci(statistic, *arrays, n_resamples=10_000, rng=42, level=.95, clusters=None):
-    """Percentile bootstrap interval of `statistic(*arrays, weights=W)` with counts W (B, n) -> (B,) or (B, k).
+def bootstrap_ci(statistic, *arrays, n_resamples=10_000, rng=42, level=0.95, clusters=None):
+    """Percentile bootstrap interval of `statistic(*arrays, weights=W)` with counts W (B, n) -> (B,)
+    or (B, k).
 
-    `arrays` have one row per query; `rng` is a seed or a generator; `clusters` (n,) resamples whole clusters. Returns an `Interval`.
-    Raises `ResampleError` for empty or misaligned arrays; memory is one block of counts, whatever `n_resamples` is.
+    `arrays` have one row per query; `rng` is a seed or a generator; `clusters` (n,) resamples whole
+    clusters. Returns an `Interval`.
+    Raises `ResampleError` for empty or misaligned arrays; memory is one block of counts, whatever
+    `n_resamples` is.
     """
     n = _check_rows(*arrays)
     _check_options(n_resamples, level)
     estimate = np.asarray(statistic(*arrays, weights=np.ones((1, n))))[0]
-    values = np.concatenate([statistic(*arrays, weights=w) for w in resample_counts(n, int(n_resamples), rng, clusters=clusters)])
+    values = np.concatenate(
+        [
+            statistic(*arrays, weights=w)
+            for w in resample_counts(n, int(n_resamples), rng, clusters=clusters)
+        ]
+    )
     low, high, undefined = _limits(values, level, estimate == estimate)
-    return Interval(_scalar(estimate), low, high, level, int(n_resamples), undefined, None if clusters is None else len(np.unique(_cluster_labels(clusters, n))))
+    return Interval(
+        _scalar(estimate),
+        low,
+        high,
+        level,
+        int(n_resamples),
+        undefined,
+        None if clusters is None else len(np.unique(_cluster_labels(clusters, n))),
+    )
 
 # %% ../../nbs/1_metrics/bootstrap.ipynb #cc7536bb
 def weighted_mean(values, weights):
-    "Mean of `values` (n,) under each row of `weights` (B, n) -> (B,): the simplest statistic, an accuracy for instance."
-    return np.einsum("...n,n->...", np.asarray(weights, dtype=np.float64), np.asarray(values, dtype=np.float64)) / np.sum(weights, axis=-1)
+    """Mean of `values` (n,) under each row of `weights` (B, n) -> (B,): the simplest statistic, an
+    accuracy for instance.
+    """
+    return np.einsum(
+        "...n,n->...", np.asarray(weights, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    ) / np.sum(weights, axis=-1)
 
 # %% ../../nbs/1_metrics/bootstrap.ipynb #88823008
-def limits(values, level=.95):
+def limits(values, level=0.95):
     "Percentile limits of the finite values, or (nan, nan) when there is none."
     values = values[np.isfinite(values)]
-    return tuple(np.quantile(values, [(1 - level) / 2, (1 + level) / 2])) if len(values) else (np.nan, np.nan)
+    return (
+        tuple(np.quantile(values, [(1 - level) / 2, (1 + level) / 2]))
+        if len(values)
+        else (np.nan, np.nan)
+    )
 
 # %% ../../nbs/1_metrics/bootstrap.ipynb #c1a3cd05
 @dataclass(frozen=True, eq=False)
 class PairedDifference:
-    """Difference (first minus second) on the data, percentile interval and two-sided p-value from the same resamples for both.
+    """Difference (first minus second) on the data, percentile interval and two-sided p-value from
+    the same resamples for both.
 
-    p = min(1, 2 min((1 + #{d* <= 0}) / (B + 1), (1 + #{d* >= 0}) / (B + 1))) over the B defined resamples. Floats, or arrays (k,) for a
-    statistic with k values. `first`, `second`: the two estimates; `undefined` resamples are left out.
+    p = min(1, 2 min((1 + #{d* <= 0}) / (B + 1), (1 + #{d* >= 0}) / (B + 1))) over the B defined
+    resamples. Floats, or arrays (k,) for a statistic with k values. `first`, `second`: the two
+    estimates; `undefined` resamples are left out.
     """
+
     difference: float
     low: float
     high: float
@@ -138,24 +195,48 @@ class PairedDifference:
     undefined: int = 0
     clusters: int | None = None
 
-    def __str__(self): return "; ".join(f"{d:+.3f} [{l:+.3f}, {h:+.3f}] p = {p:.2g}" for d, l, h, p in zip(*map(np.atleast_1d, (self.difference, self.low, self.high, self.p_value))))
+    def __str__(self):
+        return "; ".join(
+            f"{d:+.3f} [{l:+.3f}, {h:+.3f}] p = {p:.2g}"
+            for d, l, h, p in zip(
+                *map(np.atleast_1d, (self.difference, self.low, self.high, self.p_value))
+            )
+        )
 
 # %% ../../nbs/1_metrics/bootstrap.ipynb #b8752061
-def paired_bootstrap(statistic, a, b, *arrays, n_resamples=10_000, rng=42, level=.95, clusters=None):
-    """Compare `statistic(a, *arrays, weights=W)` with `statistic(b, *arrays, weights=W)` on the same resamples; returns `PairedDifference`.
+def paired_bootstrap(
+    statistic, a, b, *arrays, n_resamples=10_000, rng=42, level=0.95, clusters=None
+):
+    """Compare `statistic(a, *arrays, weights=W)` with `statistic(b, *arrays, weights=W)` on the
+    same resamples; returns `PairedDifference`.
 
-    `a`, `b` (n, ...) are what differs (two routers' scores), `arrays` what they share (outcomes, tasks). `clusters` (n,) resamples whole
-    clusters. Raises `ResampleError` for empty or misaligned arrays.
+    `a`, `b` (n, ...) are what differs (two routers' scores), `arrays` what they share (outcomes,
+    tasks). `clusters` (n,) resamples whole clusters. Raises `ResampleError` for empty or misaligned
+    arrays.
     """
     n = _check_rows(a, b, *arrays)
     _check_options(n_resamples, level)
     first, second = (np.asarray(statistic(x, *arrays, weights=np.ones((1, n))))[0] for x in (a, b))
-    values = np.concatenate([statistic(a, *arrays, weights=w) - statistic(b, *arrays, weights=w)
-                             for w in resample_counts(n, int(n_resamples), rng, clusters=clusters)])
+    values = np.concatenate(
+        [
+            statistic(a, *arrays, weights=w) - statistic(b, *arrays, weights=w)
+            for w in resample_counts(n, int(n_resamples), rng, clusters=clusters)
+        ]
+    )
     difference = first - second
     low, high, undefined = _limits(values, level, difference == difference)
     size = int(n_resamples) - np.asarray(undefined) + 1
     tail = np.minimum(1 + (values <= 0).sum(0), 1 + (values >= 0).sum(0))
     p = np.where((difference == difference) & (size > 1), np.minimum(1, 2 * tail / size), np.nan)
-    return PairedDifference(_scalar(difference), low, high, _scalar(p), _scalar(first), _scalar(second), level, int(n_resamples), undefined,
-                            None if clusters is None else len(np.unique(_cluster_labels(clusters, n))))
+    return PairedDifference(
+        _scalar(difference),
+        low,
+        high,
+        _scalar(p),
+        _scalar(first),
+        _scalar(second),
+        level,
+        int(n_resamples),
+        undefined,
+        None if clusters is None else len(np.unique(_cluster_labels(clusters, n))),
+    )

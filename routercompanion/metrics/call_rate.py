@@ -13,7 +13,14 @@ import numpy as np
 from ..core import lookup
 from .ability import weighted_auroc
 from routercompanion.metrics.checks import (
-    DEFINITIONS, EPS, MetricInputError, Undefined, _blocks, _columns, _groups, _sum_groups,
+    DEFINITIONS,
+    EPS,
+    MetricInputError,
+    Undefined,
+    _blocks,
+    _columns,
+    _groups,
+    _sum_groups,
     _weights,
 )
 from .curve import Curve, _phi, _segment, on_call_rate
@@ -30,9 +37,10 @@ def _area_to(curve, x):
 def cost_performance_curve(score, small, large, *, weights=None):
     """The exact cost-performance curve Phi (xbench section 3.1, eq. 1-5).
 
-    `score` (n,): high = send to the large model; only its order matters (infinities are fine, NaN is not). `small`, `large` (n,): the two
-    models' scores in [0, 1]. `weights` (n,) or (B, n): how often each query counts; (B, n) gives a batch of curves.
-    Equal scores are one straight segment: the expectation over their random order. Raises `MetricInputError`.
+    `score` (n,): high = send to the large model; only its order matters (infinities are fine, NaN
+    is not). `small`, `large` (n,): the two models' scores in [0, 1]. `weights` (n,) or (B, n): how
+    often each query counts; (B, n) gives a batch of curves. Equal scores are one straight segment:
+    the expectation over their random order. Raises `MetricInputError`.
     """
     score, small, large = _columns(score=score, small=small, large=large)
     W, single = _weights(np.ones(len(score)) if weights is None else weights, len(score))
@@ -42,36 +50,54 @@ def cost_performance_curve(score, small, large, *, weights=None):
     np.cumsum(_sum_groups(W, starts), axis=1, out=X[:, 1:])
     np.cumsum(_sum_groups(W * (large - small)[order], starts), axis=1, out=Y[:, 1:])
     total = X[:, -1:].copy()
-    if not total.all(): raise MetricInputError(f"weights, row {int((total == 0).argmax())}: all weights are 0, nothing is left to measure.")
+    if not total.all():
+        raise MetricInputError(
+            f"weights, row {int((total == 0).argmax())}: all weights are 0, nothing is left to measure."
+        )
     Y += np.einsum("bn,n->b", W, small[order])[:, None]
-    X /= total; Y /= total
+    X /= total
+    Y /= total
     if single:
         return Curve(X[0], Y[0], "call_rate", float(total[0, 0]))
     return Curve(X, Y, "call_rate", total[:, 0])
 
 # %% ../../nbs/1_metrics/call_rate.ipynb #dcd298e0
 def random_curve(small, large, *, weights=None):
-    "The expected curve of a router that guesses: the straight line from P_S to P_L (what any constant score gives)."
+    """The expected curve of a router that guesses: the straight line from P_S to P_L (what any
+    constant score gives).
+    """
     return cost_performance_curve(np.zeros(len(small)), small, large, weights=weights)
 
 # %% ../../nbs/1_metrics/call_rate.ipynb #1b7c1c7a
 def _result(curve, value, reason):
-    "A metric's values (B,) for a batch; for one curve a float, or `Undefined(reason)` in place of NaN."
+    """A metric's values (B,) for a batch.
+
+    For one curve a float, or `Undefined(reason)` in place of NaN.
+    """
     if not on_call_rate(curve).single:
         return value
     return float(value[0]) if value[0] == value[0] else Undefined(reason)
 
 
 def _tau(curve, rho):
-    "Performance threshold P_S + rho (P_L - P_S) of each row, (B,) (xbench eq. 7); NaN where the large model is no better."
+    """Performance threshold P_S + rho (P_L - P_S) of each row, (B,) (xbench eq. 7).
+
+    NaN where the large model is no better.
+    """
     X, Y = on_call_rate(curve)._xy
-    if not 0 <= rho <= 1: raise MetricInputError(f"A relative performance rho must lie in [0, 1]; got {rho}.")
+    if not 0 <= rho <= 1:
+        raise MetricInputError(f"A relative performance rho must lie in [0, 1]; got {rho}.")
     return np.where(Y[:, -1] - Y[:, 0] > EPS, (1 - rho) * Y[:, 0] + rho * Y[:, -1], np.nan)
 
 # %% ../../nbs/1_metrics/call_rate.ipynb #b9cdcb02
 def _grid(curve, points=101):
-    "The published code's sample of the curve: call rates (points,) and Phi (B, points) at the whole number of queries below each of them."
-    if curve.n is None: raise MetricInputError("definition='as_published' needs the number of queries: build the curve with cost_performance_curve.")
+    """The published code's sample of the curve: call rates (points,) and Phi (B, points) at the
+    whole number of queries below each of them.
+    """
+    if curve.n is None:
+        raise MetricInputError(
+            "definition='as_published' needs the number of queries: build the curve with cost_performance_curve."
+        )
     X, Y = curve._xy
     rate, n = np.linspace(0, 1, points), np.atleast_1d(curve.n)[:, None]
     return rate, _phi(X, Y, np.floor(rate * n) / n)
@@ -80,21 +106,33 @@ def _grid(curve, points=101):
 def _masked_mean(values, mask, empty):
     "Mean of `values` over `mask` per row; `empty` where the mask selects nothing."
     count = mask.sum(1)
-    return np.divide(np.where(mask, values, 0).sum(1), count, out=np.full(len(mask), float(empty)), where=count > 0)
+    return np.divide(
+        np.where(mask, values, 0).sum(1),
+        count,
+        out=np.full(len(mask), float(empty)),
+        where=count > 0,
+    )
 
 # %% ../../nbs/1_metrics/call_rate.ipynb #47bfbef5
-def lpm(curve, d1=.30, *, d0=None, definition="paper"):
-    """Low-band Performance Mean: mean of Phi over call rates [d0, d1], in [0, 1], high = good (xbench eq. 6).
+def lpm(curve, d1=0.30, *, d0=None, definition="paper"):
+    """Low-band Performance Mean: mean of Phi over call rates [d0, d1], in [0, 1], high = good
+    (xbench eq. 6).
 
-    `d0` is 0 by default as printed; the paper's Table 2 uses the band .25-.30, which is the default of "as_published" (the mean of the
-    published code's grid points in the band). One curve -> float, a batch -> (B,). A band outside 0 <= d0 < d1 <= 1 raises.
+    `d0` is 0 by default as printed; the paper's Table 2 uses the band .25-.30, which is the default
+    of "as_published" (the mean of the published code's grid points in the band). One curve ->
+    float, a batch -> (B,). A band outside 0 <= d0 < d1 <= 1 raises.
     """
     lookup(DEFINITIONS, definition, "definition")
-    d0 = (0. if definition == "paper" else .25) if d0 is None else d0
-    if not 0 <= d0 < d1 <= 1: raise MetricInputError(f"The band needs 0 <= d0 < d1 <= 1; got d0={d0}, d1={d1}.")
+    d0 = (0.0 if definition == "paper" else 0.25) if d0 is None else d0
+    if not 0 <= d0 < d1 <= 1:
+        raise MetricInputError(f"The band needs 0 <= d0 < d1 <= 1; got d0={d0}, d1={d1}.")
     if definition == "as_published":
         rate, phi = _grid(curve)
-        return _result(curve, phi[:, (rate > d0 - 1e-9) & (rate < d1 + 1e-9)].mean(1), "no grid point lies in the band")
+        return _result(
+            curve,
+            phi[:, (rate > d0 - 1e-9) & (rate < d1 + 1e-9)].mean(1),
+            "no grid point lies in the band",
+        )
     area = _area_to(curve, np.broadcast_to([d0, d1], (len(curve._xy[0]), 2)).astype(float))
     return _result(curve, (area[:, 1] - area[:, 0]) / (d1 - d0), "the curve holds NaN")
 
@@ -113,51 +151,74 @@ def _first_crossing(curve, tau):
 NOT_BETTER = "the large model is no better than the small one"
 
 # %% ../../nbs/1_metrics/call_rate.ipynb #d6c2c80b
-def mpm(curve, d1=.30, rho1=.85, *, definition="paper"):
-    """Mid-band Performance Mean: mean of Phi over (d1, d2], d2 = smallest call rate with Phi >= tau(rho1); high = good (xbench eq. 10, 11).
+def mpm(curve, d1=0.30, rho1=0.85, *, definition="paper"):
+    """Mid-band Performance Mean: mean of Phi over (d1, d2], d2 = smallest call rate with Phi >=
+    tau(rho1); high = good (xbench eq. 10, 11).
 
-    In [0, 1]; NaN when d2 <= d1 (the target is reached inside the low band, or the large model is no better). "as_published": mean of the
-    grid points with Phi(d1) < Phi < tau(rho1), 0 if there is none, as the published code has it. One curve -> float, a batch -> (B,).
+    In [0, 1]; NaN when d2 <= d1 (the target is reached inside the low band, or the large model is
+    no better). "as_published": mean of the grid points with Phi(d1) < Phi < tau(rho1), 0 if there
+    is none, as the published code has it. One curve -> float, a batch -> (B,).
     """
     lookup(DEFINITIONS, definition, "definition")
-    if not 0 <= d1 <= 1: raise MetricInputError(f"d1 must lie in [0, 1]; got {d1}.")
+    if not 0 <= d1 <= 1:
+        raise MetricInputError(f"d1 must lie in [0, 1]; got {d1}.")
     tau = _tau(curve, rho1)
     if definition == "as_published":
         rate, phi = _grid(curve)
         low = phi[:, (rate < d1 + 1e-9).sum() - 1, None]
-        return _result(curve, np.where(np.isnan(tau), np.nan, _masked_mean(phi, (phi > low) & (phi < tau[:, None]), 0)), NOT_BETTER)
+        return _result(
+            curve,
+            np.where(
+                np.isnan(tau), np.nan, _masked_mean(phi, (phi > low) & (phi < tau[:, None]), 0)
+            ),
+            NOT_BETTER,
+        )
     d2 = _first_crossing(curve, tau)
     ok = d2 > d1 + EPS
     area = _area_to(curve, np.c_[np.full(len(d2), float(d1)), np.where(ok, d2, d1)])
     value = np.divide(area[:, 1] - area[:, 0], d2 - d1, out=np.full(len(d2), np.nan), where=ok)
-    return _result(curve, value, NOT_BETTER if np.isnan(tau[0]) else f"the target is reached at call rate {d2[0]:.3g}, not above d1 = {d1:g}")
+    return _result(
+        curve,
+        value,
+        NOT_BETTER
+        if np.isnan(tau[0])
+        else f"the target is reached at call rate {d2[0]:.3g}, not above d1 = {d1:g}",
+    )
 
 # %% ../../nbs/1_metrics/call_rate.ipynb #35c6b4df
 def _band_moments(curve, low, high):
-    "Length of D = {x: low <= Phi(x) <= high} and the integral of x over D, (B,) each, for thresholds (B,)."
+    """Length of D = {x: low <= Phi(x) <= high} and the integral of x over D, (B,) each, for
+    thresholds (B,).
+    """
     X, Y = curve._xy
     low, high = low - EPS, high + EPS
     state = (Y >= low[:, None]).view(np.int8) + (Y > high[:, None]).view(np.int8)
     r, j = np.nonzero(state[:, 1:] != state[:, :-1])
     s0, s1 = state[r, j], state[r, j + 1]
     x0, y0, dx, dy = X[r, j], Y[r, j], X[r, j + 1] - X[r, j], Y[r, j + 1] - Y[r, j]
-    up = np.where(s1 > s0, 1., -1.)
-    length, moment = (state[:, -1] == 1) * 1., (state[:, -1] == 1) * .5
-    for level, crosses, sign in ((low, np.minimum(s0, s1) == 0, -up), (high, np.maximum(s0, s1) == 2, up)):
+    up = np.where(s1 > s0, 1.0, -1.0)
+    length, moment = (state[:, -1] == 1) * 1.0, (state[:, -1] == 1) * 0.5
+    for level, crosses, sign in (
+        (low, np.minimum(s0, s1) == 0, -up),
+        (high, np.maximum(s0, s1) == 2, up),
+    ):
         x = x0 + dx * np.clip((level[r] - y0) / dy, 0, 1)
         length += np.bincount(r, sign * crosses * x, len(X))
         moment += np.bincount(r, sign * crosses * x * x / 2, len(X))
     return length, moment
 
 # %% ../../nbs/1_metrics/call_rate.ipynb #0062c388
-def hcr(curve, rho1=.85, rho2=.95, *, definition="paper"):
-    """High-band Call Rate: 1 - mean call rate over {x: tau(rho1) <= Phi(x) <= tau(rho2)}, in [0, 1], high = calls saved (xbench eq. 7-9).
+def hcr(curve, rho1=0.85, rho2=0.95, *, definition="paper"):
+    """High-band Call Rate: 1 - mean call rate over {x: tau(rho1) <= Phi(x) <= tau(rho2)}, in [0,
+    1], high = calls saved (xbench eq. 7-9).
 
-    Exact for any piecewise-linear curve, monotone or not. NaN when the large model is no better than the small one. "as_published": over
-    the 101 grid points, 0 if none lies in the band, as the published code has it. One curve -> float, a batch -> (B,).
+    Exact for any piecewise-linear curve, monotone or not. NaN when the large model is no better
+    than the small one. "as_published": over the 101 grid points, 0 if none lies in the band, as the
+    published code has it. One curve -> float, a batch -> (B,).
     """
     lookup(DEFINITIONS, definition, "definition")
-    if not rho1 < rho2: raise MetricInputError(f"The band needs rho1 < rho2; got {rho1} and {rho2}.")
+    if not rho1 < rho2:
+        raise MetricInputError(f"The band needs rho1 < rho2; got {rho1} and {rho2}.")
     low, high = _tau(curve, rho1), _tau(curve, rho2)
     if definition == "as_published":
         rate, phi = _grid(curve)
@@ -165,66 +226,94 @@ def hcr(curve, rho1=.85, rho2=.95, *, definition="paper"):
         mean = _masked_mean(rate[None], inside, 1)
         return _result(curve, np.where(np.isnan(low), np.nan, 1 - mean), NOT_BETTER)
     length, moment = _band_moments(curve, low, high)
-    value = np.divide(moment, length, out=np.full(len(length), np.nan), where=(length > 0) & ~np.isnan(low))
+    value = np.divide(
+        moment, length, out=np.full(len(length), np.nan), where=(length > 0) & ~np.isnan(low)
+    )
     return _result(curve, 1 - value, NOT_BETTER)
 
 # %% ../../nbs/1_metrics/call_rate.ipynb #d0b9599d
-def cpt(curve, fraction=.5, *, definition="paper"):
-    """CPT: smallest call rate at which the share `fraction` of the gap P_L - P_S is recovered, in [0, 1], low = good (RouteLLM).
+def cpt(curve, fraction=0.5, *, definition="paper"):
+    """CPT: smallest call rate at which the share `fraction` of the gap P_L - P_S is recovered, in
+    [0, 1], low = good (RouteLLM).
 
-    The first crossing, exactly. NaN when the large model is no better. "as_published": `np.interp` through the curve at the call rates
-    0, .1, ..., 1, which is arbitrary where the curve falls. One curve -> float, a batch -> (B,).
+    The first crossing, exactly. NaN when the large model is no better. "as_published": `np.interp`
+    through the curve at the call rates 0, .1, ..., 1, which is arbitrary where the curve falls. One
+    curve -> float, a batch -> (B,).
     """
     lookup(DEFINITIONS, definition, "definition")
     tau = _tau(curve, fraction)
-    if definition == "paper": return _result(curve, _first_crossing(curve, tau), NOT_BETTER)
+    if definition == "paper":
+        return _result(curve, _first_crossing(curve, tau), NOT_BETTER)
     rate, phi = _grid(curve, 11)
-    return _result(curve, np.array([np.interp(t, row, rate) if t == t else np.nan for t, row in zip(tau, phi)]), NOT_BETTER)
+    return _result(
+        curve,
+        np.array([np.interp(t, row, rate) if t == t else np.nan for t, row in zip(tau, phi)]),
+        NOT_BETTER,
+    )
 
 # %% ../../nbs/1_metrics/call_rate.ipynb #facaf0ec
 def apgr(curve, *, definition="paper"):
-    """APGR: mean over call rates of (Phi - P_S) / (P_L - P_S); 0 = small model, .5 = guessing, 1 = large model, above 1 possible (RouteLLM).
+    """APGR: mean over call rates of (Phi - P_S) / (P_L - P_S).
 
-    NaN when the large model is no better. "as_published": trapezoids over the call rates 0, .1, ..., 1. One curve -> float, a batch -> (B,).
+    0 = small model, .5 = guessing, 1 = large model, above 1 possible (RouteLLM).
+
+    NaN when the large model is no better. "as_published": trapezoids over the call rates 0, .1,
+    ..., 1. One curve -> float, a batch -> (B,).
     """
     lookup(DEFINITIONS, definition, "definition")
     X, Y = on_call_rate(curve)._xy
-    if definition == "paper": area = curve._area[:, -1]
+    if definition == "paper":
+        area = curve._area[:, -1]
     else:
         rate, phi = _grid(curve, 11)
         area = ((phi[:, 1:] + phi[:, :-1]) / 2 * np.diff(rate)).sum(1)
     gap = Y[:, -1] - Y[:, 0]
-    return _result(curve, np.divide(area - Y[:, 0], gap, out=np.full(len(X), np.nan), where=gap > EPS), NOT_BETTER)
+    return _result(
+        curve,
+        np.divide(area - Y[:, 0], gap, out=np.full(len(X), np.nan), where=gap > EPS),
+        NOT_BETTER,
+    )
 
 # %% ../../nbs/1_metrics/call_rate.ipynb #4cd4c41d
 CURVE_METRICS = {"lpm": lpm, "mpm": mpm, "hcr": hcr, "cpt": cpt, "apgr": apgr}
 
 
 def _of_curves(function, score, small, large, weights):
-    "`function(batch curve)` in blocks over the rows of `weights` (B, n); the first entry alone for weights (n,)."
+    """`function(batch curve)` in blocks over the rows of `weights` (B, n).
+
+    The first entry alone for weights (n,).
+    """
     W, single = _weights(weights, len(score))
     value = _blocks(lambda w: function(cost_performance_curve(score, small, large, weights=w)), W)
     return value[0] if single else value
 
 
-def weighted_lpm(score, small, large, weights, *, d1=.30, d0=None, definition="paper"):
+def weighted_lpm(score, small, large, weights, *, d1=0.30, d0=None, definition="paper"):
     "`lpm` of each row of `weights` (B, n) -> (B,)."
-    return _of_curves(lambda c: lpm(c, d1, d0=d0, definition=definition), score, small, large, weights)
+    return _of_curves(
+        lambda c: lpm(c, d1, d0=d0, definition=definition), score, small, large, weights
+    )
 
 
-def weighted_mpm(score, small, large, weights, *, d1=.30, rho1=.85, definition="paper"):
+def weighted_mpm(score, small, large, weights, *, d1=0.30, rho1=0.85, definition="paper"):
     "`mpm` of each row of `weights` (B, n) -> (B,), NaN where it is undefined."
-    return _of_curves(lambda c: mpm(c, d1, rho1, definition=definition), score, small, large, weights)
+    return _of_curves(
+        lambda c: mpm(c, d1, rho1, definition=definition), score, small, large, weights
+    )
 
 
-def weighted_hcr(score, small, large, weights, *, rho1=.85, rho2=.95, definition="paper"):
+def weighted_hcr(score, small, large, weights, *, rho1=0.85, rho2=0.95, definition="paper"):
     "`hcr` of each row of `weights` (B, n) -> (B,), NaN where the large model is no better."
-    return _of_curves(lambda c: hcr(c, rho1, rho2, definition=definition), score, small, large, weights)
+    return _of_curves(
+        lambda c: hcr(c, rho1, rho2, definition=definition), score, small, large, weights
+    )
 
 # %% ../../nbs/1_metrics/call_rate.ipynb #207caccb
-def weighted_cpt(score, small, large, weights, *, fraction=.5, definition="paper"):
+def weighted_cpt(score, small, large, weights, *, fraction=0.5, definition="paper"):
     "`cpt` of each row of `weights` (B, n) -> (B,), NaN where the large model is no better."
-    return _of_curves(lambda c: cpt(c, fraction, definition=definition), score, small, large, weights)
+    return _of_curves(
+        lambda c: cpt(c, fraction, definition=definition), score, small, large, weights
+    )
 
 
 def weighted_apgr(score, small, large, weights, *, definition="paper"):
@@ -232,21 +321,38 @@ def weighted_apgr(score, small, large, weights, *, definition="paper"):
     return _of_curves(lambda c: apgr(c, definition=definition), score, small, large, weights)
 
 
-def weighted_summary(score, small, large, weights, *, metrics=("auroc", "lpm", "hcr"), definition="paper"):
-    "Several metrics at their default parameters: (B, len(metrics)) for `weights` (B, n), (len(metrics),) for (n,). Each curve is built once."
+def weighted_summary(
+    score, small, large, weights, *, metrics=("auroc", "lpm", "hcr"), definition="paper"
+):
+    """Several metrics at their default parameters: (B, len(metrics)) for `weights` (B, n),
+    (len(metrics),) for (n,). Each curve is built once.
+    """
     chosen = [(m, lookup({"auroc": None, **CURVE_METRICS}, m, "metric")) for m in metrics]
     W, single = _weights(weights, len(score))
-    curves = _of_curves(lambda c: np.stack([f(c, definition=definition) for m, f in chosen if f], 1), score, small, large, W) \
-        if any(f for _, f in chosen) else np.zeros((len(W), 0))
+    curves = (
+        _of_curves(
+            lambda c: np.stack([f(c, definition=definition) for m, f in chosen if f], 1),
+            score,
+            small,
+            large,
+            W,
+        )
+        if any(f for _, f in chosen)
+        else np.zeros((len(W), 0))
+    )
     columns = iter(curves.T)
-    value = np.stack([next(columns) if f else weighted_auroc(score, small, W) for m, f in chosen], 1)
+    value = np.stack(
+        [next(columns) if f else weighted_auroc(score, small, W) for m, f in chosen], 1
+    )
     return value[0] if single else value
 
 # %% ../../nbs/1_metrics/call_rate.ipynb #60f046dd
 def pair_score(predicted, small, large, *, by="small"):
-    """Score (n,), high = send large, of a pool router for the pair of columns `small`, `large` of its predictions (n, m).
+    """Score (n,), high = send large, of a pool router for the pair of columns `small`, `large` of
+    its predictions (n, m).
 
-    by "small": minus the predicted quality of the small model (who-routes App. I.1); by "gain": predicted large minus predicted small.
+    by "small": minus the predicted quality of the small model (who-routes App. I.1); by "gain":
+    predicted large minus predicted small.
     """
     P = np.asarray(predicted, dtype=np.float64)
     lookup({"small": 0, "gain": 0}, by, "ranking")
@@ -254,8 +360,10 @@ def pair_score(predicted, small, large, *, by="small"):
 
 
 def routing_rate_area(curve):
-    "Area under the routing-rate curve over call rates 0 to 1: mean performance in [0, 1], high = good (who-routes App. F). One -> float, a batch -> (B,)."
-    return lpm(curve, 1., d0=0.)
+    """Area under the routing-rate curve over call rates 0 to 1: mean performance in [0, 1], high =
+    good (who-routes App. F). One -> float, a batch -> (B,).
+    """
+    return lpm(curve, 1.0, d0=0.0)
 
 
 def weighted_rate_area(score, small, large, weights):
@@ -264,5 +372,9 @@ def weighted_rate_area(score, small, large, weights):
 
 
 def weighted_phi(score, small, large, weights, *, rates):
-    "Performance at the call rates `rates` (r,) under each row of `weights` (B, n) -> (B, r): the statistic of a band around a routing-rate curve."
-    return _of_curves(lambda c: c(np.asarray(rates, dtype=np.float64)), score, small, large, weights)
+    """Performance at the call rates `rates` (r,) under each row of `weights` (B, n) -> (B, r): the
+    statistic of a band around a routing-rate curve.
+    """
+    return _of_curves(
+        lambda c: c(np.asarray(rates, dtype=np.float64)), score, small, large, weights
+    )

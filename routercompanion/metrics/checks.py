@@ -12,7 +12,10 @@ from ..core import CompanionError
 
 # %% ../../nbs/1_metrics/checks.ipynb #0c7697da
 class MetricInputError(CompanionError):
-    "Input of a metric is empty, misaligned, missing (NaN) or outside its range. The message names the column and the row, counted from 0."
+    """Input of a metric is empty, misaligned, missing (NaN) or outside its range.
+
+    The message names the column and the row, counted from 0.
+    """
 
 
 class OneClassError(MetricInputError):
@@ -20,66 +23,108 @@ class OneClassError(MetricInputError):
 
 
 class FractionalLabelError(MetricInputError):
-    "A label is neither 0 nor 1. Judged scores have to be turned into labels first (xbench eq. 17: small >= large counts as right)."
+    """A label is neither 0 nor 1.
+
+    Judged scores have to be turned into labels first (xbench eq. 17: small >= large counts as
+    right).
+    """
 
 
 class Undefined(float):
     "NaN with a `reason`: the value of a metric that does not exist for this curve."
+
     def __new__(cls, reason):
         value = super().__new__(cls, "nan")
         value.reason = reason
         return value
 
-    def __repr__(self): return f"nan ({self.reason})"
+    def __repr__(self):
+        return f"nan ({self.reason})"
+
     __str__ = __repr__
-    def __reduce__(self): return Undefined, (self.reason,)
+
+    def __reduce__(self):
+        return Undefined, (self.reason,)
 
 # %% ../../nbs/1_metrics/checks.ipynb #e934a277
 def _columns(**columns):
-    "The named columns as float64 arrays (n,), checked: one length, not empty, no NaN; all but `score` inside [0, 1]."
+    """The named columns as float64 arrays (n,), checked: one length, not empty, no NaN.
+
+    All but `score` inside [0, 1].
+    """
     arrays = {k: np.asarray(v, dtype=np.float64) for k, v in columns.items()}
     first, n = next((k, len(np.atleast_1d(a))) for k, a in arrays.items())
     for name, a in arrays.items():
-        if a.ndim != 1: raise MetricInputError(f"{name} must have one dimension, one value per query; its shape is {a.shape}.")
-        if len(a) != n: raise MetricInputError(f"{name} has {len(a)} rows and {first} has {n}: align them by query_id first "
-                                               f"(row {min(n, len(a))} is the first without a partner).")
-        if n == 0: raise MetricInputError(f"{name} is empty: a metric needs at least one query.")
+        if a.ndim != 1:
+            raise MetricInputError(
+                f"{name} must have one dimension, one value per query; its shape is {a.shape}."
+            )
+        if len(a) != n:
+            raise MetricInputError(
+                f"{name} has {len(a)} rows and {first} has {n}: align them by query_id first "
+                f"(row {min(n, len(a))} is the first without a partner)."
+            )
+        if n == 0:
+            raise MetricInputError(f"{name} is empty: a metric needs at least one query.")
         bad = np.isnan(a) if name == "score" else ~((a >= 0) & (a <= 1))
         if bad.any():
             i = int(bad.argmax())
-            what = "is NaN (missing): drop or repair this query" if np.isnan(a[i]) else f"is {a[i]:g}, outside [0, 1]: divide by the largest score"
-            raise MetricInputError(f"{name}, row {i}, {what}. {int(bad.sum())} of {n} rows are affected.")
+            what = (
+                "is NaN (missing): drop or repair this query"
+                if np.isnan(a[i])
+                else f"is {a[i]:g}, outside [0, 1]: divide by the largest score"
+            )
+            raise MetricInputError(
+                f"{name}, row {i}, {what}. {int(bad.sum())} of {n} rows are affected."
+            )
     return list(arrays.values())
 
 # %% ../../nbs/1_metrics/checks.ipynb #9763d63f
 def _weights(weights, n):
-    "Weights as an array (B, n) of non-negative finite numbers (dtype kept), and whether they were given as one row (n,)."
+    """Weights as an array (B, n) of non-negative finite numbers (dtype kept), and whether they were
+    given as one row (n,).
+    """
     w = np.asarray(weights)
-    if w.ndim not in (1, 2) or w.shape[-1] != n: raise MetricInputError(f"weights must be ({n},) or (B, {n}), one column per query; got {w.shape}.")
-    if w.dtype.kind in "fi" and w.size and not (w.min() >= 0 and np.isfinite(w.max())): raise MetricInputError("weights must be finite and non-negative.")
+    if w.ndim not in (1, 2) or w.shape[-1] != n:
+        raise MetricInputError(
+            f"weights must be ({n},) or (B, {n}), one column per query; got {w.shape}."
+        )
+    if w.dtype.kind in "fi" and w.size and not (w.min() >= 0 and np.isfinite(w.max())):
+        raise MetricInputError("weights must be finite and non-negative.")
     return np.atleast_2d(w), w.ndim == 1
 
 
 def _labels(small_score):
-    "Positive = the small model is wrong; labels (n,) in {0., 1.}. Raises `FractionalLabelError` with the first row that is neither."
+    """Positive = the small model is wrong; labels (n,) in {0., 1.}.
+
+    Raises `FractionalLabelError` with the first row that is neither.
+    """
     bad = (small_score != 0) & (small_score != 1)
     if bad.any():
-        raise FractionalLabelError(f"small_score, row {int(bad.argmax())}, is {small_score[bad.argmax()]:g}: AUROC needs 0 (wrong) or 1 (right). "
-                                   "For judged scores pass (small >= large) as 0/1 labels.")
-    return 1. - small_score
+        raise FractionalLabelError(
+            f"small_score, row {int(bad.argmax())}, is {small_score[bad.argmax()]:g}: AUROC needs 0 (wrong) or 1 (right). "
+            "For judged scores pass (small >= large) as 0/1 labels."
+        )
+    return 1.0 - small_score
 
 # %% ../../nbs/1_metrics/checks.ipynb #8046a17c
 def _task_column(task, n):
     "Task labels as an array of strings (n,); a missing or misaligned label raises."
     task = np.asarray(task)
-    if task.shape != (n,): raise MetricInputError(f"task has shape {task.shape}, the score has {n} rows: align them by query_id first.")
+    if task.shape != (n,):
+        raise MetricInputError(
+            f"task has shape {task.shape}, the score has {n} rows: align them by query_id first."
+        )
     missing = np.array([t is None or t != t for t in task.tolist()], dtype=bool)
-    if missing.any(): raise MetricInputError(f"task, row {int(missing.argmax())}, is missing.")
+    if missing.any():
+        raise MetricInputError(f"task, row {int(missing.argmax())}, is missing.")
     return task.astype(str)
 
 # %% ../../nbs/1_metrics/checks.ipynb #1b135c12
 def _groups(*keys):
-    "Order that sorts by the last key (ties by the one before), and the first position of each group of equal keys in that order."
+    """Order that sorts by the last key (ties by the one before), and the first position of each
+    group of equal keys in that order.
+    """
     order = np.argsort(keys[0]) if len(keys) == 1 else np.lexsort(keys)
     change = np.any([k[order][1:] != k[order][:-1] for k in keys], axis=0)
     return order, np.flatnonzero(np.r_[True, change])
@@ -91,13 +136,25 @@ def _sum_groups(values, starts):
 
 # %% ../../nbs/1_metrics/checks.ipynb #2554f452
 def _blocks(function, W, cells=1 << 17):
-    "Apply `function` to blocks of about `cells` weights (1 MiB in float64; some ten such arrays live at once) and join its arrays along rows."
+    """Apply `function` to blocks of about `cells` weights (1 MiB in float64.
+
+    Some ten such arrays live at once) and join its arrays along rows.
+    """
     step = max(1, cells // max(1, W.shape[1]))
-    parts = [function(W[i:i + step]) for i in range(0, len(W), step)]
-    return tuple(map(np.concatenate, zip(*parts))) if isinstance(parts[0], tuple) else np.concatenate(parts)
+    parts = [function(W[i : i + step]) for i in range(0, len(W), step)]
+    return (
+        tuple(map(np.concatenate, zip(*parts)))
+        if isinstance(parts[0], tuple)
+        else np.concatenate(parts)
+    )
 
 # %% ../../nbs/1_metrics/checks.ipynb #959541ea
-EPS = 1e-12  # two performances closer than this are equal: sums of a million scores err by less, one query in a million changes more
+# two performances closer than this are equal: sums of a million scores err by less, one query in a
+# million changes more
+EPS = 1e-12
 
 # %% ../../nbs/1_metrics/checks.ipynb #6bd825ee
-DEFINITIONS = {"paper": "the formula as printed", "as_published": "what the authors' published code computes"}
+DEFINITIONS = {
+    "paper": "the formula as printed",
+    "as_published": "what the authors' published code computes",
+}

@@ -47,6 +47,7 @@ class TaskInterval:
     `degrees` of freedom of Student's t, number of `tasks`, and `p_value`, two-sided against zero.
     Where nothing can be said, limits, standard error and p-value are NaN and `why` has the reason.
     """
+
     low: float
     high: float
     standard_error: float
@@ -62,8 +63,10 @@ def _strata(groups, tasks):
         return np.array(["all"]), np.zeros(tasks, dtype=int)
     labels = np.asarray(groups)
     if labels.shape != (tasks,):
-        raise MetricInputError(f"groups has shape {labels.shape}, left_out has {tasks} values: "
-                               "give one label for each task left out.")
+        raise MetricInputError(
+            f"groups has shape {labels.shape}, left_out has {tasks} values: "
+            "give one label for each task left out."
+        )
     missing = [label is None or label != label for label in labels.tolist()]
     if any(missing):
         raise MetricInputError(f"groups, row {missing.index(True)}, is missing.")
@@ -88,18 +91,19 @@ def _degrees(parts, sizes):
     "Satterthwaite's degrees of freedom of a sum of variances; tasks less columns where it is 0."
     if len(sizes) == 1 or parts.sum() < EPS**2:
         return float(sizes.sum() - len(sizes))
-    return float(parts.sum()**2 / (parts**2 / (sizes - 1)).sum())
+    return float(parts.sum() ** 2 / (parts**2 / (sizes - 1)).sum())
 
 
 def _t_p_value(estimate, error, degrees):
     "Two-sided p-value of Student's t against zero; without any spread only zero itself agrees."
     if error < EPS:
-        return 1. if abs(estimate) < EPS else 0.
+        return 1.0 if abs(estimate) < EPS else 0.0
     return float(2 * student.sf(abs(estimate) / error, degrees))
 
 # %% ../../nbs/1_metrics/comparisons.ipynb #c0a90009
-def task_interval(estimate: float, left_out: ArrayLike, groups: ArrayLike | None = None, *,
-                  level: float = .95) -> TaskInterval:
+def task_interval(
+    estimate: float, left_out: ArrayLike, groups: ArrayLike | None = None, *, level: float = 0.95
+) -> TaskInterval:
     """Interval over tasks by the delete-one-task jackknife (Efron & Stein 1981) and Student's t.
 
     `left_out` (tasks,) is the estimate with one task left out at a time. For a plain average over
@@ -118,9 +122,9 @@ def task_interval(estimate: float, left_out: ArrayLike, groups: ArrayLike | None
     if why:
         return TaskInterval(math.nan, math.nan, math.nan, math.nan, tasks, math.nan, why)
     means = np.bincount(stratum, left_out) / sizes
-    parts = (sizes - 1) / sizes * np.bincount(stratum, (left_out - means[stratum])**2)
+    parts = (sizes - 1) / sizes * np.bincount(stratum, (left_out - means[stratum]) ** 2)
     error, degrees = math.sqrt(parts.sum()), _degrees(parts, sizes)
-    half = float(student.ppf(.5 + level / 2, degrees)) * error
+    half = float(student.ppf(0.5 + level / 2, degrees)) * error
     low, high = float(estimate - half), float(estimate + half)
     return TaskInterval(low, high, error, degrees, tasks, _t_p_value(estimate, error, degrees))
 
@@ -132,13 +136,14 @@ class SignFlip:
     Below `LEAST_TASKS` tasks, or with a NaN among the differences, the p-value is NaN, `flips` is 0
     and `why` has the reason.
     """
+
     p_value: float
     tasks: int
     flips: int
     why: str = ""
 
 # %% ../../nbs/1_metrics/comparisons.ipynb #c0a90019
-_EXACT_TASKS = 20        # a million flips, 8 MiB
+_EXACT_TASKS = 20  # a million flips, 8 MiB
 _DRAWN_FLIPS = 100_000
 
 
@@ -154,7 +159,7 @@ def _drawn_flips(differences, rng, block=10_000):
     "Sums of the differences under drawn signs, in blocks: memory is one block of signs."
     rng, shape = make_rng(rng), (block, len(differences))
     blocks = range(_DRAWN_FLIPS // block)
-    return np.concatenate([np.where(rng.random(shape) < .5, -1, 1) @ differences for _ in blocks])
+    return np.concatenate([np.where(rng.random(shape) < 0.5, -1, 1) @ differences for _ in blocks])
 
 # %% ../../nbs/1_metrics/comparisons.ipynb #c0a90020
 def sign_flip_test(differences: ArrayLike, *, rng: int | np.random.Generator = 42) -> SignFlip:
@@ -173,7 +178,7 @@ def sign_flip_test(differences: ArrayLike, *, rng: int | np.random.Generator = 4
         return SignFlip(math.nan, tasks, 0, why)
     exact = tasks <= _EXACT_TASKS
     sums = _all_flips(differences) if exact else _drawn_flips(differences, rng)
-    rounding = 1e-12 * np.abs(differences).sum()    # equal sums added up in another order are equal
+    rounding = 1e-12 * np.abs(differences).sum()  # equal sums added up in another order are equal
     extreme = np.count_nonzero(np.abs(sums) >= abs(differences.sum()) - rounding)
     p_value = extreme / len(sums) if exact else (1 + extreme) / (1 + len(sums))
     return SignFlip(p_value, tasks, len(sums))
@@ -190,7 +195,7 @@ def holm(p_values: ArrayLike) -> np.ndarray:
         i = outside.argmax()
         raise MetricInputError(f"p_values, row {i}, is {p_values[i]}: give values in [0, 1].")
     counted = np.count_nonzero(~np.isnan(p_values))
-    order = np.argsort(p_values)[:counted]           # NaN is sorted last
+    order = np.argsort(p_values)[:counted]  # NaN is sorted last
     factors = counted - np.arange(counted)
     adjusted = np.full(len(p_values), np.nan)
     adjusted[order] = np.minimum(1, np.maximum.accumulate(factors * p_values[order]))
@@ -212,7 +217,7 @@ def bootstrap_p_value(draws: ArrayLike) -> float | np.ndarray:
     return float(p_value) if p_value.ndim == 0 else p_value
 
 # %% ../../nbs/1_metrics/comparisons.ipynb #c0a90027
-def enough_resamples(k: int, *, level: float = .95, tail: int = 10) -> int:
+def enough_resamples(k: int, *, level: float = 0.95, tail: int = 10) -> int:
     """Least number of resamples for a family of `k` comparisons: ceil(2 tail k / (1 - level)).
 
     Then `tail` resamples lie in the smallest tail that Holm asks for, (1 - level) / 2k on one side.
@@ -221,15 +226,17 @@ def enough_resamples(k: int, *, level: float = .95, tail: int = 10) -> int:
     _check_level(level)
     if k < 1 or tail < 1:
         raise FamilyError(f"k and tail must be positive whole numbers; got {k} and {tail}.")
-    return math.ceil(round(2 * tail * k / (1 - level), 6))   # .95 has no exact binary form
+    return math.ceil(round(2 * tail * k / (1 - level), 6))  # .95 has no exact binary form
 
 # %% ../../nbs/1_metrics/comparisons.ipynb #c0a90030
 def _family(estimates, draws):
     "Estimates (k,), NaN where not finite, and draws (B, k), as float64 and aligned."
     estimates, draws = _vector("estimates", estimates), np.asarray(draws, dtype=np.float64)
     if draws.ndim != 2 or draws.shape[1] != len(estimates):
-        raise FamilyError(f"draws has shape {draws.shape}, estimates has {len(estimates)} values: "
-                          "give one row per resample and one column per comparison.")
+        raise FamilyError(
+            f"draws has shape {draws.shape}, estimates has {len(estimates)} values: "
+            "give one row per resample and one column per comparison."
+        )
     return np.where(np.isfinite(estimates), estimates, np.nan), draws
 
 
@@ -244,8 +251,9 @@ def _spread(column):
     return values.std(ddof=1) if len(values) > 1 else np.nan
 
 # %% ../../nbs/1_metrics/comparisons.ipynb #c0a90031
-def simultaneous_intervals(estimates: ArrayLike, draws: ArrayLike, *,
-                           level: float = .95) -> tuple[np.ndarray, np.ndarray, float]:
+def simultaneous_intervals(
+    estimates: ArrayLike, draws: ArrayLike, *, level: float = 0.95
+) -> tuple[np.ndarray, np.ndarray, float]:
     """Intervals that cover all of a family's differences at once: (low (k,), high (k,), critical).
 
     `estimates` (k,); `draws` (B, k): the differences on paired resamples, centred here, not before.
@@ -279,17 +287,22 @@ def _percentiles(column, level):
 def _check_size(k, total, n_resamples, level):
     "Refuse a family of fewer than two, and too few resamples for a family of `k`."
     if k < 2:
-        raise FamilyError(f"{k} of {total} comparisons have a value; a family needs two. "
-                          "State a single comparison with its own interval.")
+        raise FamilyError(
+            f"{k} of {total} comparisons have a value; a family needs two. "
+            "State a single comparison with its own interval."
+        )
     need = enough_resamples(k, level=level)
     if n_resamples < need:
-        option = "" if level == .95 else f", level={level}"
-        raise FamilyError(f"{n_resamples} resamples are too few for {k} comparisons: "
-                          f"draw enough_resamples({k}{option}) = {need} or more.")
+        option = "" if level == 0.95 else f", level={level}"
+        raise FamilyError(
+            f"{n_resamples} resamples are too few for {k} comparisons: "
+            f"draw enough_resamples({k}{option}) = {need} or more."
+        )
 
 # %% ../../nbs/1_metrics/comparisons.ipynb #c0a90034
-def family_table(estimates: ArrayLike, draws: ArrayLike, names: Sequence, *,
-                 level: float = .95) -> pd.DataFrame:
+def family_table(
+    estimates: ArrayLike, draws: ArrayLike, names: Sequence, *, level: float = 0.95
+) -> pd.DataFrame:
     """One row per comparison of a family, in the order given: one measure, pool and reference.
 
     `estimates` (k,): differences from the reference, which is no row itself; `names` (k,); `draws`
@@ -309,10 +322,16 @@ def family_table(estimates: ArrayLike, draws: ArrayLike, names: Sequence, *,
     _check_size(int(defined.sum()), len(defined), len(draws), level)
     low, high = np.array([_percentiles(column, level) for column in draws.T]).T
     together_low, together_high, _ = simultaneous_intervals(estimates, draws, level=level)
-    table = pd.DataFrame({
-        "difference": estimates, "low": low, "high": high,
-        "simultaneous_low": together_low, "simultaneous_high": together_high,
-        "p_value": bootstrap_p_value(draws)})
+    table = pd.DataFrame(
+        {
+            "difference": estimates,
+            "low": low,
+            "high": high,
+            "simultaneous_low": together_low,
+            "simultaneous_high": together_high,
+            "p_value": bootstrap_p_value(draws),
+        }
+    )
     table.loc[~defined, "low":] = np.nan
     table.insert(0, "row", list(names))
     size = int(defined.sum())

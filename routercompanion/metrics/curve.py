@@ -16,9 +16,11 @@ from ..core import lookup
 from .checks import EPS, MetricInputError
 
 # %% ../../nbs/1_metrics/curve.ipynb #a73df4b6
-AXES = {"call_rate": "the share of queries sent to the large model",
-        "budget": "a cap on the model's cost",
-        "realised": "the mean cost that was paid"}
+AXES = {
+    "call_rate": "the share of queries sent to the large model",
+    "budget": "a cap on the model's cost",
+    "realised": "the mean cost that was paid",
+}
 # those of a pool, whose cost has a unit
 COST_AXES = {axis: AXES[axis] for axis in ("budget", "realised")}
 
@@ -32,7 +34,8 @@ def on_call_rate(curve: "Curve") -> "Curve":
     if curve.axis != "call_rate":
         raise AxisError(
             f"This curve lies on the axis {curve.axis!r} ({AXES[curve.axis]}) and has no call "
-            "rates. Use audc, peak or qnc, or build it with cost_performance_curve.")
+            "rates. Use audc, peak or qnc, or build it with cost_performance_curve."
+        )
     return curve
 
 # %% ../../nbs/1_metrics/curve.ipynb #3edf1549
@@ -49,6 +52,7 @@ class Curve:
     rates must lie in [0, 1]; on the other axes the curve is level beyond its last point and NaN
     before its first. Raises `MetricInputError`.
     """
+
     cost: np.ndarray
     quality: np.ndarray
     axis: str = "budget"
@@ -99,7 +103,7 @@ class Curve:
         step = Y[:, 1:] + Y[:, :-1]
         step *= X[:, 1:] - X[:, :-1]
         np.cumsum(step, axis=1, out=A[:, 1:])
-        A *= .5
+        A *= 0.5
         return A
 
     def __call__(self, x):
@@ -122,13 +126,16 @@ def _check_call_rates(x, y):
     if x.shape != y.shape or x.ndim not in (1, 2) or x.shape[-1] < 2:
         raise MetricInputError(
             "A curve over call rates needs cost and quality of one shape (k,) or (B, k), k >= 2; "
-            f"got {x.shape} and {y.shape}.")
+            f"got {x.shape} and {y.shape}."
+        )
 
 
 def _check_costs(x, y):
     if y.ndim not in (1, 2) or not y.shape[-1] or x.shape not in (y.shape, y.shape[-1:]):
-        raise MetricInputError("A curve needs cost (k,) or (B, k) and quality (k,) or (B, k), "
-                               f"k >= 1; got {x.shape} and {y.shape}.")
+        raise MetricInputError(
+            "A curve needs cost (k,) or (B, k) and quality (k,) or (B, k), "
+            f"k >= 1; got {x.shape} and {y.shape}."
+        )
     if not np.isfinite(x).all() or (np.diff(x) < 0).any():
         raise MetricInputError("The costs of a curve must be finite and rise. Use deferral_curve.")
 
@@ -140,7 +147,7 @@ def _segment(X, x):
         return np.clip(j, 0, X.shape[1] - 2)
     # all rows at once: row b is moved by 2 b, so that one sorted array holds them all
     rows = np.arange(len(X))[:, None]
-    place = np.searchsorted((X + 2. * rows).ravel(), (x + 2. * rows).ravel(), side="right")
+    place = np.searchsorted((X + 2.0 * rows).ravel(), (x + 2.0 * rows).ravel(), side="right")
     j = place.reshape(x.shape) - 1 - rows * X.shape[1]
     return np.clip(j, 0, X.shape[1] - 2)
 
@@ -169,8 +176,10 @@ def common_axis(curves: Iterable[Curve]) -> str:
     if not axes:
         raise MetricInputError("There is no curve to compare.")
     if len(axes) > 1:
-        raise AxisError(f"Curves on different axes cannot be compared: {', '.join(axes)}. "
-                        "Sweep all routers on one axis.")
+        raise AxisError(
+            f"Curves on different axes cannot be compared: {', '.join(axes)}. "
+            "Sweep all routers on one axis."
+        )
     return axes[0]
 
 # %% ../../nbs/1_metrics/curve.ipynb #78bf9a34

@@ -15,63 +15,94 @@ from .curve import COST_AXES, Curve
 
 # %% ../../nbs/1_metrics/deferral.ipynb #9bd5305b
 def weighted_quality(quality, weights):
-    "Mean of `quality` (n, k) over queries under each row of `weights` (B, n) -> (B, k); NaN entries are left out, NaN where none is left."
+    """Mean of `quality` (n, k) over queries under each row of `weights` (B, n) -> (B, k).
+
+    NaN entries are left out, NaN where none is left.
+    """
     Q, W = np.asarray(quality, dtype=np.float64), np.asarray(weights, dtype=np.float64)
     seen = ~np.isnan(Q)
-    if seen.all(): return W @ Q / W.sum(1, keepdims=True)
+    if seen.all():
+        return W @ Q / W.sum(1, keepdims=True)
     total = W @ seen
-    return np.divide(W @ np.where(seen, Q, 0), total, out=np.full(total.shape, np.nan), where=total > 0)
+    return np.divide(
+        W @ np.where(seen, Q, 0), total, out=np.full(total.shape, np.nan), where=total > 0
+    )
 
 
 def _merge_equal(X, Y):
-    "Rows of X (B, k) sorted, and Y in that order; within a row, points of equal cost (to rounding) get one cost and the mean of their Y."
+    """Rows of X (B, k) sorted, and Y in that order.
+
+    Within a row, points of equal cost (to rounding) get one cost and the mean of their Y.
+    """
     order = np.argsort(X, axis=1, kind="stable")
     X, Y = np.take_along_axis(X, order, 1), np.take_along_axis(Y, order, 1)
     apart = np.diff(X) > EPS * abs(X).max(initial=0)
-    if apart.all(): return X, Y
+    if apart.all():
+        return X, Y
     new = np.c_[np.ones(len(X), bool), apart]
     group = new.ravel().cumsum() - 1
-    return X[new][group].reshape(X.shape), (np.bincount(group, Y.ravel()) / np.bincount(group))[group].reshape(Y.shape)
+    return X[new][group].reshape(X.shape), (np.bincount(group, Y.ravel()) / np.bincount(group))[
+        group
+    ].reshape(Y.shape)
 
 # %% ../../nbs/1_metrics/deferral.ipynb #fed71119
 def deferral_curve(cost, quality, *, axis="budget", weights=None):
-    """`Curve` of points, or of per-query results: `quality` (k,), or (n, k) whose mean over queries is taken; `cost` (k,) or (n, k).
+    """`Curve` of points, or of per-query results: `quality` (k,), or (n, k) whose mean over queries
+    is taken; `cost` (k,) or (n, k).
 
-    axis: "budget" (who-routes App. F) or "realised" (cscr section 4.1). `weights` (B, n) gives a batch of B curves. Points whose quality is
-    NaN for all queries (a budget below the cheapest model) are left out; equal costs are merged (mean). Raises `MetricInputError`.
+    axis: "budget" (who-routes App. F) or "realised" (cscr section 4.1). `weights` (B, n) gives a
+    batch of B curves. Points whose quality is NaN for all queries (a budget below the cheapest
+    model) are left out; equal costs are merged (mean). Raises `MetricInputError`.
     """
     lookup(COST_AXES, axis, "cost axis")
     X, Y = np.asarray(cost, dtype=np.float64), np.asarray(quality, dtype=np.float64)
     if Y.ndim not in (1, 2) or X.shape not in (Y.shape, Y.shape[-1:]):
-        raise MetricInputError(f"cost {X.shape} does not fit quality {Y.shape}: give (k,) or (n, k).")
+        raise MetricInputError(
+            f"cost {X.shape} does not fit quality {Y.shape}: give (k,) or (n, k)."
+        )
     keep = ~(np.isnan(Y) if Y.ndim == 1 else np.isnan(Y).all(0))
-    if not keep.any(): raise MetricInputError("No point of the curve has a quality: every budget lies below the cheapest model, or all outcomes are missing.")
+    if not keep.any():
+        raise MetricInputError(
+            "No point of the curve has a quality: every budget lies below the cheapest model, or all outcomes are missing."
+        )
     X, Y = X[..., keep], Y[..., keep]
     if Y.ndim == 1:
-        if weights is not None: raise MetricInputError("weights need per-query results: quality (n, k).")
+        if weights is not None:
+            raise MetricInputError("weights need per-query results: quality (n, k).")
         return _curve(X[None], Y[None], axis)
     W, single = (np.ones((1, len(Y))), True) if weights is None else _weights(weights, len(Y))
-    if not np.all(W.sum(1)): raise MetricInputError("weights: a row holds only zeros, nothing is left to measure.")
+    if not np.all(W.sum(1)):
+        raise MetricInputError("weights: a row holds only zeros, nothing is left to measure.")
     X = weighted_quality(X, W) if X.ndim == 2 else X[None]
     return _curve(X, weighted_quality(Y, W), axis, single)
 
 # %% ../../nbs/1_metrics/deferral.ipynb #c30af89a
 def _curve(X, Y, axis, single=True):
-    "The curve of rows X (1 or B, k), Y (B, k), sorted and merged; a single one without repeated costs."
-    if np.isnan(X).any() or np.isinf(X).any(): raise MetricInputError("A cost is NaN or infinite. Give every point a finite cost.")
-    if len(X) < len(Y) and (np.diff(X[0]) > 0).all(): return Curve(X[0], Y, axis)
+    """The curve of rows X (1 or B, k), Y (B, k), sorted and merged.
+
+    A single one without repeated costs.
+    """
+    if np.isnan(X).any() or np.isinf(X).any():
+        raise MetricInputError("A cost is NaN or infinite. Give every point a finite cost.")
+    if len(X) < len(Y) and (np.diff(X[0]) > 0).all():
+        return Curve(X[0], Y, axis)
     X, Y = _merge_equal(np.broadcast_to(X, Y.shape), Y)
-    if not single: return Curve(X, Y, axis)
+    if not single:
+        return Curve(X, Y, axis)
     first = np.r_[True, np.diff(X[0]) > 0]
     return Curve(X[0, first], Y[0, first], axis)
 
 # %% ../../nbs/1_metrics/deferral.ipynb #9e083975
 def _segments(curve, low, high, step):
-    "Integral (B,) of the curve over [low, high], (1,) or (B,) each, flat beyond its last point; NaN where `low` lies before its first."
+    """Integral (B,) of the curve over [low, high], (1,) or (B,) each, flat beyond its last point.
+
+    NaN where `low` lies before its first.
+    """
     X, Y = curve._xy
     low, high = low[:, None], high[:, None]
     a, b = np.clip(X[:, :-1], low, high), np.clip(X[:, 1:], low, high)
-    if step: area = ((b - a) * Y[:, :-1]).sum(1)
+    if step:
+        area = ((b - a) * Y[:, :-1]).sum(1)
     else:
         dx, dy = np.diff(X), np.diff(Y)
         slope = np.divide(dy, dx, out=np.zeros(dy.shape), where=dx > 0)
@@ -82,28 +113,47 @@ def _segments(curve, low, high, step):
 
 # %% ../../nbs/1_metrics/deferral.ipynb #be6badae
 def audc(curve, *, low=None, high=None, interpolation="linear"):
-    """Area under the deferral curve over costs [low, high], divided by their distance: a mean quality in [0, 1], high = good (who-routes App. F).
+    """Area under the deferral curve over costs [low, high], divided by their distance: a mean
+    quality in [0, 1], high = good (who-routes App. F).
 
-    The range is the curve's own unless given (numbers, or (B,) for a batch); give the same range to all routers that are compared. Beyond its last
-    point a curve is flat; a range that begins before its first is NaN. A range of one point gives the quality there. `interpolation`: "linear" (trapezoids) or "step".
-    One curve -> float, a batch -> (B,).
+    The range is the curve's own unless given (numbers, or (B,) for a batch); give the same range to
+    all routers that are compared. Beyond its last point a curve is flat; a range that begins before
+    its first is NaN. A range of one point gives the quality there. `interpolation`: "linear"
+    (trapezoids) or "step". One curve -> float, a batch -> (B,).
     """
     lookup({"linear": 0, "step": 0}, interpolation, "interpolation")
-    low, high = (np.atleast_1d(np.asarray(pick(curve.cost) if given is None else given, dtype=np.float64)) for pick, given in ((np.min, low), (np.max, high)))
-    if not (high >= low).all(): raise MetricInputError(f"The cost range needs low <= high; got low={low[0]:g}, high={high[0]:g}.")
+    low, high = (
+        np.atleast_1d(np.asarray(pick(curve.cost) if given is None else given, dtype=np.float64))
+        for pick, given in ((np.min, low), (np.max, high))
+    )
+    if not (high >= low).all():
+        raise MetricInputError(
+            f"The cost range needs low <= high; got low={low[0]:g}, high={high[0]:g}."
+        )
     area, width = _segments(curve, low, high, interpolation == "step"), high - low
     value = area / np.where(width > 0, width, 1)
-    if not width.all(): value = np.where(width > 0, value, curve._at(np.broadcast_to(low[:, None], (len(area), 1)))[:, 0])
+    if not width.all():
+        value = np.where(
+            width > 0, value, curve._at(np.broadcast_to(low[:, None], (len(area), 1)))[:, 0]
+        )
     return _float(curve, value, low[0])
 
 
 def _float(curve, value, low):
-    if curve.quality.ndim == 2: return value
-    return float(value[0]) if value[0] == value[0] else Undefined(f"the range begins at {low:g}, the curve at {curve.cost[0]:g}")
+    if curve.quality.ndim == 2:
+        return value
+    return (
+        float(value[0])
+        if value[0] == value[0]
+        else Undefined(f"the range begins at {low:g}, the curve at {curve.cost[0]:g}")
+    )
 
 # %% ../../nbs/1_metrics/deferral.ipynb #edd6a96a
 def peak(curve):
-    "Largest quality on the curve, in [0, 1], high = good (who-routes Table 1, cscr Table 1). One curve -> float, a batch -> (B,)."
+    """Largest quality on the curve, in [0, 1], high = good (who-routes Table 1, cscr Table 1).
+
+    One curve -> float, a batch -> (B,).
+    """
     value = curve._xy[1].max(1)
     return value if curve.quality.ndim == 2 else float(value[0])
 
@@ -111,46 +161,74 @@ def peak(curve):
 def peak_cost(curve):
     "Smallest cost at which the curve has its peak. One curve -> float, a batch -> (B,)."
     X, Y = curve._xy
-    value = np.broadcast_to(X, Y.shape)[np.arange(len(Y)), (Y >= Y.max(1, keepdims=True) - EPS).argmax(1)]
+    value = np.broadcast_to(X, Y.shape)[
+        np.arange(len(Y)), (Y >= Y.max(1, keepdims=True) - EPS).argmax(1)
+    ]
     return value if curve.quality.ndim == 2 else float(value[0])
 
 # %% ../../nbs/1_metrics/deferral.ipynb #270d3bb1
 def qnc(curve, reference_quality, *, relative=False, reference_cost=None, definition="paper"):
-    """Quality-neutral cost: smallest cost at which the curve reaches `reference_quality`, the best single model's; low = good (cscr section 4.1).
+    """Quality-neutral cost: smallest cost at which the curve reaches `reference_quality`, the best
+    single model's; low = good (cscr section 4.1).
 
-    `reference_quality` and `reference_cost`: numbers, or (B,) for a batch. `relative=True` divides by `reference_cost`, that model's cost: below 1
-    saves money. Not reached: NaN. Budget axis: an evaluated budget; realised axis: the first crossing on the straight line. definition
+    `reference_quality` and `reference_cost`: numbers, or (B,) for a batch. `relative=True` divides
+    by `reference_cost`, that model's cost: below 1 saves money. Not reached: NaN. Budget axis: an
+    evaluated budget; realised axis: the first crossing on the straight line. definition
     "as_published": the cost of the router's own peak, which is how cscr's tables behave.
     """
     lookup(DEFINITIONS, definition, "definition")
     if relative and reference_cost is None:
-        raise MetricInputError("qnc(relative=True) needs reference_cost, the cost of the model that sets the reference quality.")
+        raise MetricInputError(
+            "qnc(relative=True) needs reference_cost, the cost of the model that sets the reference quality."
+        )
     X, Y = curve._xy
-    X, target = np.broadcast_to(X, Y.shape), np.broadcast_to(np.asarray(reference_quality, dtype=np.float64), (len(Y),))
-    if definition == "as_published": value = np.atleast_1d(peak_cost(curve))
+    X = np.broadcast_to(X, Y.shape)
+    target = np.broadcast_to(np.asarray(reference_quality, dtype=np.float64), (len(Y),))
+    if definition == "as_published":
+        value = np.atleast_1d(peak_cost(curve))
     else:
         reached, r = Y >= target[:, None] - EPS, np.arange(len(Y))
         k = reached.argmax(1)
         j = np.maximum(k - 1, 0)
         dy = Y[r, k] - Y[r, j]
-        back = np.clip(np.divide(Y[r, k] - target, dy, out=np.zeros(len(Y)), where=dy > 0), 0, 1) if curve.axis == "realised" else 0
+        back = (
+            np.clip(np.divide(Y[r, k] - target, dy, out=np.zeros(len(Y)), where=dy > 0), 0, 1)
+            if curve.axis == "realised"
+            else 0
+        )
         value = np.where(reached[r, k], X[r, k] - back * (X[r, k] - X[r, j]), np.nan)
-    if relative: value = np.divide(value, reference_cost, out=np.full(len(Y), np.nan), where=np.broadcast_to(reference_cost, len(Y)) > 0)
-    if curve.quality.ndim == 2: return value
-    if value[0] == value[0]: return float(value[0])
-    if relative and np.all(np.equal(reference_cost, 0)): return Undefined("the reference model is free")
-    return Undefined(f"the curve never reaches {float(target[0]):.3g}; its peak is {peak(curve):.3g}")
+    if relative:
+        value = np.divide(
+            value,
+            reference_cost,
+            out=np.full(len(Y), np.nan),
+            where=np.broadcast_to(reference_cost, len(Y)) > 0,
+        )
+    if curve.quality.ndim == 2:
+        return value
+    if value[0] == value[0]:
+        return float(value[0])
+    if relative and np.all(np.equal(reference_cost, 0)):
+        return Undefined("the reference model is free")
+    return Undefined(
+        f"the curve never reaches {float(target[0]):.3g}; its peak is {peak(curve):.3g}"
+    )
 
 # %% ../../nbs/1_metrics/deferral.ipynb #770672a7
 def non_decreasing(curve):
-    "The curve with each quality raised to the best at or below its cost (a running maximum). AIQ does this; AUDC, peak and QNC do not."
+    """The curve with each quality raised to the best at or below its cost (a running maximum).
+
+    AIQ does this; AUDC, peak and QNC do not.
+    """
     return Curve(curve.cost, np.maximum.accumulate(curve.quality, axis=-1), curve.axis)
 
 
 def convex_hull(curve):
-    """The non-decreasing convex hull of the points (routerbench): what drawing between settings can reach. Same costs, quality raised to the hull.
+    """The non-decreasing convex hull of the points (routerbench): what drawing between settings can
+    reach. Same costs, quality raised to the hull.
 
-    A batch is handled at once: the upper hull is built from left to right, and a row drops its last corner while that lies below the new chord.
+    A batch is handled at once: the upper hull is built from left to right, and a row drops its last
+    corner while that lies below the new chord.
     """
     X, Y = np.broadcast_to(curve._xy[0], curve._xy[1].shape), non_decreasing(curve)._xy[1]
     corner, size, r = np.zeros(Y.shape, np.intp), np.ones(len(Y), np.intp), np.arange(len(Y))
@@ -158,21 +236,27 @@ def convex_hull(curve):
         rows = r[size > 1]
         while len(rows):
             a, b = corner[rows, size[rows] - 2], corner[rows, size[rows] - 1]
-            below = (Y[rows, b] - Y[rows, a]) * (X[rows, i] - X[rows, a]) <= (Y[rows, i] - Y[rows, a]) * (X[rows, b] - X[rows, a])
+            below = (Y[rows, b] - Y[rows, a]) * (X[rows, i] - X[rows, a]) <= (
+                Y[rows, i] - Y[rows, a]
+            ) * (X[rows, b] - X[rows, a])
             size[rows[below]] -= 1
             rows = rows[below & (size[rows] > 1)]
         corner[r, size] = i
         size += 1
-    hull = np.stack([np.interp(X[k], X[k, corner[k, :size[k]]], Y[k, corner[k, :size[k]]]) for k in r])
+    hull = np.stack(
+        [np.interp(X[k], X[k, corner[k, : size[k]]], Y[k, corner[k, : size[k]]]) for k in r]
+    )
     return Curve(curve.cost, hull.reshape(curve.quality.shape), curve.axis)
 
 # %% ../../nbs/1_metrics/deferral.ipynb #c2c4800a
 def aiq(curve, *, largest_cost=None):
-    """Average improvement in quality (routerbench): area under the non-decreasing convex hull, extended flat to `largest_cost`, divided by that cost.
+    """Average improvement in quality (routerbench): area under the non-decreasing convex hull,
+    extended flat to `largest_cost`, divided by that cost.
 
-    `largest_cost` is the curve's own unless given; give the largest of all compared routers. In [0, 1], high = good; costs below the curve's first
-    point count as quality 0, since nothing can be had there. One curve -> float, a batch -> (B,). NaN where the curve has one cost only and
-    that is `largest_cost`: equal costs, one model, a largest cost of 0.
+    `largest_cost` is the curve's own unless given; give the largest of all compared routers. In [0,
+    1], high = good; costs below the curve's first point count as quality 0, since nothing can be
+    had there. One curve -> float, a batch -> (B,). NaN where the curve has one cost only and that
+    is `largest_cost`: equal costs, one model, a largest cost of 0.
     """
     top = float(curve.cost.max()) if largest_cost is None else float(largest_cost)
     if top < curve.cost.max() - EPS:
@@ -194,18 +278,28 @@ def aiq(curve, *, largest_cost=None):
     return float(value[0]) if wide[0] and top > 0 else Undefined(reason)
 
 # %% ../../nbs/1_metrics/deferral.ipynb #a1a47a0d
-def arena_score(accuracy, usd_per_1k, *, beta=.1):
-    """RouterArena's score (1 + b) A C / (b A + C), C = log2(200 / c) / log2(200 / .0044), in [0, 1], high = good.
+def arena_score(accuracy, usd_per_1k, *, beta=0.1):
+    """RouterArena's score (1 + b) A C / (b A + C), C = log2(200 / c) / log2(200 / .0044), in [0,
+    1], high = good.
 
-    `accuracy` in [0, 1] and `usd_per_1k` (USD per 1,000 queries, clamped to [.0044, 200]): numbers or arrays of one shape. NaN where A = C = 0.
+    `accuracy` in [0, 1] and `usd_per_1k` (USD per 1,000 queries, clamped to [.0044, 200]): numbers
+    or arrays of one shape. NaN where A = C = 0.
     """
     A, c = np.asarray(accuracy, dtype=np.float64), np.asarray(usd_per_1k, dtype=np.float64)
-    if not ((A >= 0) & (A <= 1)).all(): raise MetricInputError("accuracy must lie in [0, 1]; divide per cent by 100.")
-    if not (c >= 0).all(): raise MetricInputError("usd_per_1k must be a cost >= 0 in USD per 1,000 queries.")
-    C = np.log2(200 / np.clip(c, .0044, 200)) / np.log2(200 / .0044)
+    if not ((A >= 0) & (A <= 1)).all():
+        raise MetricInputError("accuracy must lie in [0, 1]; divide per cent by 100.")
+    if not (c >= 0).all():
+        raise MetricInputError("usd_per_1k must be a cost >= 0 in USD per 1,000 queries.")
+    C = np.log2(200 / np.clip(c, 0.0044, 200)) / np.log2(200 / 0.0044)
     down = beta * A + C
     value = np.divide((1 + beta) * A * C, down, out=np.full(np.shape(down), np.nan), where=down > 0)
-    return value if value.ndim else float(value) if value == value else Undefined("accuracy 0 at the largest cost")
+    return (
+        value
+        if value.ndim
+        else float(value)
+        if value == value
+        else Undefined("accuracy 0 at the largest cost")
+    )
 
 # %% ../../nbs/1_metrics/deferral.ipynb #95e5a33a
 def area_weights(cost, *, low=None, high=None, interpolation="linear"):
@@ -214,13 +308,17 @@ def area_weights(cost, *, low=None, high=None, interpolation="linear"):
 
 
 def weighted_audc(quality, budgets, weights, *, low=None, high=None, interpolation="linear"):
-    """`audc` on the budget axis under each row of `weights` (B, n) -> (B,); `quality` (n, k) as in `Sweep`, `budgets` (k,) rising strictly.
+    """`audc` on the budget axis under each row of `weights` (B, n) -> (B,).
 
-    Budgets that buy nothing (NaN for every query) are left out. Without missing outcomes it is a mean of per-query areas; with some, a curve per row.
+    `quality` (n, k) as in `Sweep`, `budgets` (k,) rising strictly.
+
+    Budgets that buy nothing (NaN for every query) are left out. Without missing outcomes it is a
+    mean of per-query areas; with some, a curve per row.
     """
     keep = ~np.isnan(quality[0]) if not np.isnan(quality[0]).any() else ~np.isnan(quality).all(0)
     Q, b = np.asarray(quality)[:, keep], np.asarray(budgets, dtype=np.float64)[keep]
     areas = Q @ area_weights(b, low=low, high=high, interpolation=interpolation)
     W = np.atleast_2d(weights)
-    if not np.isnan(areas).any(): return W @ areas / W.sum(1)
+    if not np.isnan(areas).any():
+        return W @ areas / W.sum(1)
     return audc(Curve(b, weighted_quality(Q, W)), low=low, high=high, interpolation=interpolation)

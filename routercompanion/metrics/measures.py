@@ -24,12 +24,18 @@ from .sweeps import Sweep, ThresholdSweep
 
 # %% ../../nbs/1_metrics/measures.ipynb #11c11948
 CURVE_MEASURES = {
-    "LPM": partial(lpm, d0=.25), "MPM": mpm, "HCR": hcr, "LPM (0-30%)": partial(lpm, d0=0),
+    "LPM": partial(lpm, d0=0.25),
+    "MPM": mpm,
+    "HCR": hcr,
+    "LPM (0-30%)": partial(lpm, d0=0),
     "LPM as published": partial(lpm, definition="as_published"),
     "MPM as published": partial(mpm, definition="as_published"),
     "HCR as published": partial(hcr, definition="as_published"),
-    "CPT(50%)": partial(cpt, fraction=.5), "CPT(80%)": partial(cpt, fraction=.8), "APGR": apgr,
-    "rate area": routing_rate_area}
+    "CPT(50%)": partial(cpt, fraction=0.5),
+    "CPT(80%)": partial(cpt, fraction=0.8),
+    "APGR": apgr,
+    "rate area": routing_rate_area,
+}
 GAP_MEASURES = [m for m in CURVE_MEASURES if m.startswith(("LPM", "MPM", "HCR"))]
 ABILITY = ("within-task AUROC", "pooled AUROC")
 PAIR_MEASURES = (*ABILITY, *CURVE_MEASURES)
@@ -48,9 +54,9 @@ def pair_values(sweep: ThresholdSweep, weights, measures, *, task=None, cells=1 
     on_curve = [m for m in measures if m in CURVE_MEASURES]
     step = max(1, cells // weights.shape[1])
     for start in range(0, len(weights) if on_curve else 0, step):
-        curve = sweep.curve(weights[start:start + step])
+        curve = sweep.curve(weights[start : start + step])
         for m in on_curve:
-            out[start:start + step, measures.index(m)] = CURVE_MEASURES[m](curve)
+            out[start : start + step, measures.index(m)] = CURVE_MEASURES[m](curve)
     for i, m in enumerate(measures):
         if m == "within-task AUROC":
             out[:, i] = within_task_auroc(sweep.score, small, _tasks(task), weights=weights)
@@ -124,10 +130,13 @@ def _on_curve(curve, sweep, outcomes, costs, paid, W):
     reference = weighted_quality(outcomes[:, [best_single(outcomes)]], W)[:, 0]
     top = float(max(high.max(), curve.cost.max()))
     neutral = dict(relative=True, reference_cost=reference_cost)
-    return {"AUDC": partial(audc, curve, low=low, high=high), "peak": partial(peak, curve),
-            "AIQ": partial(aiq, curve, largest_cost=top),
-            "cost at peak": partial(peak_cost, curve),
-            "QNC": partial(qnc, curve, reference, **neutral)}
+    return {
+        "AUDC": partial(audc, curve, low=low, high=high),
+        "peak": partial(peak, curve),
+        "AIQ": partial(aiq, curve, largest_cost=top),
+        "cost at peak": partial(peak_cost, curve),
+        "QNC": partial(qnc, curve, reference, **neutral),
+    }
 
 
 def pool_reason(sweep: Sweep, measure: str, *, outcomes, costs, paid=None) -> str:
@@ -142,14 +151,26 @@ def pool_reason(sweep: Sweep, measure: str, *, outcomes, costs, paid=None) -> st
 class Resampled:
     """Values by (row, measure): `estimate` a float, `draws` (B,) under resampled queries, paired
     over rows, `left_out` (k,) with one task left out; `heights`: row -> (B, len(bands))."""
+
     estimate: dict
     draws: dict
     left_out: dict
     heights: dict
 
 
-def resampled(rows: dict, measure: Callable, measures, n: int, *, tasks=None, clusters=None,
-              n_resamples=10_000, rng=42, block=1 << 20, bands=None) -> Resampled:
+def resampled(
+    rows: dict,
+    measure: Callable,
+    measures,
+    n: int,
+    *,
+    tasks=None,
+    clusters=None,
+    n_resamples=10_000,
+    rng=42,
+    block=1 << 20,
+    bands=None,
+) -> Resampled:
     """Measure `rows` (dict name -> sweep of n queries) on the data and under resamples.
 
     measure(sweep, weights) -> (B, len(measures)) values under weights (B, n), or such values and a

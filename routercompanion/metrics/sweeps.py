@@ -23,12 +23,15 @@ from .deferral import deferral_curve
 class Sweep:
     """What a router does at k settings on n queries; all values are realised, not predicted.
 
-    setting (k,): the values of what was swept, whose name is `by` ("" = the budget, or the trade-off).
+    setting (k,): the values of what was swept, whose name is `by` ("" = the budget, or the
+    trade-off).
     quality (n, k): outcome of what answered, NaN where nothing did or the outcome is missing.
     choice (n, k): its column, -1 for none; None where it is drawn at random (`ties="average"`).
-    booked: cost of each model, (m,) or (n, m). spent (n, k): what a query cost in all, where several
-    models were asked or the choice is random. axis: "budget" or "realised", a name of `AXES`.
+    booked: cost of each model, (m,) or (n, m). spent (n, k): what a query cost in all, where
+    several models were asked or the choice is random. axis: "budget" or "realised", a name of
+    `AXES`.
     """
+
     setting: np.ndarray
     quality: np.ndarray
     choice: np.ndarray | None
@@ -65,87 +68,153 @@ class Sweep:
 
 # %% ../../nbs/1_metrics/sweeps.ipynb #240eb75b
 def _pool(predicted, outcomes, costs):
-    "Checked float arrays predicted (n, m), outcomes (n, m) and costs (m,) or (n, m); a prediction (m,) holds for every query."
-    Q, P, C = np.asarray(outcomes, dtype=np.float64), np.asarray(predicted, dtype=np.float64), np.asarray(costs, dtype=np.float64)
-    if Q.ndim != 2 or not Q.size: raise MetricInputError(f"outcomes must be (n_queries, n_models) and not empty; got {Q.shape}.")
-    if P.shape not in (Q.shape, Q.shape[1:]): raise MetricInputError(f"predicted must be {Q.shape} or {Q.shape[1:]}, as the outcomes; got {P.shape}.")
-    if C.shape not in (Q.shape, Q.shape[1:]): raise MetricInputError(f"costs must be {Q.shape[1:]} or {Q.shape}, as the outcomes; got {C.shape}.")
-    for name, a, bad in (("predicted", P, ~np.isfinite(P)), ("costs", C, ~(np.isfinite(C) & (C >= 0))), ("outcomes", Q, (Q < 0) | (Q > 1))):
-        if bad.any(): raise MetricInputError(f"{name}, position {tuple(int(i) for i in np.argwhere(bad)[0])} (query, model): {a[bad][0]:g}. Predictions "
-                                             "must be finite, costs finite and >= 0, outcomes in [0, 1] or NaN (missing).")
+    """Checked float arrays predicted (n, m), outcomes (n, m) and costs (m,) or (n, m).
+
+    A prediction (m,) holds for every query.
+    """
+    Q = np.asarray(outcomes, dtype=np.float64)
+    P = np.asarray(predicted, dtype=np.float64)
+    C = np.asarray(costs, dtype=np.float64)
+    if Q.ndim != 2 or not Q.size:
+        raise MetricInputError(
+            f"outcomes must be (n_queries, n_models) and not empty; got {Q.shape}."
+        )
+    if P.shape not in (Q.shape, Q.shape[1:]):
+        raise MetricInputError(
+            f"predicted must be {Q.shape} or {Q.shape[1:]}, as the outcomes; got {P.shape}."
+        )
+    if C.shape not in (Q.shape, Q.shape[1:]):
+        raise MetricInputError(
+            f"costs must be {Q.shape[1:]} or {Q.shape}, as the outcomes; got {C.shape}."
+        )
+    for name, a, bad in (
+        ("predicted", P, ~np.isfinite(P)),
+        ("costs", C, ~(np.isfinite(C) & (C >= 0))),
+        ("outcomes", Q, (Q < 0) | (Q > 1)),
+    ):
+        if bad.any():
+            raise MetricInputError(
+                f"{name}, position {tuple(int(i) for i in np.argwhere(bad)[0])} (query, model): {a[bad][0]:g}. Predictions "
+                "must be finite, costs finite and >= 0, outcomes in [0, 1] or NaN (missing)."
+            )
     return np.broadcast_to(P, Q.shape), Q, C
 
 # %% ../../nbs/1_metrics/sweeps.ipynb #5fc38d60
 def budget_grid(costs, points=100, *, spacing="linear"):
-    "Budgets from the cheapest to the dearest of `costs` (NaN ignored): `points` of them, linear or log spaced, or all distinct costs (spacing=\"distinct\")."
+    """Budgets from the cheapest to the dearest of `costs` (NaN ignored): `points` of them, linear
+    or log spaced, or all distinct costs (spacing="distinct").
+    """
     c = np.unique(np.asarray(costs, dtype=np.float64))
     c = c[np.isfinite(c)]
-    grid = lookup({"linear": np.linspace, "log": np.geomspace, "distinct": None}, spacing, "spacing")
-    if not len(c): raise MetricInputError("No finite cost: a budget grid needs at least one model's cost.")
+    grid = lookup(
+        {"linear": np.linspace, "log": np.geomspace, "distinct": None}, spacing, "spacing"
+    )
+    if not len(c):
+        raise MetricInputError("No finite cost: a budget grid needs at least one model's cost.")
     return c if grid is None or len(c) == 1 else grid(c[0], c[-1], points)
 
 # %% ../../nbs/1_metrics/sweeps.ipynb #a6843749
 def _walk(P, Q, columns, keep):
-    """Along `columns` (m,) of P (n, m): the column with the largest value so far (the earliest of equals), and Q (n, m) there.
+    """Along `columns` (m,) of P (n, m): the column with the largest value so far (the earliest of
+    equals), and Q (n, m) there.
 
-    Only the states after `keep` (k,) steps are written down (0: before the first): column (k, n) in the smallest integer type, value (k, n).
-    Nothing else of that size is allocated: with a hundred budgets, fetching fresh memory would cost more than the arithmetic.
+    Only the states after `keep` (k,) steps are written down (0: before the first): column (k, n) in
+    the smallest integer type, value (k, n). Nothing else of that size is allocated: with a hundred
+    budgets, fetching fresh memory would cost more than the arithmetic.
     """
-    best, value, now = np.full(len(P), -np.inf), np.full(len(P), np.nan), np.full(len(P), -1, np.min_scalar_type(-P.shape[1]))
+    best = np.full(len(P), -np.inf)
+    value = np.full(len(P), np.nan)
+    now = np.full(len(P), -1, np.min_scalar_type(-P.shape[1]))
     column, out = np.empty((len(keep), len(P)), now.dtype), np.empty((len(keep), len(P)))
     for step in range(keep.max() + 1):
         if step:
             j = columns[step - 1]
             better = P[:, j] > best
-            for state, new in ((best, P[:, j]), (value, Q[:, j]), (now, j)): np.copyto(state, new, where=better)
-        for i in np.flatnonzero(keep == step): column[i], out[i] = now, value
+            for state, new in ((best, P[:, j]), (value, Q[:, j]), (now, j)):
+                np.copyto(state, new, where=better)
+        for i in np.flatnonzero(keep == step):
+            column[i], out[i] = now, value
     return column, out
 
 
 def _walk_ties(P, values, columns, keep):
-    "As `_walk`: means (k, n) of each of `values` (n, m) over the columns that share the largest value of P so far; NaN entries are left out."
-    best, sums, seen = np.full(len(P), -np.inf), np.zeros((len(values), len(P))), np.zeros((len(values), len(P)))
+    """As `_walk`: means (k, n) of each of `values` (n, m) over the columns that share the largest
+    value of P so far; NaN entries are left out.
+    """
+    best = np.full(len(P), -np.inf)
+    sums = np.zeros((len(values), len(P)))
+    seen = np.zeros((len(values), len(P)))
     out = np.full((len(values), len(keep), len(P)), np.nan)
-    for step, j in enumerate(columns[:keep.max()], 1):
+    for step, j in enumerate(columns[: keep.max()], 1):
         better, equal = P[:, j] > best, P[:, j] == best
         np.maximum(best, P[:, j], out=best)
         for k, v in enumerate(values):
             value, there = np.nan_to_num(v[:, j]), ~np.isnan(v[:, j])
-            sums[k], seen[k] = np.where(better, value, sums[k] + equal * value), np.where(better, there, seen[k] + equal * there)
-        for i in np.flatnonzero(keep == step): np.divide(sums, seen, out=out[:, i], where=seen > 0)
+            sums[k], seen[k] = (
+                np.where(better, value, sums[k] + equal * value),
+                np.where(better, there, seen[k] + equal * there),
+            )
+        for i in np.flatnonzero(keep == step):
+            np.divide(sums, seen, out=out[:, i], where=seen > 0)
     return out
 
 # %% ../../nbs/1_metrics/sweeps.ipynb #c99dad4a
-TIES = {"cheapest": "the cheapest of the best predicted models", "average": "the expectation over a random one of them"}
+TIES = {
+    "cheapest": "the cheapest of the best predicted models",
+    "average": "the expectation over a random one of them",
+}
 
 
 def budget_sweep(predicted, outcomes, costs, budgets=None, *, paid=None, ties="cheapest"):
-    """For each budget, every query's best predicted model among those within it (who-routes App. E, F): a `Sweep` with axis "budget".
+    """For each budget, every query's best predicted model among those within it (who-routes App.
 
-    `predicted` (n, m) or (m,); `outcomes` (n, m) in [0, 1], NaN = missing; `costs` (m,), or (n, m) for a cap per query; `budgets` (k,), default
-    `budget_grid(costs)`. `paid` (m,) or (n, m): the cost to book, default `costs`. Time O(n m + n k), memory n k numbers ((n, m) costs: n m more).
+    E, F): a `Sweep` with axis "budget".
+
+    `predicted` (n, m) or (m,); `outcomes` (n, m) in [0, 1], NaN = missing; `costs` (m,), or (n, m)
+    for a cap per query; `budgets` (k,), default `budget_grid(costs)`. `paid` (m,) or (n, m): the
+    cost to book, default `costs`. Time O(n m + n k), memory n k numbers ((n, m) costs: n m more).
     """
     lookup(TIES, ties, "rule for ties")
     P, Q, C = _pool(predicted, outcomes, costs)
     b = np.asarray(budget_grid(C) if budgets is None else budgets, dtype=np.float64).ravel()
-    if not len(b) or np.isnan(b).any(): raise MetricInputError("budgets must be numbers, at least one of them.")
+    if not len(b) or np.isnan(b).any():
+        raise MetricInputError("budgets must be numbers, at least one of them.")
     book = C if paid is None else np.asarray(paid, dtype=np.float64)
     order = np.argsort(C, axis=-1, kind="stable")
-    if C.ndim == 1: columns, within = order, np.searchsorted(C[order], b, side="right")
+    if C.ndim == 1:
+        columns, within = order, np.searchsorted(C[order], b, side="right")
     else:
         columns, within = np.arange(C.shape[1]), np.stack([(C <= x).sum(1) for x in b])
-        P, Q, book = (np.take_along_axis(np.broadcast_to(a, Q.shape), order, 1) for a in (P, Q, book))
+        P, Q, book = (
+            np.take_along_axis(np.broadcast_to(a, Q.shape), order, 1) for a in (P, Q, book)
+        )
     keep = within if C.ndim == 1 else np.arange(C.shape[1] + 1)
-    states = _walk(P, Q, columns, keep) if ties == "cheapest" else _walk_ties(P, [Q, np.broadcast_to(book, Q.shape)], columns, keep)
-    if C.ndim == 2: states = [s[within, np.arange(len(Q))] for s in states]
+    states = (
+        _walk(P, Q, columns, keep)
+        if ties == "cheapest"
+        else _walk_ties(P, [Q, np.broadcast_to(book, Q.shape)], columns, keep)
+    )
+    if C.ndim == 2:
+        states = [s[within, np.arange(len(Q))] for s in states]
     if ties == "average":
         return Sweep(b, states[0].T, None, None, "budget", spent=states[1].T)
-    return Sweep(b, states[1].T, states[0].T, book, "budget") if C.ndim == 1 else _unsort(Sweep(b, states[1].T, states[0].T, book, "budget"), order)
+    return (
+        Sweep(b, states[1].T, states[0].T, book, "budget")
+        if C.ndim == 1
+        else _unsort(Sweep(b, states[1].T, states[0].T, book, "budget"), order)
+    )
 
 # %% ../../nbs/1_metrics/sweeps.ipynb #eb2d1767
 def _unsort(sweep, order):
-    "The sweep with the models in their own order again; `order` (n, m) had sorted each query's models by cost."
-    choice = np.where(sweep.choice < 0, -1, np.take_along_axis(order, np.maximum(sweep.choice, 0).astype(np.intp), 1))
+    """The sweep with the models in their own order again.
+
+    `order` (n, m) had sorted each query's models by cost.
+    """
+    choice = np.where(
+        sweep.choice < 0,
+        -1,
+        np.take_along_axis(order, np.maximum(sweep.choice, 0).astype(np.intp), 1),
+    )
     booked = np.empty_like(sweep.booked)
     np.put_along_axis(booked, order, sweep.booked, 1)
     return Sweep(sweep.setting, sweep.quality, choice, booked, sweep.axis)
@@ -193,11 +262,11 @@ def _contests(P, C, slack):
     """
     kept, size = _contenders(P, C, slack)
     rows = np.argsort(-size, kind="stable")
-    sets = [rows[:(size > s).sum()] for s in range(size.max())]
+    sets = [rows[: (size > s).sum()] for s in range(size.max())]
     found = [(kept[s, r], P[kept[s, r], r], C[kept[s, r], r]) for s, r in enumerate(sets)]
     low, high = np.full(len(found), -np.inf), np.full(len(found), np.inf)
     for s, ((_, p, c), (_, next_p, next_c)) in enumerate(zip(found, found[1:])):
-        dp, dc = next_p - p[:len(next_p)], next_c - c[:len(next_p)]
+        dp, dc = next_p - p[: len(next_p)], next_c - c[: len(next_p)]
         with np.errstate(divide="ignore", invalid="ignore"):
             low[s] = ((dp - slack) / dc).min() if len(next_p) == len(p) else -np.inf
             high[s + 1] = ((dp + slack) / dc).max()
@@ -206,7 +275,7 @@ def _contests(P, C, slack):
 # %% ../../nbs/1_metrics/sweeps.ipynb #5b1c9e13
 def _best_at(prices, P, C):
     "Positions (k, n) of the first largest P - price * C (m, n); price = inf: of P at least cost."
-    reach = np.abs(P).max() + max(prices[np.isfinite(prices)], default=0.) * C.max()
+    reach = np.abs(P).max() + max(prices[np.isfinite(prices)], default=0.0) * C.max()
     slack = 64 * np.finfo(float).eps * reach + np.finfo(float).tiny if reach < 1e100 else np.inf
     rows, contests = _contests(P, C, slack)
     place = np.empty((len(prices), len(rows)), np.intp)
@@ -215,31 +284,36 @@ def _best_at(prices, P, C):
         for position, p, c, low, high in contests:
             if np.isfinite(price) and (price < low or price > high):
                 continue
-            lowest = c == contests[0][2][:len(c)]
+            lowest = c == contests[0][2][: len(c)]
             value = p - price * c if np.isfinite(price) else np.where(lowest, p, -np.inf)
-            better = value > best[:len(c)]
-            np.copyto(best[:len(c)], value, where=better)
-            np.copyto(now[:len(c)], position, where=better)
+            better = value > best[: len(c)]
+            np.copyto(best[: len(c)], value, where=better)
+            np.copyto(now[: len(c)], position, where=better)
         place[i, rows] = now
     return place
 
 # %% ../../nbs/1_metrics/sweeps.ipynb #e7e0ad55
-TRADE_OFFS = np.r_[0., np.geomspace(1e-4, 1e2, 97), np.inf]
+TRADE_OFFS = np.r_[0.0, np.geomspace(1e-4, 1e2, 97), np.inf]
 
 
 def lambda_sweep(predicted, outcomes, costs, trade_offs=None, *, paid=None):
-    """For each lambda, every query's model with the largest prediction - lambda * normalised cost (cscr eq. 9): a `Sweep` with axis "realised".
+    """For each lambda, every query's model with the largest prediction - lambda * normalised cost
+    (cscr eq. 9): a `Sweep` with axis "realised".
 
-    Arrays as in `budget_sweep`; ties go to the cheapest model, lambda = inf to the cheapest of all. `trade_offs` (k,) >= 0, default `TRADE_OFFS`.
-    `paid` (n, m), default `costs`, is what the axis shows: with its per-query costs (tokens, latency), decisions can still use mean `costs` (m,).
+    Arrays as in `budget_sweep`; ties go to the cheapest model, lambda = inf to the cheapest of all.
+    `trade_offs` (k,) >= 0, default `TRADE_OFFS`. `paid` (n, m), default `costs`, is what the axis
+    shows: with its per-query costs (tokens, latency), decisions can still use mean `costs` (m,).
     Time O(n m + n h k) where h of a query's models lie on the upper concave hull: few of many.
     """
     P, Q, C = _pool(predicted, outcomes, costs)
     lam = np.asarray(TRADE_OFFS if trade_offs is None else trade_offs, dtype=np.float64).ravel()
-    if not len(lam) or not (lam >= 0).all(): raise MetricInputError("trade_offs must be numbers >= 0 (infinity is allowed), at least one of them.")
+    if not len(lam) or not (lam >= 0).all():
+        raise MetricInputError(
+            "trade_offs must be numbers >= 0 (infinity is allowed), at least one of them."
+        )
     paid, queries = C if paid is None else np.asarray(paid, dtype=np.float64), np.arange(len(Q))
     top = np.broadcast_to(C, Q.shape).mean(0).max()
-    order = np.argsort(C, axis=-1, kind="stable")   # one order for all queries, or one each
+    order = np.argsort(C, axis=-1, kind="stable")  # one order for all queries, or one each
     C = np.take_along_axis(C, order, -1) / (top if top > 0 else 1)
     P = P[:, order] if order.ndim == 1 else np.take_along_axis(P, order, 1)
     place = _best_at(lam, np.ascontiguousarray(P.T), np.broadcast_to(C, Q.shape).T)
@@ -262,7 +336,7 @@ def mixture_weights(expected, costs, budgets) -> np.ndarray:
         if not len(left):
             continue
         a, b = corners[left[-1]], corners[min(left[-1] + 1, len(corners) - 1)]
-        share = 0. if a == b else (budget - costs[a]) / (costs[b] - costs[a])
+        share = 0.0 if a == b else (budget - costs[a]) / (costs[b] - costs[a])
         out[k, a] += 1 - share
         out[k, b] += share
     return out
@@ -304,8 +378,9 @@ def mixture_sweep(expected, outcomes, costs, budgets=None, *, paid=None, axis="b
     seen = ~np.isnan(Q)
     total = seen @ weights.T
     booked = np.broadcast_to(C if paid is None else np.asarray(paid, np.float64), Q.shape)
-    quality = np.divide(np.where(seen, Q, 0) @ weights.T, total,
-                        out=np.full(total.shape, np.nan), where=total > 0)
+    quality = np.divide(
+        np.where(seen, Q, 0) @ weights.T, total, out=np.full(total.shape, np.nan), where=total > 0
+    )
     spent = np.where(weights.any(1), booked @ weights.T, np.nan)
     return Sweep(settings, quality, None, None, axis, spent=spent, by="mean cost")
 
@@ -318,6 +393,7 @@ class ThresholdSweep:
     paid (n, 2) >= 0: what a query costs when it stays and when it is sent, in any unit; without it
     the cost is the call rate. The curve is exact: see `cost_performance_curve`.
     """
+
     score: np.ndarray
     outcomes: np.ndarray
     paid: np.ndarray | None = None
@@ -344,10 +420,14 @@ class ThresholdSweep:
 
 # %% ../../nbs/1_metrics/sweeps.ipynb #7a01c0d7
 def checked_prices(paid, shape: tuple) -> np.ndarray:
-    "Prices as float64 of that shape; a negative, missing or infinite one raises `MetricInputError`."
+    """Prices as float64 of that shape.
+
+    A negative, missing or infinite one raises `MetricInputError`.
+    """
     paid = np.asarray(paid, dtype=np.float64)
     if paid.shape != shape or not np.isfinite(paid).all() or (paid < 0).any():
         raise MetricInputError(
             f"cost has shape {paid.shape} for outcomes {shape}, or holds a negative or missing "
-            "value; give two finite costs per question.")
+            "value; give two finite costs per question."
+        )
     return paid

@@ -16,10 +16,12 @@ from ..core import lookup
 from .bootstrap import ResampleError, _check_rows
 
 # %% ../../nbs/1_metrics/tests.ipynb #3242bab9
-def wilson_interval(successes, n, *, level=.95):
-    "Wilson score interval for `successes` out of `n` (numbers or arrays) -> (low, high) in [0, 1]; NaN where n = 0."
+def wilson_interval(successes, n, *, level=0.95):
+    """Wilson score interval for `successes` out of `n` (numbers or arrays) -> (low, high) in [0,
+    1]; NaN where n = 0.
+    """
     k, n = np.asarray(successes, float), np.asarray(n, float)
-    z = NormalDist().inv_cdf(.5 + level / 2)
+    z = NormalDist().inv_cdf(0.5 + level / 2)
     with np.errstate(invalid="ignore", divide="ignore"):
         p = k / n
         centre, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
@@ -29,31 +31,45 @@ def wilson_interval(successes, n, *, level=.95):
 # %% ../../nbs/1_metrics/tests.ipynb #e4cb5ccd
 @dataclass(frozen=True)
 class PairedCounts:
-    "Of `n` queries that both models answered: how many both, only the large, only the small and neither got right."
+    """Of `n` queries that both models answered: how many both, only the large, only the small and
+    neither got right.
+    """
+
     both: int
     only_large: int
     only_small: int
     neither: int
 
     @property
-    def n(self): return self.both + self.only_large + self.only_small + self.neither
+    def n(self):
+        return self.both + self.only_large + self.only_small + self.neither
 
 # %% ../../nbs/1_metrics/tests.ipynb #25e2c7b8
-def newcombe_interval(counts, *, level=.95):
-    "Newcombe's (1998) method 10 for the paired difference large - small, from `PairedCounts` -> (low, high) in [-1, 1]; NaN for n = 0."
+def newcombe_interval(counts, *, level=0.95):
+    """Newcombe's (1998) method 10 for the paired difference large - small, from `PairedCounts` ->
+    (low, high) in [-1, 1]; NaN for n = 0.
+    """
     a, b, c, d, n = counts.both, counts.only_large, counts.only_small, counts.neither, counts.n
-    if not n: return float("nan"), float("nan")
+    if not n:
+        return float("nan"), float("nan")
     p1, p2 = (a + b) / n, (a + c) / n
-    (l1, u1), (l2, u2) = wilson_interval(a + b, n, level=level), wilson_interval(a + c, n, level=level)
+    (l1, u1), (l2, u2) = (
+        wilson_interval(a + b, n, level=level),
+        wilson_interval(a + c, n, level=level),
+    )
     product, cross = (a + b) * (c + d) * (a + c) * (b + d), a * d - b * c
-    phi = (max(cross - n / 2, 0) if cross > 0 else cross) / product**.5 if product else 0.
-    reach = lambda x, y: float(max(x * x - 2 * phi * x * y + y * y, 0) ** .5)
+    phi = (max(cross - n / 2, 0) if cross > 0 else cross) / product**0.5 if product else 0.0
+    reach = lambda x, y: float(max(x * x - 2 * phi * x * y + y * y, 0) ** 0.5)
     return (b - c) / n - reach(p1 - l1, u2 - p2), (b - c) / n + reach(u1 - p1, p2 - l2)
 
 # %% ../../nbs/1_metrics/tests.ipynb #c2ce40ce
 @dataclass(frozen=True)
 class McNemar:
-    "`statistic` = (b - c)^2 / (b + c), NaN without a discordant pair; `p_value` by `method`; `only_a` = b, `only_b` = c: right with one router only."
+    """`statistic` = (b - c)^2 / (b + c), NaN without a discordant pair; `p_value` by `method`.
+
+    `only_a` = b, `only_b` = c: right with one router only.
+    """
+
     statistic: float
     p_value: float
     only_a: int
@@ -62,22 +78,35 @@ class McNemar:
 
 # %% ../../nbs/1_metrics/tests.ipynb #0216ba60
 def mcnemar(a, b, *, method="exact"):
-    """McNemar's paired test of equal accuracy; `a`, `b` (n,) are 0/1 or booleans (right or wrong) on the same queries.
+    """McNemar's paired test of equal accuracy.
 
-    `method` is "exact" (binomial), "mid-p", or "chi2" (at least 25 discordant pairs). Without discordant pairs p = 1.
+    `a`, `b` (n,) are 0/1 or booleans (right or wrong) on the same queries.
+
+    `method` is "exact" (binomial), "mid-p", or "chi2" (at least 25 discordant pairs). Without
+    discordant pairs p = 1.
     """
     n = _check_rows(a, b)
     a, b = (np.asarray(x, dtype=np.float64) for x in (a, b))
     for name, x in (("a", a), ("b", b)):
         bad = ~((x == 0) | (x == 1))
-        if x.shape != (n,) or bad.any(): raise ResampleError(f"{name}, row {int(bad.argmax())}: McNemar's test needs 0 or 1 per query, shape ({n},).")
+        if x.shape != (n,) or bad.any():
+            raise ResampleError(
+                f"{name}, row {int(bad.argmax())}: McNemar's test needs 0 or 1 per query, shape ({n},)."
+            )
     only_a, only_b = int(((a == 1) & (b == 0)).sum()), int(((a == 0) & (b == 1)).sum())
     m, k = only_a + only_b, min(only_a, only_b)
-    statistic = (only_a - only_b)**2 / m if m else float("nan")
+    statistic = (only_a - only_b) ** 2 / m if m else float("nan")
     lookup({"exact": 0, "mid-p": 0, "chi2": 0}, method, "method")
-    if method == "chi2" and m < 25: raise ResampleError(f"Only {m} discordant pairs: the chi2 approximation needs 25. Use method='exact' or 'mid-p'.")
-    if not m: p = 1.
-    elif method == "exact": p = binomtest(k, m).pvalue
-    elif method == "mid-p": p = min(1., 2 * binom.cdf(k, m, .5) - binom.pmf(k, m, .5))
-    else: p = chi2.sf(statistic, 1)
+    if method == "chi2" and m < 25:
+        raise ResampleError(
+            f"Only {m} discordant pairs: the chi2 approximation needs 25. Use method='exact' or 'mid-p'."
+        )
+    if not m:
+        p = 1.0
+    elif method == "exact":
+        p = binomtest(k, m).pvalue
+    elif method == "mid-p":
+        p = min(1.0, 2 * binom.cdf(k, m, 0.5) - binom.pmf(k, m, 0.5))
+    else:
+        p = chi2.sf(statistic, 1)
     return McNemar(float(statistic), float(p), only_a, only_b, method)

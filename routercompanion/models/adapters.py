@@ -21,7 +21,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from routercompanion.core import (
-    CompanionError, content_hash, file_hash, make_rng, project_root, write_json,
+    CompanionError,
+    content_hash,
+    file_hash,
+    make_rng,
+    project_root,
+    write_json,
 )
 from .causal_lm import CausalLM, SMALL, load_causal_lm
 from ..parallel import progress
@@ -29,33 +34,55 @@ from ..reading import checked, read_json
 
 # %% ../../nbs/3_models/adapters.ipynb #99911977
 class SpecialistError(CompanionError):
-    "A specialist cannot be trained, read or merged; the message names the column, the file or the model, and the remedy."
+    """A specialist cannot be trained, read or merged.
+
+    The message names the column, the file or the model, and the remedy.
+    """
 
 
 def common_ending(texts):
     "The longest text that all of `texts` end with."
     shortest = min(texts, key=len)
-    fits = (shortest[i:] for i in range(len(shortest) + 1) if all(t.endswith(shortest[i:]) for t in texts))
+    fits = (
+        shortest[i:]
+        for i in range(len(shortest) + 1)
+        if all(t.endswith(shortest[i:]) for t in texts)
+    )
     return next(fits)
 
 
 def answer_start(shots, prompts):
-    "What stands between prompt and answer in `shots`: a blank or nothing, found behind the longest ending of all `prompts` that occurs in the shots."
+    """What stands between prompt and answer in `shots`: a blank or nothing, found behind the
+    longest ending of all `prompts` that occurs in the shots.
+    """
     ending = common_ending(list(prompts))
-    after = (shots[shots.rfind(e) + len(e):] for i in range(len(ending)) if (e := ending[i:]) in shots)
+    after = (
+        shots[shots.rfind(e) + len(e) :] for i in range(len(ending)) if (e := ending[i:]) in shots
+    )
     return " " if next(after, "").startswith(" ") else ""
 
 # %% ../../nbs/3_models/adapters.ipynb #e69826b7
 def training_rows(bank, column, *, rows=None, rng=42):
-    "The bank of the training rows of `column` (a domain) and of nothing else, or `rows` of them at random, in bank order; without any: `SpecialistError`."
+    """The bank of the training rows of `column` (a domain) and of nothing else, or `rows` of them
+    at random, in bank order; without any: `SpecialistError`.
+    """
     part = bank.select(split="train", domain=column)
-    if len(part): return part if rows is None or rows >= len(part) else part.take(np.sort(make_rng(rng).permutation(len(part))[:rows]))
+    if len(part):
+        return (
+            part
+            if rows is None or rows >= len(part)
+            else part.take(np.sort(make_rng(rng).permutation(len(part))[:rows]))
+        )
     known = ", ".join(sorted(set(bank.table.domain[bank.table.split == "train"])))
-    raise SpecialistError(f"{bank.name} has no training rows in column {column!r}. Columns with training rows: {known}.")
+    raise SpecialistError(
+        f"{bank.name} has no training rows in column {column!r}. Columns with training rows: {known}."
+    )
 
 
 def completions(lm, part):
-    "Token ids of the answer to each query of `part`: what starts an answer in its task, the first reference, and the line break that ends it."
+    """Token ids of the answer to each query of `part`: what starts an answer in its task, the first
+    reference, and the line break that ends it.
+    """
     texts = {}
     for task, rows in part.table.groupby("task", sort=False):
         start = answer_start(part.shots.get(task, ""), rows.prompt)
@@ -64,25 +91,45 @@ def completions(lm, part):
 
 # %% ../../nbs/3_models/adapters.ipynb #b599c5ed
 def completion_loss(lm, ids, answers, shots):
-    "Mean negative log-likelihood (nats per token, low = good) of token lists `answers` behind prompts `ids` and the text `shots`, with gradients."
-    encode, forward = (getattr(CausalLM, f).__wrapped__ for f in ("encode_shots", "forward_states"))   # the same passes, not in inference mode
+    """Mean negative log-likelihood (nats per token, low = good) of token lists `answers` behind
+    prompts `ids` and the text `shots`, with gradients.
+    """
+    # the same passes, not in inference mode
+    encode, forward = (getattr(CausalLM, f).__wrapped__ for f in ("encode_shots", "forward_states"))
     states, _, _ = forward(lm, [x + a for x, a in zip(ids, answers)], encode(lm, shots))
-    used = torch.cat([states[r, len(x) - 1:len(x) + len(a) - 1] for r, (x, a) in enumerate(zip(ids, answers))])
-    return torch.nn.functional.cross_entropy(lm.model.lm_head(used).float(), torch.tensor([t for a in answers for t in a], device=lm.device))
+    used = torch.cat(
+        [states[r, len(x) - 1 : len(x) + len(a) - 1] for r, (x, a) in enumerate(zip(ids, answers))]
+    )
+    return torch.nn.functional.cross_entropy(
+        lm.model.lm_head(used).float(),
+        torch.tensor([t for a in answers for t in a], device=lm.device),
+    )
 
 
 def epoch_batches(tasks, size, rng):
     "Lists of at most `size` row positions of one task each, in random order: every row once."
     order, tasks = rng.permutation(len(tasks)), np.asarray(tasks)
-    batches = [rows[i:i + size] for t in dict.fromkeys(tasks[order]) for rows in [order[tasks[order] == t]] for i in range(0, len(rows), size)]
+    batches = [
+        rows[i : i + size]
+        for t in dict.fromkeys(tasks[order])
+        for rows in [order[tasks[order] == t]]
+        for i in range(0, len(rows), size)
+    ]
     return [batches[i] for i in rng.permutation(len(batches))]
 
 # %% ../../nbs/3_models/adapters.ipynb #13cef58d
 def lora_model(model, config):
-    "`peft`'s model of `model` with a float32 adapter. (peft asks transformers about gradient checkpointing by an old name; that one warning is silenced.)"
+    """`peft`'s model of `model` with a float32 adapter.
+
+    (peft asks transformers about gradient checkpointing by an old name; that one warning is
+    silenced.)
+    """
     from peft import get_peft_model
+
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        warnings.filterwarnings(
+            "ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning
+        )
         return get_peft_model(model, config, autocast_adapter_dtype=True)
 
 # %% ../../nbs/3_models/adapters.ipynb #06e247bc
@@ -90,13 +137,24 @@ TARGETS = ("q_proj", "v_proj", "up_proj", "down_proj")
 
 
 def fresh_adapter(lm, *, rank=4, alpha=None, targets=TARGETS, first_layer=0, random_state=42):
-    """Put a new LoRA adapter (float32) into `lm` and return its `peft` model; the model's own weights are frozen. alpha: default 2 x rank.
+    """Put a new LoRA adapter (float32) into `lm` and return its `peft` model.
+
+    The model's own weights are frozen. alpha: default 2 x rank.
 
     first_layer: the adapter sits in this layer and those above; gradients need not go below it.
     """
     from peft import LoraConfig
+
     layers = list(range(first_layer, len(lm.model.model.layers))) if first_layer else None
-    config = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, target_modules=sorted(targets), layers_to_transform=layers, lora_dropout=0., bias="none", task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha or 2 * rank,
+        target_modules=sorted(targets),
+        layers_to_transform=layers,
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random_state)
         return lora_model(lm.model, config)
@@ -105,41 +163,75 @@ def fresh_adapter(lm, *, rank=4, alpha=None, targets=TARGETS, first_layer=0, ran
 def adapter_tensors(peft_model):
     "name -> bfloat16 tensor of a `peft` model's adapter, as `load_specialist` reads them."
     from peft import get_peft_model_state_dict
-    return {k: v.detach().to(torch.bfloat16).contiguous().cpu() for k, v in sorted(get_peft_model_state_dict(peft_model).items())}
+
+    return {
+        k: v.detach().to(torch.bfloat16).contiguous().cpu()
+        for k, v in sorted(get_peft_model_state_dict(peft_model).items())
+    }
 
 # %% ../../nbs/3_models/adapters.ipynb #53ffb4de
-def rate(step, steps, warm=.1):
-    "Factor of the learning rate at `step` of `steps`: linear warm-up over the share `warm`, then a cosine down to 0."
+def rate(step, steps, warm=0.1):
+    """Factor of the learning rate at `step` of `steps`: linear warm-up over the share `warm`, then
+    a cosine down to 0.
+    """
     first = max(1, round(warm * steps))
-    return (step + 1) / first if step < first else .5 * (1 + np.cos(np.pi * (step - first) / max(1, steps - first)))
+    return (
+        (step + 1) / first
+        if step < first
+        else 0.5 * (1 + np.cos(np.pi * (step - first) / max(1, steps - first)))
+    )
 
 # %% ../../nbs/3_models/adapters.ipynb #d87f6c4f
 def fit_adapter(lm, part, peft_model, *, epochs, lr, batch_size, random_state):
-    "Train the adapter on all rows of `part`; returns the log: a dict with epoch, step, task and loss for each batch, in order."
+    """Train the adapter on all rows of `part`.
+
+    Returns the log: a dict with epoch, step, task and loss for each batch, in order.
+    """
     ids, answers, rng = lm.check_window(part, 32), completions(lm, part), make_rng(random_state)
     weights = [p for p in peft_model.parameters() if p.requires_grad]
-    optimiser, log = torch.optim.AdamW(weights, lr=lr, weight_decay=0.), []
+    optimiser, log = torch.optim.AdamW(weights, lr=lr, weight_decay=0.0), []
     plan = [(e, b) for e in range(epochs) for b in epoch_batches(part.table.task, batch_size, rng)]
     for step, (epoch, rows) in enumerate(progress(plan, f"training {part.table.domain[0]}")):
-        for group in optimiser.param_groups: group["lr"] = lr * rate(step, len(plan))
+        for group in optimiser.param_groups:
+            group["lr"] = lr * rate(step, len(plan))
         task = part.table.task[rows[0]]
-        loss = completion_loss(lm, [ids[i] for i in rows], [answers[i] for i in rows], part.shots.get(task, ""))
-        if not torch.isfinite(loss): raise SpecialistError(f"Column {part.table.domain[0]!r}, step {step}: the loss is {float(loss)}; lower lr ({lr}).")
-        optimiser.zero_grad(); loss.backward(); torch.nn.utils.clip_grad_norm_(weights, 1.); optimiser.step()
+        loss = completion_loss(
+            lm, [ids[i] for i in rows], [answers[i] for i in rows], part.shots.get(task, "")
+        )
+        if not torch.isfinite(loss):
+            raise SpecialistError(
+                f"Column {part.table.domain[0]!r}, step {step}: the loss is {float(loss)}; lower lr ({lr})."
+            )
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimiser.step()
         log.append(dict(epoch=epoch, step=step, task=task, loss=round(float(loss.detach()), 5)))
     return log
 
 # %% ../../nbs/3_models/adapters.ipynb #d9b4bc5e
 def save_adapter(peft_model, folder, log, about):
-    "Write an adapter's folder at once (see `train_specialist`); an older one of that name is replaced."
+    """Write an adapter's folder at once (see `train_specialist`).
+
+    An older one of that name is replaced.
+    """
     folder, partial = Path(folder), Path(f"{folder}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_file(adapter_tensors(peft_model), partial / "adapter_model.safetensors", {"format": "pt"})
-    config = {k: sorted(v) if isinstance(v, set) else v for k, v in peft_model.peft_config["default"].to_dict().items()}
-    write_json(partial / "adapter_config.json", config | {"base_model_name_or_path": about["base"], "inference_mode": True})
+    config = {
+        k: sorted(v) if isinstance(v, set) else v
+        for k, v in peft_model.peft_config["default"].to_dict().items()
+    }
+    write_json(
+        partial / "adapter_config.json",
+        config | {"base_model_name_or_path": about["base"], "inference_mode": True},
+    )
     write_json(partial / "log.json", log)
-    write_json(partial / "provenance.json", about | {"adapter_sha256": file_hash(partial / "adapter_model.safetensors")})
+    write_json(
+        partial / "provenance.json",
+        about | {"adapter_sha256": file_hash(partial / "adapter_model.safetensors")},
+    )
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
     return folder
@@ -149,36 +241,87 @@ def versions():
     "Versions of what an adapter depends on."
     import peft
     import transformers
-    return dict(python=platform.python_version(), torch=torch.__version__, transformers=transformers.__version__, peft=peft.__version__)
+
+    return dict(
+        python=platform.python_version(),
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        peft=peft.__version__,
+    )
 
 
-def adapters_folder(): return project_root() / "data" / "adapters"
+def adapters_folder():
+    return project_root() / "data" / "adapters"
 
 
-def specialist_name(base, column): return f"{str(base).split('-')[0]}-{column.split()[-1]}"
+def specialist_name(base, column):
+    return f"{str(base).split('-')[0]}-{column.split()[-1]}"
 
 
-def train_specialist(bank, column, *, base=SMALL, name=None, folder=None, rank=4, epochs=1, rows=256, lr=2e-3, batch_size=16, targets=TARGETS,
-                     first_layer=10, random_state=42):
-    """Train a LoRA specialist of `base` on `rows` (None: all) of the training rows of one column of `bank`; returns its folder (default data/adapters/<name>).
+def train_specialist(
+    bank,
+    column,
+    *,
+    base=SMALL,
+    name=None,
+    folder=None,
+    rank=4,
+    epochs=1,
+    rows=256,
+    lr=2e-3,
+    batch_size=16,
+    targets=TARGETS,
+    first_layer=10,
+    random_state=42,
+):
+    """Train a LoRA specialist of `base` on `rows` (None: all) of the training rows of one column of
+    `bank`; returns its folder (default data/adapters/<name>).
 
-    base: a name that `load_causal_lm` knows. The folder appears whole or not at all: adapter_model.safetensors (bfloat16), adapter_config.json, log.json and
-    provenance.json (hashes of the base's weights and of the training rows, settings, seed, versions, seconds). Same inputs and threads: same adapter.
+    base: a name that `load_causal_lm` knows. The folder appears whole or not at all:
+    adapter_model.safetensors (bfloat16), adapter_config.json, log.json and provenance.json (hashes
+    of the base's weights and of the training rows, settings, seed, versions, seconds). Same inputs
+    and threads: same adapter.
     """
-    part, name = training_rows(bank, column, rows=rows, rng=random_state), name or specialist_name(base, column)
-    folder, lm, start = Path(folder or adapters_folder() / name), load_causal_lm(base), time.perf_counter()
-    peft_model = fresh_adapter(lm, rank=rank, targets=targets, first_layer=first_layer, random_state=random_state)
-    log = fit_adapter(lm, part, peft_model, epochs=epochs, lr=lr, batch_size=batch_size, random_state=random_state)
-    about = dict(name=name, base=str(base), base_sha256=lm.hash, column=column, bank=bank.name, rows=len(part), rows_sha256=content_hash(list(part.query_ids)),
-                 tasks=part.table.task.value_counts().sort_index().to_dict(), rank=rank, targets=list(targets), first_layer=first_layer,
-                 epochs=epochs, lr=lr, batch_size=batch_size, random_state=random_state,
-                 dtype=str(lm.dtype), threads=torch.get_num_threads(), seconds=round(time.perf_counter() - start, 1), versions=versions())
+    part = training_rows(bank, column, rows=rows, rng=random_state)
+    name = name or specialist_name(base, column)
+    folder = Path(folder or adapters_folder() / name)
+    lm = load_causal_lm(base)
+    start = time.perf_counter()
+    peft_model = fresh_adapter(
+        lm, rank=rank, targets=targets, first_layer=first_layer, random_state=random_state
+    )
+    log = fit_adapter(
+        lm, part, peft_model, epochs=epochs, lr=lr, batch_size=batch_size, random_state=random_state
+    )
+    about = dict(
+        name=name,
+        base=str(base),
+        base_sha256=lm.hash,
+        column=column,
+        bank=bank.name,
+        rows=len(part),
+        rows_sha256=content_hash(list(part.query_ids)),
+        tasks=part.table.task.value_counts().sort_index().to_dict(),
+        rank=rank,
+        targets=list(targets),
+        first_layer=first_layer,
+        epochs=epochs,
+        lr=lr,
+        batch_size=batch_size,
+        random_state=random_state,
+        dtype=str(lm.dtype),
+        threads=torch.get_num_threads(),
+        seconds=round(time.perf_counter() - start, 1),
+        versions=versions(),
+    )
     return save_adapter(peft_model, folder, log, about)
 
 # %% ../../nbs/3_models/adapters.ipynb #d071cea5
 @dataclass(frozen=True)
 class Specialist:
-    "A stored adapter: its folder, `about` (provenance.json) and `log` (a dict with epoch, step, task and loss for each step)."
+    """A stored adapter: its folder, `about` (provenance.json) and `log` (a dict with epoch, step,
+    task and loss for each step).
+    """
 
     folder: Path
     about: dict
@@ -203,14 +346,20 @@ def _check_keys(value, kinds, path, row=None):
 
 
 def _provenance(path):
-    "What an adapter's provenance.json says; `SpecialistError` with the key that is missing or of another kind."
+    """What an adapter's provenance.json says.
+
+    `SpecialistError` with the key that is missing or of another kind.
+    """
     about = read_json(path, error=SpecialistError)
     _check_keys(about, _TOLD, path)
     return about
 
 
 def read_specialist(name):
-    "The `Specialist` of that name in data/adapters, or in the given folder; a missing or changed file raises `SpecialistError`."
+    """The `Specialist` of that name in data/adapters, or in the given folder.
+
+    A missing or changed file raises `SpecialistError`.
+    """
     folder = Path(name) if Path(name).is_dir() else adapters_folder() / str(name)
     again = "Restore it (git checkout), or train it: train_specialist."
     if not folder.is_dir():
@@ -246,7 +395,9 @@ def with_adapter(lm, folder):
 
 
 def load_specialist(name, *, dtype=None, device=None):
-    "The specialist `name` (of data/adapters, or a folder) as a `CausalLM` with the adapter merged into the weights; `base` and `column` say what it is."
+    """The specialist `name` (of data/adapters, or a folder) as a `CausalLM` with the adapter merged
+    into the weights; `base` and `column` say what it is.
+    """
     stored = read_specialist(name)
     lm = load_causal_lm(stored.about["base"], dtype=dtype, device=device)
     if lm.hash != stored.about["base_sha256"]:

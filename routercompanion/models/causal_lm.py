@@ -20,27 +20,49 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from ..assets.store import resolve_model
 from routercompanion.core import (
-    CompanionError, content_hash, file_hash, lookup, make_rng, only_one, write_json,
+    CompanionError,
+    content_hash,
+    file_hash,
+    lookup,
+    make_rng,
+    only_one,
+    write_json,
 )
 from ..data.bank import query_id
 from routercompanion.models.features import (
-    FeatureStore, ModelError, POOLINGS, PooledStates, check_place, open_partial, publish_store,
+    FeatureStore,
+    ModelError,
+    POOLINGS,
+    PooledStates,
+    check_place,
+    open_partial,
+    publish_store,
     write_batch,
 )
 from ..parallel import progress
+from ..reading import as_texts
 
 # %% ../../nbs/3_models/causal_lm.ipynb #a0fb244e
 class PromptTooLongError(CompanionError):
-    "A prompt does not fit the model's context window; the message names the row, its length and the window."
+    """A prompt does not fit the model's context window.
+
+    The message names the row, its length and the window.
+    """
 
 
 class TokenError(CompanionError):
-    "The tokenizer has no start token, no chat template, or cannot tell the asked words apart; the message names the model and the remedy."
+    """The tokenizer has no start token, no chat template, or cannot tell the asked words apart.
+
+    The message names the model and the remedy.
+    """
 
 
 def best_dtype():
-    "`torch.bfloat16` where the CPU multiplies it natively (AVX512-BF16 or AMX) or a GPU is present, else `torch.float32`."
-    if torch.cuda.is_available(): return torch.bfloat16
+    """`torch.bfloat16` where the CPU multiplies it natively (AVX512-BF16 or AMX) or a GPU is
+    present, else `torch.float32`.
+    """
+    if torch.cuda.is_available():
+        return torch.bfloat16
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text().split() if cpuinfo.is_file() else []
     return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
@@ -65,7 +87,10 @@ Generations.__doc__ = "Answers: `text` list of str; `tokens_in`, `tokens_out` (n
 
 
 def _load(folder, dtype):
-    "(model, tokenizer) of a folder; `ModelError` with what is wrong there. No code of the folder is run, no pickle is read."
+    """(model, tokenizer) of a folder; `ModelError` with what is wrong there.
+
+    No code of the folder is run, no pickle is read.
+    """
     safe = dict(trust_remote_code=False, local_files_only=True)
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
@@ -90,7 +115,10 @@ def _load(folder, dtype):
 
 
 class CausalLM:
-    "A causal language model with batched scoring and generation over a `QueryBank`; see `features` and `generate`."
+    """A causal language model with batched scoring and generation over a `QueryBank`.
+
+    See `features` and `generate`.
+    """
 
     def __init__(self, folder, *, dtype=None, device=None, name=None):
         self.folder, self.name = Path(folder), name or Path(folder).name
@@ -150,23 +178,30 @@ class CausalLM:
 
     def tokens(self, texts):
         "Token ids of each text, without special tokens."
+        texts = as_texts(texts, "texts")
         return [self.tokenizer(t, add_special_tokens=False).input_ids for t in texts]
 
 
 def load_causal_lm(name, *, dtype=None, device=None):
-    "Load a causal LM by asset name, folder or cached hub id (`resolve_model`) as `CausalLM`; `dtype` defaults to `best_dtype()`."
+    """Load a causal LM by asset name, folder or cached hub id (`resolve_model`) as `CausalLM`.
+
+    `dtype` defaults to `best_dtype()`.
+    """
     return CausalLM(resolve_model(name), dtype=dtype, device=device, name=str(name))
 
 # %% ../../nbs/3_models/causal_lm.ipynb #da8256b3
 SMALL, LARGE = "smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct"
-MODELS = {SMALL: dict(family="SmolLM2", licence="Apache-2.0", tuned="instruct"),
-          "gemma-3-270m": dict(family="Gemma 3", licence="Gemma terms", tuned="base"),
-          LARGE: dict(family="Qwen2.5-Coder", licence="Apache-2.0", tuned="instruct")}
+MODELS = {
+    SMALL: dict(family="SmolLM2", licence="Apache-2.0", tuned="instruct"),
+    "gemma-3-270m": dict(family="Gemma 3", licence="Gemma terms", tuned="base"),
+    LARGE: dict(family="Qwen2.5-Coder", licence="Apache-2.0", tuned="instruct"),
+}
 ENCODER, MAX_NEW_TOKENS = "minilm-l6-v2", 16
 
 # %% ../../nbs/3_models/causal_lm.ipynb #bf0b1cbb
 def plan_batches(lengths, tasks, query_ids, *, batch_tokens=4096, largest=96):
-    """Lists of row positions, one per batch: one task a batch, sorted by length (ties by id), `rows x longest <= batch_tokens`.
+    """Lists of row positions, one per batch: one task a batch, sorted by length (ties by id), `rows
+    x longest <= batch_tokens`.
 
     `lengths` (n,) are token counts. The plan is a function of its arguments alone.
     """
@@ -174,15 +209,24 @@ def plan_batches(lengths, tasks, query_ids, *, batch_tokens=4096, largest=96):
     batches = []
     for i in order:
         last = batches[-1] if batches else None
-        fits = last and tasks[last[0]] == tasks[i] and len(last) < largest and (len(last) + 1) * lengths[i] <= batch_tokens
-        if fits: last.append(i)
-        else: batches.append([i])
+        fits = (
+            last
+            and tasks[last[0]] == tasks[i]
+            and len(last) < largest
+            and (len(last) + 1) * lengths[i] <= batch_tokens
+        )
+        if fits:
+            last.append(i)
+        else:
+            batches.append([i])
     return batches
 
 # %% ../../nbs/3_models/causal_lm.ipynb #9f8e8f09
 @patch
 def prefix_ids(self: CausalLM, text, bos=None):
-    """Token ids of the text that all queries of a task share. `bos`: put the start token in front (None: where the model was trained with it).
+    """Token ids of the text that all queries of a task share.
+
+    `bos`: put the start token in front (None: where the model was trained with it).
 
     It is never put there twice, and one that the text itself writes (a chat template's) stays.
     """
@@ -198,7 +242,9 @@ def prefix_ids(self: CausalLM, text, bos=None):
 
 @patch
 def frame(self: CausalLM, shots, chat=False):
-    "(text before a query, token ids after it): the shots and nothing, or with `chat` the parts of the tokenizer's chat template around a user's turn of shots + query."
+    """(text before a query, token ids after it): the shots and nothing, or with `chat` the parts of
+    the tokenizer's chat template around a user's turn of shots + query.
+    """
     if not chat:
         return shots, []
     if not self.tokenizer.chat_template:
@@ -223,7 +269,9 @@ def frame(self: CausalLM, shots, chat=False):
 @patch
 @torch.inference_mode()
 def encode_shots(self: CausalLM, text, bos=None):
-    "Keys and values of the shared shots as a cache of batch size one, and their number of tokens (the start token included, see `prefix_ids`)."
+    """Keys and values of the shared shots as a cache of batch size one, and their number of tokens
+    (the start token included, see `prefix_ids`).
+    """
     ids = self.prefix_ids(text, bos)
     cache = DynamicCache(config=self.model.config)
     if ids:
@@ -254,7 +302,9 @@ def repeat_cache(self: CausalLM, cache, rows):
 @patch
 @torch.inference_mode()
 def forward_states(self: CausalLM, ids, shots, pool=None, tail=()):
-    "One forward pass over token lists `ids` (each + `tail`, which is not pooled) behind encoded `shots`: final states (B, T, D), lengths (B,), (cache, mask, next positions)."
+    """One forward pass over token lists `ids` (each + `tail`, which is not pooled) behind encoded
+    `shots`: final states (B, T, D), lengths (B,), (cache, mask, next positions).
+    """
     (cache, n_shot), own_lengths = shots, torch.tensor([len(x) for x in ids])
     lengths = own_lengths + len(tail)
     rows, longest = len(ids), int(lengths.max())
@@ -282,40 +332,58 @@ def forward_states(self: CausalLM, ids, shots, pool=None, tail=()):
 @patch
 @torch.inference_mode()
 def forward_batch(self: CausalLM, ids, shots, pool=None, tail=()):
-    "One forward pass over token lists `ids` behind encoded `shots`: next-token logits (B, V), and what is needed to go on generating."
+    """One forward pass over token lists `ids` behind encoded `shots`: next-token logits (B, V), and
+    what is needed to go on generating.
+    """
     states, lengths, state = self.forward_states(ids, shots, pool, tail)
     return self.model.lm_head(states[torch.arange(len(ids)), lengths - 1]), state
 
 # %% ../../nbs/3_models/causal_lm.ipynb #d81beb82
 @patch
 def check_window(self: CausalLM, bank, extra=0, frames=None, bos=None):
-    """Token ids of the bank's prompts; one that does not fit the window with its shots and `extra` (a number, or one per row) new tokens raises `PromptTooLongError`.
+    """Token ids of the bank's prompts.
+
+    One that does not fit the window with its shots and `extra` (a number, or one per row) new
+    tokens raises `PromptTooLongError`.
 
     `frames`: dict task -> `frame` (default: the shots alone).
     """
     frames = frames or {t: (bank.shots.get(t, ""), []) for t in bank.table.task.unique()}
-    ids, fixed = self.tokens(bank.table.prompt), {t: len(self.prefix_ids(before, bos)) + len(after) for t, (before, after) in frames.items()}
-    for row, (x, task, new) in enumerate(zip(ids, bank.table.task, np.broadcast_to(extra, len(ids)))):
+    ids = self.tokens(bank.table.prompt)
+    fixed = {
+        t: len(self.prefix_ids(before, bos)) + len(after) for t, (before, after) in frames.items()
+    }
+    for row, (x, task, new) in enumerate(
+        zip(ids, bank.table.task, np.broadcast_to(extra, len(ids)))
+    ):
         total = len(x) + fixed[task] + int(new)
         if total > self.window or not x:
-            raise PromptTooLongError(f"{bank.name}, row {row} (query {bank.table.query_id[row]}): {total} tokens with its shots, and the window of "
-                                     f"{self.name} is {self.window}; shorten or drop this prompt." if x else
-                                     f"{bank.name}, row {row}: the prompt is empty; drop this row.")
+            raise PromptTooLongError(
+                f"{bank.name}, row {row} (query {bank.table.query_id[row]}): {total} tokens with its shots, and the window of "
+                f"{self.name} is {self.window}; shorten or drop this prompt."
+                if x
+                else f"{bank.name}, row {row}: the prompt is empty; drop this row."
+            )
     return ids
 
 # %% ../../nbs/3_models/causal_lm.ipynb #c0091e8e
 def token_log_p(logits, token):
     "log p (n,) float32 of `token` (n,) under softmax(logits (n, V))."
-    return logits.gather(-1, token[:, None])[:, 0].float() - torch.cat([piece.float().logsumexp(-1) for piece in logits.split(64)])
+    return logits.gather(-1, token[:, None])[:, 0].float() - torch.cat(
+        [piece.float().logsumexp(-1) for piece in logits.split(64)]
+    )
 
 # %% ../../nbs/3_models/causal_lm.ipynb #bb393b63
 @patch
 @torch.inference_mode()
 def continue_batch(self: CausalLM, logits, state, max_new_tokens, choose=None, log_likelihood=None):
-    """Continuation of a batch: a list of token lists, without the token that ended each. Finished rows are dropped on the way.
+    """Continuation of a batch: a list of token lists, without the token that ended each.
 
-    `choose(logits (m, V), rows (m,), step)` picks the tokens (m,) of the rows still running; default: the likeliest. `log_likelihood`, a float32 tensor (B,) if
-    given, gets the sum of log p (temperature 1) of the chosen tokens, the one that ends an answer included.
+    Finished rows are dropped on the way.
+
+    `choose(logits (m, V), rows (m,), step)` picks the tokens (m,) of the rows still running;
+    default: the likeliest. `log_likelihood`, a float32 tensor (B,) if given, gets the sum of log p
+    (temperature 1) of the chosen tokens, the one that ends an answer included.
     """
     cache, mask, positions = state
     answers, rows = [[] for _ in range(len(logits))], torch.arange(len(logits))
@@ -331,12 +399,10 @@ def continue_batch(self: CausalLM, logits, state, max_new_tokens, choose=None, l
         keep = running.nonzero()[:, 0]
         if len(keep) < len(token):
             cache.batch_select_indices(keep)
-            rows, token, mask, positions = (
-                rows[keep.cpu()],
-                token[keep],
-                mask[keep],
-                positions[keep],
-            )
+            rows = rows[keep.cpu()]
+            token = token[keep]
+            mask = mask[keep]
+            positions = positions[keep]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         states = self.backbone(
             input_ids=token[:, None],
@@ -351,41 +417,75 @@ def continue_batch(self: CausalLM, logits, state, max_new_tokens, choose=None, l
 # %% ../../nbs/3_models/causal_lm.ipynb #1b5a9469
 @patch
 def generate(self: CausalLM, bank, *, max_new_tokens=16, batch_tokens=4096):
-    "Greedy answers to a bank, first line only, as `Generations`; tokens_in counts shots and prompt."
+    """Greedy answers to a bank, first line only, as `Generations`.
+
+    tokens_in counts shots and prompt.
+    """
     ids = self.check_window(bank, max_new_tokens)
-    plan = plan_batches([len(x) for x in ids], list(bank.table.task), list(bank.query_ids), batch_tokens=batch_tokens)
-    out = Generations([""] * len(bank), *(np.zeros(len(bank), t) for t in (np.int32, np.int32, np.float32)))
+    plan = plan_batches(
+        [len(x) for x in ids],
+        list(bank.table.task),
+        list(bank.query_ids),
+        batch_tokens=batch_tokens,
+    )
+    out = Generations(
+        [""] * len(bank), *(np.zeros(len(bank), t) for t in (np.int32, np.int32, np.float32))
+    )
     shots = (None, None)
     for batch in progress(plan, f"answers of {self.name}"):
         start, task = time.perf_counter(), bank.table.task[batch[0]]
-        if shots[0] != task: shots = (task, self.encode_shots(bank.shots.get(task, "")))
-        answers = self.continue_batch(*self.forward_batch([ids[i] for i in batch], shots[1]), max_new_tokens)
+        if shots[0] != task:
+            shots = (task, self.encode_shots(bank.shots.get(task, "")))
+        answers = self.continue_batch(
+            *self.forward_batch([ids[i] for i in batch], shots[1]), max_new_tokens
+        )
         out.seconds[batch] = (time.perf_counter() - start) / len(batch)
-        for i, tokens in zip(batch, answers): out.text[i], out.tokens_in[i], out.tokens_out[i] = self.tokenizer.decode(tokens), shots[1][1] + len(ids[i]), len(tokens)
+        for i, tokens in zip(batch, answers):
+            out.text[i], out.tokens_in[i], out.tokens_out[i] = (
+                self.tokenizer.decode(tokens),
+                shots[1][1] + len(ids[i]),
+                len(tokens),
+            )
     return out
 
 # %% ../../nbs/3_models/causal_lm.ipynb #8ab60af0
-def pick(logits, u, temperature=1., top_p=1.):
-    """Draw one token per row of logits (n, V) by inverting the cumulated probabilities at u (n,) in [0, 1): int64 (n,).
+def pick(logits, u, temperature=1.0, top_p=1.0):
+    """Draw one token per row of logits (n, V) by inverting the cumulated probabilities at u (n,) in
+    [0, 1): int64 (n,).
 
-    temperature >= 0 (0: the likeliest token); top_p < 1 draws among the likeliest tokens that together reach that probability. Memory: 64 rows in float64.
+    temperature >= 0 (0: the likeliest token); top_p < 1 draws among the likeliest tokens that
+    together reach that probability. Memory: 64 rows in float64.
     """
-    if temperature == 0: return logits.argmax(-1)
+    if temperature == 0:
+        return logits.argmax(-1)
     chosen = []
-    for piece, at in zip(logits.split(64), torch.as_tensor(u, dtype=torch.float64, device=logits.device).split(64)):
+    for piece, at in zip(
+        logits.split(64), torch.as_tensor(u, dtype=torch.float64, device=logits.device).split(64)
+    ):
         p = (piece.float() / temperature).softmax(-1)
         if top_p < 1:
             ranked, order = p.sort(dim=-1, descending=True, stable=True)
-            p = torch.zeros_like(p).scatter(-1, order, ranked * ((ranked.cumsum(-1) - ranked) < top_p))
+            p = torch.zeros_like(p).scatter(
+                -1, order, ranked * ((ranked.cumsum(-1) - ranked) < top_p)
+            )
         reached = p.cumsum(-1, dtype=torch.float64)
-        token = torch.searchsorted(reached, (at[:, None] * reached[:, -1:]).contiguous(), right=True)[:, 0]
+        token = torch.searchsorted(
+            reached, (at[:, None] * reached[:, -1:]).contiguous(), right=True
+        )[:, 0]
         chosen.append(token.clamp_max(p.shape[-1] - 1))
     return torch.cat(chosen)
 
 
 def own_uniforms(seed, query_id, samples, steps):
-    "Uniform numbers (samples, steps) of one query: a function of the seed and the query's id alone; more samples or steps never change the first ones."
-    return np.stack([make_rng([seed, s, int(content_hash(["draw", query_id])[:15], 16)]).random(steps) for s in range(samples)])
+    """Uniform numbers (samples, steps) of one query: a function of the seed and the query's id
+    alone; more samples or steps never change the first ones.
+    """
+    return np.stack(
+        [
+            make_rng([seed, s, int(content_hash(["draw", query_id])[:15], 16)]).random(steps)
+            for s in range(samples)
+        ]
+    )
 
 # %% ../../nbs/3_models/causal_lm.ipynb #86f63d79
 Samples = namedtuple("Samples", "text log_likelihood tokens_out tokens_scored tokens_in seconds")
@@ -395,30 +495,70 @@ for all samples); `seconds` (n,) float32, the batch's wall time shared equally."
 
 
 @patch
-def sample(self: CausalLM, bank, *, samples=5, temperature=.7, max_new_tokens=24, top_p=1., seed=42, batch_tokens=2048, rows=160):
-    """Draw `samples` answers to each query of a bank, as `Samples`; temperature 0 gives the greedy answer. At most `rows` answers are written at a time.
+def sample(
+    self: CausalLM,
+    bank,
+    *,
+    samples=5,
+    temperature=0.7,
+    max_new_tokens=24,
+    top_p=1.0,
+    seed=42,
+    batch_tokens=2048,
+    rows=160,
+):
+    """Draw `samples` answers to each query of a bank, as `Samples`.
 
-    The same seed and bank give the same answers, in any order of the bank; memory: the keys and values of `rows` answers, their shots and prompts included.
+    Temperature 0 gives the greedy answer. At most `rows` answers are written at a time.
+
+    The same seed and bank give the same answers, in any order of the bank; memory: the keys and
+    values of `rows` answers, their shots and prompts included.
     """
-    if samples < 1 or temperature < 0 or not 0 < top_p <= 1: raise CompanionError(f"samples={samples}, temperature={temperature}, top_p={top_p}: samples >= 1, temperature >= 0 and 0 < top_p <= 1.")
+    if samples < 1 or temperature < 0 or not 0 < top_p <= 1:
+        raise CompanionError(
+            f"samples={samples}, temperature={temperature}, top_p={top_p}: samples >= 1, temperature >= 0 and 0 < top_p <= 1."
+        )
     ids, n = self.check_window(bank, max_new_tokens), len(bank)
-    plan = plan_batches([len(x) for x in ids], list(bank.table.task), list(bank.query_ids), batch_tokens=batch_tokens, largest=max(1, rows // samples))
-    out = Samples([None] * n, np.zeros((n, samples), np.float32), *(np.zeros((n, samples), np.int32) for _ in range(2)), np.zeros(n, np.int32), np.zeros(n, np.float32))
+    plan = plan_batches(
+        [len(x) for x in ids],
+        list(bank.table.task),
+        list(bank.query_ids),
+        batch_tokens=batch_tokens,
+        largest=max(1, rows // samples),
+    )
+    out = Samples(
+        [None] * n,
+        np.zeros((n, samples), np.float32),
+        *(np.zeros((n, samples), np.int32) for _ in range(2)),
+        np.zeros(n, np.int32),
+        np.zeros(n, np.float32),
+    )
     shots = (None, None)
     for batch in progress(plan, f"{samples} answers of {self.name}"):
         start, task = time.perf_counter(), bank.table.task[batch[0]]
-        if shots[0] != task: shots = (task, self.encode_shots(bank.shots.get(task, "")))
+        if shots[0] != task:
+            shots = (task, self.encode_shots(bank.shots.get(task, "")))
         logits, (cache, mask, positions) = self.forward_batch([ids[i] for i in batch], shots[1])
         cache.batch_repeat_interleave(samples)
         repeat = lambda x: x.repeat_interleave(samples, 0)
-        u = np.concatenate([own_uniforms(seed, bank.query_ids[i], samples, max_new_tokens) for i in batch])
+        u = np.concatenate(
+            [own_uniforms(seed, bank.query_ids[i], samples, max_new_tokens) for i in batch]
+        )
         total = torch.zeros(len(batch) * samples)
         choose = lambda logits, rows, step: pick(logits, u[rows.numpy(), step], temperature, top_p)
-        answers = self.continue_batch(repeat(logits), (cache, repeat(mask), repeat(positions)), max_new_tokens, choose, total)
+        answers = self.continue_batch(
+            repeat(logits), (cache, repeat(mask), repeat(positions)), max_new_tokens, choose, total
+        )
         for j, i in enumerate(batch):
-            mine = answers[j * samples:(j + 1) * samples]
-            out.text[i], out.tokens_in[i] = [self.tokenizer.decode(a) for a in mine], shots[1][1] + len(ids[i])
-            out.log_likelihood[i], out.tokens_out[i] = total[j * samples:(j + 1) * samples], [len(a) for a in mine]
+            mine = answers[j * samples : (j + 1) * samples]
+            out.text[i], out.tokens_in[i] = (
+                [self.tokenizer.decode(a) for a in mine],
+                shots[1][1] + len(ids[i]),
+            )
+            out.log_likelihood[i], out.tokens_out[i] = (
+                total[j * samples : (j + 1) * samples],
+                [len(a) for a in mine],
+            )
         out.seconds[batch] = (time.perf_counter() - start) / len(batch)
     out.tokens_scored[:] = np.minimum(out.tokens_out + 1, max_new_tokens)
     return out
@@ -431,51 +571,90 @@ Scored.__doc__ = "Given answers: `log_likelihood` (n,) float32, nats, <= 0: sum 
 @patch
 @torch.inference_mode()
 def score(self: CausalLM, bank, answers, *, ending=False, batch_tokens=4096):
-    """Log-likelihood of `answers` (one str per query) behind each query's shots and prompt, as `Scored`; `ending` counts the end of the answer as a token.
+    """Log-likelihood of `answers` (one str per query) behind each query's shots and prompt, as
+    `Scored`; `ending` counts the end of the answer as a token.
 
-    Answers are tokenised on their own, as generated ones are; an empty answer has 0 tokens (1 with `ending`). One forward pass, the shots shared.
+    Answers are tokenised on their own, as generated ones are; an empty answer has 0 tokens (1 with
+    `ending`). One forward pass, the shots shared.
     """
-    if len(answers) != len(bank): raise CompanionError(f"{bank.name}: {len(answers)} answers for {len(bank)} queries; give one answer per query.")
+    answers = as_texts(answers, "answers")
+    if len(answers) != len(bank):
+        raise CompanionError(
+            f"{bank.name}: {len(answers)} answers for {len(bank)} queries; give one answer per query."
+        )
     said = self.tokens(answers)
     ids = self.check_window(bank, [len(x) for x in said])
-    plan = plan_batches([len(x) + len(a) for x, a in zip(ids, said)], list(bank.table.task), list(bank.query_ids), batch_tokens=batch_tokens)
-    out = Scored(np.zeros(len(bank), np.float32), np.array([len(a) + ending for a in said], np.int32))
+    plan = plan_batches(
+        [len(x) + len(a) for x, a in zip(ids, said)],
+        list(bank.table.task),
+        list(bank.query_ids),
+        batch_tokens=batch_tokens,
+    )
+    out = Scored(
+        np.zeros(len(bank), np.float32), np.array([len(a) + ending for a in said], np.int32)
+    )
     shots = (None, None)
     for batch in progress(plan, f"likelihoods of {self.name}"):
         task = bank.table.task[batch[0]]
-        if shots[0] != task: shots = (task, self.encode_shots(bank.shots.get(task, "")))
+        if shots[0] != task:
+            shots = (task, self.encode_shots(bank.shots.get(task, "")))
         states, _, _ = self.forward_states([ids[i] + said[i] for i in batch], shots[1])
         for r, i in enumerate(batch):
-            logits = self.model.lm_head(states[r, len(ids[i]) - 1:len(ids[i]) + len(said[i])])   # one row per token of the answer, and one after it
-            total = token_log_p(logits[:-1], torch.tensor(said[i], device=self.device)).sum() if said[i] else 0.
-            if ending: total = total + logits[-1].float().log_softmax(-1)[self.stop_tokens.unique()].logsumexp(0)
+            # one row per token of the answer, and one after it
+            logits = self.model.lm_head(states[r, len(ids[i]) - 1 : len(ids[i]) + len(said[i])])
+            total = (
+                token_log_p(logits[:-1], torch.tensor(said[i], device=self.device)).sum()
+                if said[i]
+                else 0.0
+            )
+            if ending:
+                total = total + logits[-1].float().log_softmax(-1)[
+                    self.stop_tokens.unique()
+                ].logsumexp(0)
             out.log_likelihood[i] = float(total)
     return out
 
 # %% ../../nbs/3_models/causal_lm.ipynb #91c09d7c
 @patch
 def first_tokens(self: CausalLM, words):
-    "The distinct first tokens of some spellings, as a list; a spelling without a token raises `TokenError`."
+    """The distinct first tokens of some spellings, as a list.
+
+    A spelling without a token raises `TokenError`.
+    """
     found = self.tokens(words)
-    if not words or not all(found): raise TokenError(f"{self.name}: give words that have at least one token, got {list(words)}.")
+    if not words or not all(found):
+        raise TokenError(
+            f"{self.name}: give words that have at least one token, got {list(words)}."
+        )
     return sorted({x[0] for x in found})
 
 
 @patch
 @torch.inference_mode()
 def next_token_probability(self: CausalLM, bank, words, *, batch_tokens=4096):
-    """Probability (n, groups) float32 that the next token after shots + prompt starts one of a group's spellings; the groups need not sum to 1.
+    """Probability (n, groups) float32 that the next token after shots + prompt starts one of a
+    group's spellings; the groups need not sum to 1.
 
-    words: groups of spellings, e.g. [(" Yes", "Yes"), (" No", "No")]. Groups that share a first token cannot be told apart: `TokenError`.
+    words: groups of spellings, e.g. [(" Yes", "Yes"), (" No", "No")]. Groups that share a first
+    token cannot be told apart: `TokenError`.
     """
     groups = [self.first_tokens(g) for g in words]
-    if sum(map(len, groups)) > len(set().union(*groups)): raise TokenError(f"{self.name}: two of the groups {list(words)} begin with the same token; choose other words.")
+    if sum(map(len, groups)) > len(set().union(*groups)):
+        raise TokenError(
+            f"{self.name}: two of the groups {list(words)} begin with the same token; choose other words."
+        )
     ids = self.check_window(bank)
-    plan = plan_batches([len(x) for x in ids], list(bank.table.task), list(bank.query_ids), batch_tokens=batch_tokens)
+    plan = plan_batches(
+        [len(x) for x in ids],
+        list(bank.table.task),
+        list(bank.query_ids),
+        batch_tokens=batch_tokens,
+    )
     out, shots = np.zeros((len(bank), len(groups)), np.float32), (None, None)
     for batch in progress(plan, f"next words of {self.name}"):
         task = bank.table.task[batch[0]]
-        if shots[0] != task: shots = (task, self.encode_shots(bank.shots.get(task, "")))
+        if shots[0] != task:
+            shots = (task, self.encode_shots(bank.shots.get(task, "")))
         p = self.forward_batch([ids[i] for i in batch], shots[1])[0].float().softmax(-1)
         out[batch] = torch.stack([p[:, g].sum(-1) for g in groups], 1).cpu()
     return out
@@ -486,7 +665,9 @@ _TEMPLATE = "{}, pooled over the prompt's own tokens"
 
 @patch
 def read_hash(self: CausalLM, ids, tasks, frames, bos=None):
-    "64 hex digits: everything that the model reads for the token lists `ids` (n,) of `tasks` (n,) within `frames` (dict task -> `frame`)."
+    """64 hex digits: everything that the model reads for the token lists `ids` (n,) of `tasks` (n,)
+    within `frames` (dict task -> `frame`).
+    """
     around = {
         task: [self.prefix_ids(before, bos), list(after)]
         for task, (before, after) in sorted(frames.items())
@@ -495,7 +676,11 @@ def read_hash(self: CausalLM, ids, tasks, frames, bos=None):
 
 
 def _is_of(folder, about, bank, ids):
-    "Whether the store in `folder` holds what `about` says. One of an older version, which does not name its tokens, must have ids that are hashes of the prompts."
+    """Whether the store in `folder` holds what `about` says.
+
+    One of an older version, which does not name its tokens, must have ids that are hashes of the
+    prompts.
+    """
     if not (folder / "manifest.json").is_file():
         return False
     store = FeatureStore(folder)
@@ -513,7 +698,9 @@ def _is_of(folder, about, bank, ids):
 
 
 def named_by_prompts(bank):
-    "Whether every query id of a bank is the hash of its task and prompt (`data.query_id`), so that another prompt would have another id."
+    """Whether every query id of a bank is the hash of its task and prompt (`data.query_id`), so
+    that another prompt would have another id.
+    """
     return all(
         q == query_id(t, p) for q, t, p in zip(bank.query_ids, bank.table.task, bank.table.prompt)
     )
@@ -531,18 +718,20 @@ def features(
     bos=None,
     dtype="F16",
 ):
-    """Compute (or resume, or just open) the `FeatureStore` of `bank` in `folder`. Memory: one batch; disk: 2 n L D bytes a pooling.
+    """Compute (or resume, or just open) the `FeatureStore` of `bank` in `folder`.
 
-    poolings: out of mean, last and max over the query's own tokens. chat: shots + prompt as a user's turn of the tokenizer's chat template; bos: force a
-    start token (None: the model's habit); dtype: "F16", or "BF16" for models whose states leave float16's range, as those of Gemma 3 may.
-    A store is taken again only when the same tokens were read by the same weights in the same way. Several processes may ask for it: one computes.
+    Memory: one batch; disk: 2 n L D bytes a pooling.
+
+    poolings: out of mean, last and max over the query's own tokens. chat: shots + prompt as a
+    user's turn of the tokenizer's chat template; bos: force a start token (None: the model's
+    habit); dtype: "F16", or "BF16" for models whose states leave float16's range, as those of Gemma
+    3 may. A store is taken again only when the same tokens were read by the same weights in the
+    same way. Several processes may ask for it: one computes.
     """
     for p in poolings:
         lookup(dict.fromkeys(POOLINGS), p, "pooling")
-    frames, folder = (
-        {t: self.frame(bank.shots.get(t, ""), chat) for t in bank.table.task.unique()},
-        Path(folder),
-    )
+    frames = {t: self.frame(bank.shots.get(t, ""), chat) for t in bank.table.task.unique()}
+    folder = Path(folder)
     ids = self.check_window(bank, frames=frames, bos=bos)
     about = dict(
         model=self.name,

@@ -27,7 +27,10 @@ from ..reading import as_texts
 
 # %% ../../nbs/3_models/chat.ipynb #07031506
 class EndpointError(JudgeError):
-    "The endpoint refuses every request (a wrong address, model, option or key); the message holds the status and the server's words, never the key."
+    """The endpoint refuses every request (a wrong address, model, option or key).
+
+    The message holds the status and the server's words, never the key.
+    """
 
 
 class EndpointWarning(UserWarning):
@@ -36,9 +39,13 @@ class EndpointWarning(UserWarning):
 # %% ../../nbs/3_models/chat.ipynb #62556f1d
 @dataclass(frozen=True)
 class Reply:
-    """The `text` of a reply; or None and the `problem`: 'timeout', 'http' (an error status, or no connection) or 'empty' (a reply without text).
+    """The `text` of a reply.
 
-    `reason`: the server's own words about a refusal."""
+    Or None and the `problem`: 'timeout', 'http' (an error status, or no connection) or 'empty' (a
+    reply without text).
+
+    `reason`: the server's own words about a refusal.
+    """
 
     text: str | None
     problem: str = ""
@@ -46,7 +53,8 @@ class Reply:
 
 
 def read_key(variable):
-    """The API key in the environment variable `variable`, without blanks, line ends and quotes around it; "" if there is none.
+    """The API key in the environment variable `variable`, without blanks, line ends and quotes
+    around it; "" if there is none.
 
     A blank, a line end or a sign outside ASCII within the key raises `EndpointError`, which says
     where it stands and never shows the key.
@@ -68,7 +76,10 @@ def shown_address(url):
 
 
 class _Key(requests.auth.AuthBase):
-    "Sets the bearer token from an environment variable at the moment of the request; nothing keeps or shows it."
+    """Sets the bearer token from an environment variable at the moment of the request.
+
+    Nothing keeps or shows it.
+    """
 
     def __init__(self, variable):
         self.variable = variable
@@ -80,12 +91,17 @@ class _Key(requests.auth.AuthBase):
 
 
 def backoff_wait(attempt, key, *, base=1.0, longest=60.0):
-    "Seconds to wait after failed attempt number `attempt` (0, 1, ...): doubling, at most `longest`, with jitter that depends on `key` and attempt only."
+    """Seconds to wait after failed attempt number `attempt` (0, 1, ...): doubling, at most
+    `longest`, with jitter that depends on `key` and attempt only.
+    """
     return min(longest, base * 2**attempt) * (1 + random.Random(f"{key}/{attempt}").random()) / 2
 
 # %% ../../nbs/3_models/chat.ipynb #58f12060
 class ReplyCache:
-    "Replies on disk: one JSON line for each, {key: hash, text: reply}. A last line that was cut off by an interruption is dropped. Several processes may share it."
+    """Replies on disk: one JSON line for each, {key: hash, text: reply}.
+
+    A last line that was cut off by an interruption is dropped. Several processes may share it.
+    """
 
     def __init__(self, path):
         self.path = path
@@ -118,11 +134,15 @@ class ReplyCache:
 
 # %% ../../nbs/3_models/chat.ipynb #1cb5f399
 class ChatEndpoint:
-    """A model behind an OpenAI-compatible server. `url` ends before /chat/completions, e.g. http://127.0.0.1:8000/v1.
+    """A model behind an OpenAI-compatible server.
 
-    timeout: seconds without a byte. retries: further attempts after time-outs, 429 and 5xx. options: sent along (temperature, max_tokens, ...).
-    api_key_env: name of the environment variable with the key (none set: no key is sent). n_jobs: requests at a time. cache: keep replies
-    in the user's cache (or in a given folder); failures are never kept.
+    `url` ends before /chat/completions, e.g. http://127.0.0.1:8000/v1.
+
+    timeout: seconds without a byte. retries: further attempts after time-outs, 429 and 5xx.
+    options: sent along (temperature, max_tokens, ...).
+    api_key_env: name of the environment variable with the key (none set: no key is sent). n_jobs:
+    requests at a time. cache: keep replies in the user's cache (or in a given folder); failures are
+    never kept.
     """
 
     def __init__(
@@ -139,20 +159,16 @@ class ChatEndpoint:
         n_jobs=4,
         cache=True,
     ):
-        self.url, self.model, self.timeout, self.retries, self.backoff, self.longest_wait = (
-            url,
-            model,
-            timeout,
-            retries,
-            backoff,
-            longest_wait,
-        )
-        self.options, self.api_key_env, self.n_jobs, self.cache = (
-            options,
-            api_key_env,
-            n_jobs,
-            cache,
-        )
+        self.url = url
+        self.model = model
+        self.timeout = timeout
+        self.retries = retries
+        self.backoff = backoff
+        self.longest_wait = longest_wait
+        self.options = options
+        self.api_key_env = api_key_env
+        self.n_jobs = n_jobs
+        self.cache = cache
 
     @property
     def name(self):
@@ -209,9 +225,12 @@ class ChatEndpoint:
             )
 
     def ask(self, prompts, *, repeat=0):
-        """A `Reply` for each prompt, in order. `repeat` asks again instead of taking a kept reply (0, 1, ... are kept apart).
+        """A `Reply` for each prompt, in order.
 
-        `EndpointError`: the address is none, or every request is refused; `EndpointWarning`: some are, with the server's reason.
+        `repeat` asks again instead of taking a kept reply (0, 1, ... are kept apart).
+
+        `EndpointError`: the address is none, or every request is refused; `EndpointWarning`: some
+        are, with the server's reason.
         """
         _check_address(self.url)
         prompts = as_texts(prompts, "prompts")
@@ -237,7 +256,10 @@ class ChatEndpoint:
         return replies
 
     def _say_refusals(self, replies):
-        "Raise when the server has refused every prompt, warn when it has refused some; with the commonest of its reasons."
+        """Raise when the server has refused every prompt, warn when it has refused some.
+
+        With the commonest of its reasons.
+        """
         reasons = Counter(r.reason for r in replies if r.reason)
         if not reasons:
             return
@@ -260,7 +282,10 @@ def _check_address(url):
 
 
 def _reason(got, key):
-    "The server's own words about a refusal, at most 300 signs on one line; never the key, should the server repeat it."
+    """The server's own words about a refusal, at most 300 signs on one line.
+
+    Never the key, should the server repeat it.
+    """
     try:
         found = got.json()
         error = found.get("error", found) if isinstance(found, dict) else found
@@ -285,7 +310,9 @@ def _content(got):
 
 # %% ../../nbs/3_models/chat.ipynb #980a6237
 class LocalChat:
-    "A causal LM of this process (`models.load_causal_lm`) as somebody to `ask`: greedy, its chat template if it has one. Memory: one batch of prompts."
+    """A causal LM of this process (`models.load_causal_lm`) as somebody to `ask`: greedy, its chat
+    template if it has one. Memory: one batch of prompts.
+    """
 
     def __init__(self, lm, *, max_new_tokens=16, batch_size=8):
         self.lm, self.max_new_tokens, self.batch_size = lm, max_new_tokens, batch_size

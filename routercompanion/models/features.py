@@ -26,7 +26,12 @@ from safetensors.numpy import save_file
 
 from ..assets.store import resolve_model
 from routercompanion.core import (
-    CompanionError, atomic_path, content_hash, file_hash, lookup, write_json,
+    CompanionError,
+    atomic_path,
+    content_hash,
+    file_hash,
+    lookup,
+    write_json,
 )
 
 # %% ../../nbs/3_models/features.ipynb #9d795ad3
@@ -70,42 +75,68 @@ def token_statistics(logits, top=20):
 
 # %% ../../nbs/3_models/features.ipynb #3b40c358
 class PooledStates:
-    """Context manager: while it is open, each forward pass of `model` leaves its pooled states in `mean`, `last` and `max` (those in `poolings`), (B, L, D) float32.
+    """Context manager: while it is open, each forward pass of `model` leaves its pooled states in
+    `mean`, `last` and `max` (those in `poolings`), (B, L, D) float32.
 
-    `mask` (B, T) marks the tokens to pool. Entry 0 is the embedding output, entries 1..L-2 are the layers, the last is after the final norm.
+    `mask` (B, T) marks the tokens to pool. Entry 0 is the embedding output, entries 1..L-2 are the
+    layers, the last is after the final norm.
     """
+
     def __init__(self, model, poolings=("mean", "last")):
         base = model.model
-        self.modules, self.poolings = [model.get_input_embeddings(), *base.layers[:-1], base.norm], poolings
+        self.modules = [model.get_input_embeddings(), *base.layers[:-1], base.norm]
+        self.poolings = poolings
         self.mask = self.mean = self.last = self.max = None
 
     def __enter__(self):
-        self.handles = [m.register_forward_hook(lambda mod, args, out, i=i: self._pool(i, out)) for i, m in enumerate(self.modules)]
+        self.handles = [
+            m.register_forward_hook(lambda mod, args, out, i=i: self._pool(i, out))
+            for i, m in enumerate(self.modules)
+        ]
         return self
 
     def __exit__(self, *error):
-        for handle in self.handles: handle.remove()
+        for handle in self.handles:
+            handle.remove()
 
     def start(self, mask, width):
         self.mask, self.lengths = mask, mask.sum(1)
-        self.final = mask.shape[1] - 1 - mask.flip(1).argmax(1)   # position of each row's last marked token
-        for name in self.poolings: setattr(self, name, torch.empty(len(mask), len(self.modules), width))
+        # position of each row's last marked token
+        self.final = mask.shape[1] - 1 - mask.flip(1).argmax(1)
+        for name in self.poolings:
+            setattr(self, name, torch.empty(len(mask), len(self.modules), width))
 
     def _pool(self, layer, out):
-        if self.mask is None: return
-        states = (out[0] if isinstance(out, tuple) else out)
-        mask, final, lengths = (t.to(states.device) for t in (self.mask, self.final, self.lengths))   # layers may lie on several devices
-        if "last" in self.poolings: self.last[:, layer] = states[torch.arange(len(states), device=states.device), final].float().cpu()
-        if "mean" in self.poolings: self.mean[:, layer] = (torch.bmm(mask[:, None, :].float(), states.float())[:, 0] / lengths[:, None]).cpu()
-        if "max" in self.poolings: self.max[:, layer] = states.masked_fill(mask[:, :, None] == 0, -torch.inf).amax(1).float().cpu()
+        if self.mask is None:
+            return
+        states = out[0] if isinstance(out, tuple) else out
+        # layers may lie on several devices
+        mask, final, lengths = (t.to(states.device) for t in (self.mask, self.final, self.lengths))
+        if "last" in self.poolings:
+            self.last[:, layer] = (
+                states[torch.arange(len(states), device=states.device), final].float().cpu()
+            )
+        if "mean" in self.poolings:
+            self.mean[:, layer] = (
+                torch.bmm(mask[:, None, :].float(), states.float())[:, 0] / lengths[:, None]
+            ).cpu()
+        if "max" in self.poolings:
+            self.max[:, layer] = (
+                states.masked_fill(mask[:, :, None] == 0, -torch.inf).amax(1).float().cpu()
+            )
 
 # %% ../../nbs/3_models/features.ipynb #694ee35e
 SAFETENSORS_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "I32": "int32"}
 
 
 def numpy_dtype(name):
-    "The NumPy type of a safetensors type; bfloat16 (the range of float32 with 8 bits of mantissa) is known to NumPy once ml_dtypes is imported."
-    if name == "BF16": import ml_dtypes  # noqa: F401  (registers bfloat16)
+    """The NumPy type of a safetensors type.
+
+    bfloat16 (the range of float32 with 8 bits of mantissa) is known to NumPy once ml_dtypes is
+    imported.
+    """
+    if name == "BF16":
+        import ml_dtypes  # noqa: F401  (registers bfloat16)
     return np.dtype(lookup(SAFETENSORS_DTYPES, name, "tensor type"))
 
 # %% ../../nbs/3_models/features.ipynb #2ab2d4df
@@ -117,7 +148,10 @@ def json_header(path, size):
 
 # %% ../../nbs/3_models/features.ipynb #177210e8
 def open_tensor(path, name, mode="r"):
-    "Memory-map tensor `name` of a safetensors file as a NumPy array; a truncated or foreign file raises `FeatureFileError`."
+    """Memory-map tensor `name` of a safetensors file as a NumPy array.
+
+    A truncated or foreign file raises `FeatureFileError`.
+    """
     path = Path(path)
     try:
         with safe_open(path, "np") as f:
@@ -126,14 +160,18 @@ def open_tensor(path, name, mode="r"):
         head = int.from_bytes(path.open("rb").read(8), "little")
         start = json_header(path, head)[name]["data_offsets"][0] + 8 + head
         return np.memmap(path, dtype, mode, start, tuple(shape))
-    except CompanionError: raise
+    except CompanionError:
+        raise
     except Exception as e:
-        raise FeatureFileError(f"{path}: cannot read tensor {name!r} ({e}). The file is missing, truncated or not a feature file: "
-                               "delete its folder and compute the features again.") from e
+        raise FeatureFileError(
+            f"{path}: cannot read tensor {name!r} ({e}). The file is missing, truncated or not a feature file: "
+            "delete its folder and compute the features again."
+        ) from e
 
 # %% ../../nbs/3_models/features.ipynb #8713617a
 def reserve(file, size):
-    """Give the open `file` `size` bytes of the disk now, so that a later write through a memory map cannot fail.
+    """Give the open `file` `size` bytes of the disk now, so that a later write through a memory map
+    cannot fail.
 
     `FeatureFileError`: the disk is full. (Without the space a write into a map ends the process.)
     """
@@ -150,7 +188,10 @@ def reserve(file, size):
 
 
 def create_tensor(path, name, shape, dtype="F16"):
-    "Create a safetensors file with one zero tensor of `shape` without holding it in memory; return its writable memory map."
+    """Create a safetensors file with one zero tensor of `shape` without holding it in memory.
+
+    Return its writable memory map.
+    """
     n_bytes = int(np.prod(shape, dtype=np.int64)) * numpy_dtype(dtype).itemsize
     head = json.dumps(
         {name: {"dtype": dtype, "shape": list(shape), "data_offsets": [0, n_bytes]}}
@@ -164,7 +205,10 @@ def create_tensor(path, name, shape, dtype="F16"):
 
 # %% ../../nbs/3_models/features.ipynb #0a191002
 class FeatureArray(np.ndarray):
-    "Numbers that know their `origin` (a dict, or None). Rows taken out of them know it too; what is calculated from them is a plain array."
+    """Numbers that know their `origin` (a dict, or None).
+
+    Rows taken out of them know it too; what is calculated from them is a plain array.
+    """
 
     def __array_finalize__(self, source):
         self.origin = getattr(source, "origin", None)
@@ -199,8 +243,9 @@ def weights_hash(folder):
 class FeatureStore:
     """Features of one model on one bank, read through memory maps.
 
-    `mean`, `last` and `max` (those that were asked for) are (n, L, D) float16 or bfloat16 arrays, `logits` a dict of (n,) or
-    (n, k) arrays (`token_statistics`), `lengths` (n,) the numbers of the query's own tokens, `query_ids` (n,) strings.
+    `mean`, `last` and `max` (those that were asked for) are (n, L, D) float16 or bfloat16 arrays,
+    `logits` a dict of (n,) or (n, k) arrays (`token_statistics`), `lengths` (n,) the numbers of the
+    query's own tokens, `query_ids` (n,) strings.
     """
 
     def __init__(self, folder):
@@ -219,7 +264,9 @@ class FeatureStore:
             ) from e
 
     def origin(self, pooling="mean"):
-        'Where these numbers come from: model, its weights, template, shots ("none" or "worked examples") and `pooling`.'
+        """Where these numbers come from: model, its weights, template, shots ("none" or "worked
+        examples") and `pooling`.
+        """
         get = self.manifest.get
         bare = str(get("template", "")).startswith("prompt") or get("shots") == content_hash({})
         return {
@@ -269,7 +316,10 @@ class FeatureStore:
         return self._small["lengths"]
 
     def rows(self, query_ids):
-        "Positions of `query_ids` in this store; an id that is not here raises an error that names it."
+        """Positions of `query_ids` in this store.
+
+        An id that is not here raises an error that names it.
+        """
         where = {q: i for i, q in enumerate(self.query_ids)}
         missing = [q for q in query_ids if q not in where]
         if missing:
@@ -279,14 +329,14 @@ class FeatureStore:
         return np.array([where[q] for q in query_ids], int)
 
 # %% ../../nbs/3_models/features.ipynb #cbb97aae
-POOLINGS, STATISTICS = (
-    ("mean", "last", "max"),
-    ("entropy", "margin", "max_logit", "max_prob", "log_normaliser", "lengths"),
-)
+POOLINGS = ("mean", "last", "max")
+STATISTICS = ("entropy", "margin", "max_logit", "max_prob", "log_normaliser", "lengths")
 
 
 def open_partial(folder, poolings, shape, dtype="F16"):
-    """The arrays of a store under construction and the set of finished batches; pooled states are stored as `dtype`.
+    """The arrays of a store under construction and the set of finished batches.
+
+    Pooled states are stored as `dtype`.
 
     A damaged one is begun again; when the disk has no room for it, nothing of it is left.
     """
@@ -330,19 +380,30 @@ def _partial_arrays(folder, poolings):
 
 # %% ../../nbs/3_models/features.ipynb #21dd03ae
 def write_batch(arrays, batch, pool, logits, lengths):
-    "Write one batch's pooled states and logit statistics into the rows `batch`; states beyond the range of the store's type raise `FeatureFileError`."
+    """Write one batch's pooled states and logit statistics into the rows `batch`.
+
+    States beyond the range of the store's type raise `FeatureFileError`.
+    """
     for name in (p for p in POOLINGS if p in arrays):
         states = getattr(pool, name).numpy()
-        with np.errstate(over="ignore"): stored = states.astype(arrays[name].dtype)
+        with np.errstate(over="ignore"):
+            stored = states.astype(arrays[name].dtype)
         fits = np.isfinite(stored).all((1, 2))
         if not fits.all():
-            raise FeatureFileError(f"row {batch[int(fits.argmin())]}: a hidden state is not finite in {stored.dtype.name} (largest {np.abs(states).max():.3g}). "
-                                   "This model's states leave that range: compute the features with dtype='BF16', or only its generations.")
+            raise FeatureFileError(
+                f"row {batch[int(fits.argmin())]}: a hidden state is not finite in {stored.dtype.name} (largest {np.abs(states).max():.3g}). "
+                "This model's states leave that range: compute the features with dtype='BF16', or only its generations."
+            )
         arrays[name][batch] = stored
     found = token_statistics(logits.cpu())
-    arrays["statistics"][batch] = np.stack([*(found[k] for k in STATISTICS[:-1]), np.array(lengths, np.float32)], 1)
-    arrays["top"][batch] = np.stack([found["top_logits"], found["top_tokens"].astype(np.float32)], 1)
-    for a in arrays.values(): a.flush()
+    arrays["statistics"][batch] = np.stack(
+        [*(found[k] for k in STATISTICS[:-1]), np.array(lengths, np.float32)], 1
+    )
+    arrays["top"][batch] = np.stack(
+        [found["top_logits"], found["top_tokens"].astype(np.float32)], 1
+    )
+    for a in arrays.values():
+        a.flush()
 
 # %% ../../nbs/3_models/features.ipynb #e30d4c1f
 STORE_FILES = {"manifest.json", "logits.safetensors", *(f"{p}.safetensors" for p in POOLINGS)}
@@ -360,7 +421,9 @@ def check_place(folder):
 
 
 def publish_store(partial, folder, arrays, about):
-    "Give a complete store its real name: small arrays into one file, the manifest, and one rename. An older store of that name goes."
+    """Give a complete store its real name: small arrays into one file, the manifest, and one
+    rename. An older store of that name goes.
+    """
     check_place(folder)
     numbers, top = np.array(arrays["statistics"]), np.array(arrays["top"])
     small = {k: np.ascontiguousarray(numbers[:, i]) for i, k in enumerate(STATISTICS)}
@@ -380,11 +443,17 @@ def publish_store(partial, folder, arrays, about):
 
 # %% ../../nbs/3_models/features.ipynb #8db0c609
 class TruncatedTextWarning(UserWarning):
-    "Some texts are longer than what the encoder reads; the message gives their number and the first rows."
+    """Some texts are longer than what the encoder reads.
+
+    The message gives their number and the first rows.
+    """
 
 
 class Encoder:
-    "A sentence encoder; `encode(texts)` returns (n, D) float32 vectors of length 1 that know their `origin`."
+    """A sentence encoder.
+
+    `encode(texts)` returns (n, D) float32 vectors of length 1 that know their `origin`.
+    """
 
     def __init__(self, folder, *, name=None, device="cpu"):
         from sentence_transformers import SentenceTransformer
@@ -421,7 +490,10 @@ class Encoder:
         return [i for i, ids in zip(long, tokens) if len(ids) > limit]
 
     def encode(self, texts, batch_size=64):
-        "Vectors (n, D) of a list of texts; `TruncatedTextWarning` for those that are too long. `CompanionError`: one of them is no text."
+        """Vectors (n, D) of a list of texts; `TruncatedTextWarning` for those that are too long.
+
+        `CompanionError`: one of them is no text.
+        """
         texts = _texts(texts)
         if rows := self.cut(texts):
             shown = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
@@ -451,7 +523,10 @@ def load_encoder(name, *, device="cpu"):
 
 
 def _texts(texts):
-    "A list of the texts; one text alone, or anything else than a text among them, is refused with its row."
+    """A list of the texts.
+
+    One text alone, or anything else than a text among them, is refused with its row.
+    """
     if isinstance(texts, str):
         raise CompanionError(f"Give a list of texts, not one text: [{texts[:40]!r}].")
     texts = list(texts)

@@ -101,36 +101,69 @@ def print_table(frame, columns=None, title=None):
     "Print a data frame as a table of text."
     from rich.table import Table
     from rich.text import Text
-    table = Table(title=title, title_justify="left", header_style="bold", show_edge=False, pad_edge=False)
-    for c in columns or frame.columns: table.add_column(str(c), overflow="fold")
-    for row in frame[list(columns or frame.columns)].itertuples(index=False): table.add_row(*(Text(str(v)) for v in row))
+
+    table = Table(
+        title=title, title_justify="left", header_style="bold", show_edge=False, pad_edge=False
+    )
+    for c in columns or frame.columns:
+        table.add_column(str(c), overflow="fold")
+    for row in frame[list(columns or frame.columns)].itertuples(index=False):
+        table.add_row(*(Text(str(v)) for v in row))
     console().print(table)
 
 # %% ../../nbs/9_reproduce/cli.ipynb #98b1dcdf
 @app.command("reproduce")
-def reproduce_command(profile: str = PROFILE,
-                      only: str = typer.Option(None, "--only", help="An item (xbench_table1), a paper (xbench) or a step, and what it needs."),
-                      from_scratch: bool = typer.Option(False, "--from-scratch", help="Use no recorded outcomes and no earlier results."),
-                      book: bool = typer.Option(True, help="Build the HTML book in _book/ afterwards."),
-                      jobs: int = typer.Option(None, "--jobs", min=1, help="Steps that run at a time. Default: 2."),
-                      quiet: bool = typer.Option(False, "--quiet", "-q", help="Print nothing but errors.")):
-    "Run every notebook whose result is not up to date, publish figures/PROFILE/, and build the book. Interrupted runs resume."
+def reproduce_command(
+    profile: str = PROFILE,
+    only: str = typer.Option(
+        None,
+        "--only",
+        help="An item (xbench_table1), a paper (xbench) or a step, and what it needs.",
+    ),
+    from_scratch: bool = typer.Option(
+        False, "--from-scratch", help="Use no recorded outcomes and no earlier results."
+    ),
+    book: bool = typer.Option(True, help="Build the HTML book in _book/ afterwards."),
+    jobs: int = typer.Option(None, "--jobs", min=1, help="Steps that run at a time. Default: 2."),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="Print nothing but errors."),
+):
+    """Run every notebook whose result is not up to date, publish figures/PROFILE/, and build the
+    book. Interrupted runs resume.
+    """
     from routercompanion.reproduce.run import reproduce
     from routercompanion.reproduce.store import Workspace
-    results = reproduce(profile=profile, only=only, from_scratch=from_scratch, book=book, quiet=quiet, jobs=jobs)
+
+    results = reproduce(
+        profile=profile, only=only, from_scratch=from_scratch, book=book, quiet=quiet, jobs=jobs
+    )
     counts = {s: sum(r.status == s for r in results) for s in ("ran", "restored", "cached")}
-    if not quiet: typer.echo(", ".join(f"{n} {s}" for s, n in counts.items() if n) + f"; results in {Workspace(profile=profile).figures}")
+    if not quiet:
+        typer.echo(
+            ", ".join(f"{n} {s}" for s, n in counts.items() if n)
+            + f"; results in {Workspace(profile=profile).figures}"
+        )
 
 # %% ../../nbs/9_reproduce/cli.ipynb #a8161f2a
 @app.command("items")
-def items_command(profile: str = PROFILE, paper: str = typer.Option(None, "--paper", help="Only this paper."),
-                  as_csv: bool = typer.Option(False, "--csv", help="Print CSV with all columns.")):
-    "List every table and figure of the five papers: what it is here, its notebook, and its state (present, stale, missing)."
+def items_command(
+    profile: str = PROFILE,
+    paper: str = typer.Option(None, "--paper", help="Only this paper."),
+    as_csv: bool = typer.Option(False, "--csv", help="Print CSV with all columns."),
+):
+    """List every table and figure of the five papers: what it is here, its notebook, and its state
+    (present, stale, missing).
+    """
     from routercompanion.reproduce.store import list_items
+
     table = list_items(profile=profile)
-    if paper and paper not in set(table["paper"]): raise CompanionError(f"Unknown paper {paper!r}. Known: {', '.join(sorted(set(table['paper'])))}.")
-    if paper: table = table[table["paper"] == paper]
-    if as_csv: typer.echo(table.to_csv(index=False), nl=False)
+    if paper and paper not in set(table["paper"]):
+        raise CompanionError(
+            f"Unknown paper {paper!r}. Known: {', '.join(sorted(set(table['paper'])))}."
+        )
+    if paper:
+        table = table[table["paper"] == paper]
+    if as_csv:
+        typer.echo(table.to_csv(index=False), nl=False)
     else:
         print_table(table, ["id", "status", "state", "notebook", "title"])
         counts = "; ".join(f"{n} {s}" for s, n in table["status"].value_counts().items())
@@ -138,17 +171,29 @@ def items_command(profile: str = PROFILE, paper: str = typer.Option(None, "--pap
 
 # %% ../../nbs/9_reproduce/cli.ipynb #15fcad3c
 @app.command("assets")
-def assets_command(action: str = typer.Argument("list", help="list, fetch or verify"),
-                   names: list[str] = typer.Argument(None, help="Names of assets; without names, what the default profile needs.")):
-    "Models and data: list what the lock names, fetch it into the user cache, or verify what is there."
+def assets_command(
+    action: str = typer.Argument("list", help="list, fetch or verify"),
+    names: list[str] = typer.Argument(
+        None, help="Names of assets; without names, what the default profile needs."
+    ),
+):
+    """Models and data: list what the lock names, fetch it into the user cache, or verify what is
+    there.
+    """
     from routercompanion.assets.store import asset_status, fetch, verify_asset
-    if action == "list": print_table(asset_status(), ["name", "kind", "licence", "size", "cached"])
+
+    if action == "list":
+        print_table(asset_status(), ["name", "kind", "licence", "size", "cached"])
     elif action == "fetch":
-        for name, folder in fetch(names or None).items(): typer.echo(f"{name}: {folder}")
+        for name, folder in fetch(names or None).items():
+            typer.echo(f"{name}: {folder}")
     elif action == "verify":
         status = asset_status()
-        for name in names or list(status.name[status.cached]): verify_asset(name); typer.echo(f"{name}: ok")
-    else: raise CompanionError(f"Unknown action {action!r}. Known: fetch, list, verify.")
+        for name in names or list(status.name[status.cached]):
+            verify_asset(name)
+            typer.echo(f"{name}: ok")
+    else:
+        raise CompanionError(f"Unknown action {action!r}. Known: fetch, list, verify.")
 
 # %% ../../nbs/9_reproduce/cli.ipynb #0cdc6da8
 GOOD = ("identical", "equal", "overlap", "added")
@@ -162,7 +207,10 @@ def verify_command(
     ),
     strict: bool = typer.Option(False, "--strict", help="Accept nothing but identical bytes."),
 ):
-    "Compare the regenerated tables with the committed ones, cell by cell. Exit status 1 when a table is not what it should be."
+    """Compare the regenerated tables with the committed ones, cell by cell.
+
+    Exit status 1 when a table is not what it should be.
+    """
     from routercompanion.reproduce.checks import committed_figures, compare_figures, flip_rate
     from routercompanion.reproduce.store import Workspace
 
@@ -197,6 +245,7 @@ def prompt_table(path: str | Path, kind: str | None = None):
     """
     import pandas as pd
     from routercompanion.data.prompts import read_prompts
+
     found = read_prompts(path, kind=kind)
     columns = {name: [*map(_cell, values)] for name, values in found.columns.items()}
     # as objects: a whole number beside a missing one stays whole
@@ -209,15 +258,19 @@ def prompt_table(path: str | Path, kind: str | None = None):
 def _cell(value):
     "What a CSV can hold of a value from a JSON or Parquet file."
     import json
+
     if isinstance(value, (dict, list)):
         return json.dumps(value, ensure_ascii=False, default=str)
     return value
 
 # %% ../../nbs/9_reproduce/cli.ipynb #95e4600e
 def prompt_features(table, router, folder, encoder=None):
-    """What `router` wants to see of the prompts in `table`, computed as its `origin_` says; states and logits go through `folder`.
+    """What `router` wants to see of the prompts in `table`, computed as its `origin_` says.
 
-    encoder: for a router of vectors that does not say whose. Raises `CompanionError` for what cannot be computed of bare prompts.
+    States and logits go through `folder`.
+
+    encoder: for a router of vectors that does not say whose. Raises `CompanionError` for what
+    cannot be computed of bare prompts.
     """
     kind, origin = router.feature_kind, getattr(router, "origin_", None)
     if kind in ("text", "none"):
@@ -259,7 +312,9 @@ def _embeddings(table, origin, encoder):
 
 # %% ../../nbs/9_reproduce/cli.ipynb #0a191031
 def _states(table, kind, origin, folder):
-    "The states or logits of the bare prompts, read by the model and in the way that `origin` names."
+    """The states or logits of the bare prompts, read by the model and in the way that `origin`
+    names.
+    """
     if not origin:
         raise CompanionError(
             "This router reads a small model, and does not say which one and how. Fit it on a feature store or on "
@@ -290,7 +345,9 @@ def _states(table, kind, origin, folder):
 
 
 def prompt_bank(table):
-    "A query bank of one's own prompts: no references, one task, equal prompts told apart by their row."
+    """A query bank of one's own prompts: no references, one task, equal prompts told apart by their
+    row.
+    """
     import pandas as pd
     from routercompanion.data.bank import QueryBank
 
@@ -308,11 +365,14 @@ def route_prompts(
     call_rate: float | None = None,
     encoder: str | None = None,
 ):
-    """The `table` of prompts with the router's decisions as further columns; a column of the table that bears such a name becomes `input_NAME`.
+    """The `table` of prompts with the router's decisions as further columns.
 
-    A pair: `score` (high = the large model) and `decision` (small or large, by the saved threshold, or by the one for another
-    `call_rate` on the validation queries). A pool: `choice` (index of the model with the best predicted quality minus trade_off
-    times its normalised cost), `model` (its name) and `quality` (predicted, in the outcomes' unit).
+    A column of the table that bears such a name becomes `input_NAME`.
+
+    A pair: `score` (high = the large model) and `decision` (small or large, by the saved threshold,
+    or by the one for another `call_rate` on the validation queries). A pool: `choice` (index of the
+    model with the best predicted quality minus trade_off times its normalised cost), `model` (its
+    name) and `quality` (predicted, in the outcomes' unit).
     encoder: whose vectors a router reads that does not say so itself.
     """
     if hasattr(router, "act"):
@@ -337,11 +397,11 @@ def route_prompts(
 
 # %% ../../nbs/9_reproduce/cli.ipynb #b0c10002
 def threshold_of(router, call_rate=None):
-    "(threshold, call rate that validation promises or None): the saved ones, or those for another `call_rate` on the validation queries."
-    threshold, report = (
-        getattr(router, "threshold_", None),
-        getattr(router, "threshold_report_", {}),
-    )
+    """(threshold, call rate that validation promises or None): the saved ones, or those for another
+    `call_rate` on the validation queries.
+    """
+    threshold = getattr(router, "threshold_", None)
+    report = getattr(router, "threshold_report_", {})
     if threshold is None:
         raise CompanionError(
             "This router has no threshold. Call choose_threshold on validation data and save it again."
@@ -386,7 +446,10 @@ def _pool_decisions(router, table, X, trade_off):
 
 
 def _beside(table, **columns):
-    "The table with these columns behind its own; one of its own that has such a name is kept as `input_NAME`."
+    """The table with these columns behind its own.
+
+    One of its own that has such a name is kept as `input_NAME`.
+    """
     taken = {name: f"input_{name}" for name in columns if name in table}
     while set(taken.values()) & set(table.columns):
         taken = {name: f"input_{kept}" for name, kept in taken.items()}
@@ -394,7 +457,8 @@ def _beside(table, **columns):
 
 # %% ../../nbs/9_reproduce/cli.ipynb #0a191032
 def pair_notes(score, threshold, promised=None, seen=None):
-    """What a reader of decisions should know, a list of lines: threshold, expected and realised call rate, and warnings.
+    """What a reader of decisions should know, a list of lines: threshold, expected and realised
+    call rate, and warnings.
 
     score (n,) of the prompts; promised: call rate on the validation queries; seen: their scores.
     """
@@ -418,7 +482,9 @@ SHIPPED, SHIPPED_STEP = "xbench_router", "papers/xbench_router"
 
 
 def router_folder(router=None, profile=None):
-    "The folder of the router to use: `router`, else the one that the step `SHIPPED_STEP` has made for this profile. `CompanionError`: it is not there."
+    """The folder of the router to use: `router`, else the one that the step `SHIPPED_STEP` has made
+    for this profile. `CompanionError`: it is not there.
+    """
     from routercompanion.core import get_profile
 
     name = get_profile(profile).name
@@ -472,9 +538,12 @@ def route_command(
     ),
     profile: str = PROFILE,
 ):
-    """Send prompts through a trained router; prints CSV, and on standard error what the decisions rest on.
+    """Send prompts through a trained router.
 
-    Two models: score (high = large model) and decision. A pool: the chosen model, its name and its predicted quality.
+    Prints CSV, and on standard error what the decisions rest on.
+
+    Two models: score (high = large model) and decision. A pool: the chosen model, its name and its
+    predicted quality.
     """
     import warnings
 
@@ -497,9 +566,12 @@ def route_command(
 
 # %% ../../nbs/9_reproduce/cli.ipynb #b0c10005
 @app.command("routers")
-def routers_command(as_csv: bool = typer.Option(False, "--csv", help="Print CSV with all columns.")):
+def routers_command(
+    as_csv: bool = typer.Option(False, "--csv", help="Print CSV with all columns."),
+):
     "List every router: its family, when it decides, what it reads, how it decides, and its source."
     from routercompanion.routers.registry import list_routers
+
     table = list_routers()
     if as_csv:
         typer.echo(table.to_csv(index=False), nl=False)
@@ -508,29 +580,48 @@ def routers_command(as_csv: bool = typer.Option(False, "--csv", help="Print CSV 
 
 # %% ../../nbs/9_reproduce/cli.ipynb #9eb6f006
 @app.command("doctor")
-def doctor_command(network: bool = typer.Option(False, "--network", help="Also ask the package index.")):
-    "Check this machine: Python, packages, bfloat16, memory, disk, folders and assets. Exit status 1 when there is a problem."
+def doctor_command(
+    network: bool = typer.Option(False, "--network", help="Also ask the package index."),
+):
+    """Check this machine: Python, packages, bfloat16, memory, disk, folders and assets.
+
+    Exit status 1 when there is a problem.
+    """
     from routercompanion.reproduce.checks import examine
+
     table = examine(network=network)
     print_table(table)
     raise typer.Exit(int((table.state == "problem").any()))
 
 # %% ../../nbs/9_reproduce/cli.ipynb #5a731ca4
 @app.command("notebooks")
-def notebooks_command(only: str = typer.Option(None, "--only", help="A step, an item or a paper, and what it needs."), profile: str = PROFILE,
-                      cached: bool = typer.Option(False, "--cached", help="Take executed copies that are up to date instead of running again.")):
+def notebooks_command(
+    only: str = typer.Option(None, "--only", help="A step, an item or a paper, and what it needs."),
+    profile: str = PROFILE,
+    cached: bool = typer.Option(
+        False, "--cached", help="Take executed copies that are up to date instead of running again."
+    ),
+):
     "Run the notebooks in fresh kernels, store their tidy outputs in nbs/, and write README.md."
     from routercompanion.reproduce.run import commit_notebooks
-    for name in commit_notebooks(profile=profile, only=only, again=not cached): typer.echo(name)
+
+    for name in commit_notebooks(profile=profile, only=only, again=not cached):
+        typer.echo(name)
     readme_command(check=False)
 
 
 @app.command("readme")
-def readme_command(check: bool = typer.Option(False, "--check", help="Write nothing; exit status 1 when README.md is not current.")):
+def readme_command(
+    check: bool = typer.Option(
+        False, "--check", help="Write nothing; exit status 1 when README.md is not current."
+    ),
+):
     "Write README.md from nbs/index.ipynb."
     from routercompanion.reproduce.book import make_readme
+
     path = project_root() / "README.md"
     text = make_readme()
-    if check: raise typer.Exit(int(not path.exists() or path.read_text(encoding="utf-8") != text))
+    if check:
+        raise typer.Exit(int(not path.exists() or path.read_text(encoding="utf-8") != text))
     write_text(path, text)
     typer.echo(str(path))

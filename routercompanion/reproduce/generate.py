@@ -118,12 +118,18 @@ def new_router(name, family="difficulty", root=None):
     root, families = Path(root or project_root()), router_families(root)
     check_name(name, CAP_WORDS, "router", "LinearRouter")
     if family not in families:
-        raise GenerateError(f"Unknown family {family!r}. Known: {', '.join(families)}. "
-                            f"A new one begins with nbs/6_routers/{family}/index.ipynb.")
+        raise GenerateError(
+            f"Unknown family {family!r}. Known: {', '.join(families)}. "
+            f"A new one begins with nbs/6_routers/{family}/index.ipynb."
+        )
     refuse_known(name, "routers", root)
     stem = file_stem(name)
-    words = {"MyRouter": name, "my_router": stem, "My router": _title(name),
-             "routers.difficulty": f"routers.{family}"}
+    words = {
+        "MyRouter": name,
+        "my_router": stem,
+        "My router": _title(name),
+        "routers.difficulty": f"routers.{family}",
+    }
     path = root / "nbs" / "6_routers" / family / f"{stem}.ipynb"
     nb = fill_template("router", words, root)
     return place_notebook(nb, path, root, Path("routers", family, f"{stem}.py"))
@@ -200,7 +206,8 @@ NEXT = {
 paper,item,row,column,metric,value,unit,model_small,model_large,data,source
 and say what each item is in data/paper/items.csv, for example
 {name},Table 1,TITLE,analogue,papers/{name},NOTE
-Then fill in what says TODO and run `routercompanion reproduce --only papers/{name}`."""}
+Then fill in what says TODO and run `routercompanion reproduce --only papers/{name}`.""",
+}
 
 # %% ../../nbs/9_reproduce/generate.ipynb #57ad0d9d
 def main(arguments=None):
@@ -223,5 +230,5 @@ def main(arguments=None):
     return 0
 
 # %% ../../nbs/9_reproduce/generate.ipynb #2afdd041
-if __name__ == "__main__" and "__file__" in globals():   # a notebook is __main__ too
+if __name__ == "__main__" and "__file__" in globals():  # a notebook is __main__ too
     sys.exit(main())

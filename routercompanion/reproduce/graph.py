@@ -18,7 +18,13 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from routercompanion.core import (
-    CompanionError, content_hash, exported_names, file_hash, get_profile, lookup, project_root,
+    CompanionError,
+    content_hash,
+    exported_names,
+    file_hash,
+    get_profile,
+    lookup,
+    project_root,
 )
 from .notebooks import code_sources
 
@@ -27,11 +33,14 @@ from .notebooks import code_sources
 class Step:
     """One notebook in the graph.
 
-    `notebook` and `data` (files or folders that it reads) are relative to the project root; `needs` are names of other steps;
-    `parameters` may hold "{profile}", "{out}" and "{from_scratch}"; `outputs` are file names that it must write into `out`;
-    `inputs` says for each kind of input whether it is "computed" or "recorded". `profiles` names those in which the step exists (empty: all);
-    `instead_of` the step whose items it makes there. `alone`: it runs models, so nothing runs beside it and it gets all threads.
+    `notebook` and `data` (files or folders that it reads) are relative to the project root; `needs`
+    are names of other steps; `parameters` may hold "{profile}", "{out}" and "{from_scratch}";
+    `outputs` are file names that it must write into `out`; `inputs` says for each kind of input
+    whether it is "computed" or "recorded". `profiles` names those in which the step exists (empty:
+    all); `instead_of` the step whose items it makes there. `alone`: it runs models, so nothing runs
+    beside it and it gets all threads.
     """
+
     name: str
     notebook: str
     needs: tuple = ()
@@ -45,14 +54,18 @@ class Step:
 
 # %% ../../nbs/9_reproduce/graph.ipynb #c8b9e81c
 def sort_steps(steps, only=None):
-    """The steps in an order that respects `needs`; ties keep the order of `steps`. With `only` (names), those and all they need.
+    """The steps in an order that respects `needs`; ties keep the order of `steps`.
+
+    With `only` (names), those and all they need.
 
     Raises `CompanionError` for two steps of one name, a need that no step provides, and a cycle.
     """
     table = {s.name: s for s in steps}
-    if len(table) < len(steps): raise CompanionError("Two steps have the same name. Give every step a name of its own.")
+    if len(table) < len(steps):
+        raise CompanionError("Two steps have the same name. Give every step a name of its own.")
     for s in steps:
-        for need in s.needs: lookup(table, need, f"step, needed by {s.name!r},")
+        for need in s.needs:
+            lookup(table, need, f"step, needed by {s.name!r},")
     todo, wanted = list(table if only is None else only), set()
     while todo:
         step = lookup(table, todo.pop(), "step")
@@ -73,15 +86,18 @@ def sort_steps(steps, only=None):
     return [table[n] for n in order]
 
 # %% ../../nbs/9_reproduce/graph.ipynb #714ca048
-ROUTERS_BY_NAME = {"get_router", "list_routers", "load_router"}   # what may load any router
+ROUTERS_BY_NAME = {"get_router", "list_routers", "load_router"}  # what may load any router
 
 
 def imported_modules(source, package="routercompanion", inside=""):
-    """Names of the modules of `package` that the Python text `source` imports; None when the text cannot be parsed.
+    """Names of the modules of `package` that the Python text `source` imports.
 
-    Names are dotted and without the package's own ("routers.base"). `from a import b` counts as "a" and as "a.b", since b may be a
-    module. Relative imports count from `inside`, the folder of the importing module ("routers.bandits"). A whole package that is
-    imported, and every router when one is asked for by name, appear as "routers.*".
+    None when the text cannot be parsed.
+
+    Names are dotted and without the package's own ("routers.base"). `from a import b` counts as "a"
+    and as "a.b", since b may be a module. Relative imports count from `inside`, the folder of the
+    importing module ("routers.bandits"). A whole package that is imported, and every router when
+    one is asked for by name, appear as "routers.*".
     """
     try:
         tree = ast.parse(re.sub(r"(?m)^\s*[%!].*$", "", source))
@@ -89,13 +105,13 @@ def imported_modules(source, package="routercompanion", inside=""):
         return None
     found, telling = set(), {"import", *ROUTERS_BY_NAME}
     if not any(word in source for word in telling):
-        return found   # most cells: walking their trees is what takes the time
+        return found  # most cells: walking their trees is what takes the time
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {name for alias in node.names for name in (alias.name, f"{alias.name}.*")}
         elif isinstance(node, ast.ImportFrom):
             above = [package, *filter(None, inside.split("."))]
-            kept = above[:len(above) - node.level + 1] if node.level else []
+            kept = above[: len(above) - node.level + 1] if node.level else []
             module = ".".join([*kept, *filter(None, [node.module])])
             found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
         elif getattr(node, "id", getattr(node, "attr", None)) in ROUTERS_BY_NAME:
@@ -119,7 +135,9 @@ def package_state(package):
 
 
 def library_files(package):
-    "The modules of the folder `package` by dotted name, a package's `__init__` under the package's own: {name: path}."
+    """The modules of the folder `package` by dotted name, a package's `__init__` under the
+    package's own: {name: path}.
+    """
     found = {}
     for path, *_ in package_state(package):
         parts = Path(path).relative_to(package).with_suffix("").parts
@@ -171,7 +189,9 @@ class Library:
         return (found | above) & set(self.files)
 
     def hashes(self, sources):
-        "SHA-256 of each module that the texts `sources` can import, directly or through one another."
+        """SHA-256 of each module that the texts `sources` can import, directly or through one
+        another.
+        """
         found, todo = {}, [(source, "") for source in sources]
         while todo:
             for name in self._reached(*todo.pop()) - set(found):
@@ -182,12 +202,16 @@ class Library:
 
 
 def library_hashes(sources, package):
-    "SHA-256 of each module in the folder `package` that the texts `sources` can import, directly or through one another: {name: hash}."
+    """SHA-256 of each module in the folder `package` that the texts `sources` can import, directly
+    or through one another: {name: hash}.
+    """
     return Library(package).hashes(sources)
 
 # %% ../../nbs/9_reproduce/graph.ipynb #c1572e9d
 def tree_hashes(root, names, hash_of=file_hash):
-    "SHA-256 of every file under the paths `names` (files or folders relative to `root`): {relative path: hash}; a missing path maps to None."
+    """SHA-256 of every file under the paths `names` (files or folders relative to `root`):
+    {relative path: hash}; a missing path maps to None.
+    """
     root, found = Path(root), {}
     for name in names:
         path = root / name
@@ -200,12 +224,20 @@ def tree_hashes(root, names, hash_of=file_hash):
 
 
 def fill_parameters(parameters, values):
-    "`parameters` with each placeholder such as \"{out}\" replaced by `values[\"out\"]`; other values stay."
-    return {k: values.get(v[1:-1], v) if isinstance(v, str) and re.fullmatch(r"\{\w+\}", v) else v for k, v in parameters.items()}
+    """`parameters` with each placeholder such as "{out}" replaced by `values["out"]`.
+
+    Other values stay.
+    """
+    return {
+        k: values.get(v[1:-1], v) if isinstance(v, str) and re.fullmatch(r"\{\w+\}", v) else v
+        for k, v in parameters.items()
+    }
 
 # %% ../../nbs/9_reproduce/graph.ipynb #82a8ab3c
 class KeyReader:
-    "Reads what keys are made of for one run, and remembers it as long as the files' times and sizes stay."
+    """Reads what keys are made of for one run, and remembers it as long as the files' times and
+    sizes stay.
+    """
 
     def __init__(self):
         self._hashes, self._libraries = {}, {}
@@ -234,17 +266,32 @@ def step_key(step, root, *, profile, upstream=None, from_scratch=False, package=
     sources = code_sources(root / step.notebook)
     values = {"profile": profile, "from_scratch": from_scratch}
     library = reader.library(package or root / "routercompanion")
-    return content_hash({
-        "code": sources, "library": library.hashes(sources),
-        "parameters": fill_parameters(step.parameters, values), "promises": step.outputs,
-        "upstream": upstream or {}, "data": tree_hashes(root, step.data, reader.file_hash)})
+    return content_hash(
+        {
+            "code": sources,
+            "library": library.hashes(sources),
+            "parameters": fill_parameters(step.parameters, values),
+            "promises": step.outputs,
+            "upstream": upstream or {},
+            "data": tree_hashes(root, step.data, reader.file_hash),
+        }
+    )
 
 # %% ../../nbs/9_reproduce/graph.ipynb #dd94ee10
 SCALE, SCRATCH = {"profile": "{profile}", "out": "{out}"}, {"from_scratch": "{from_scratch}"}
 STEPS_FILE = "nbs/papers/steps.toml"
 STEP_KEYS = {
-    "name": str, "notebook": str, "instead_of": str, "scale": bool, "from_scratch": bool,
-    "alone": bool, "needs": list, "data": list, "outputs": list, "profiles": list}
+    "name": str,
+    "notebook": str,
+    "instead_of": str,
+    "scale": bool,
+    "from_scratch": bool,
+    "alone": bool,
+    "needs": list,
+    "data": list,
+    "outputs": list,
+    "profiles": list,
+}
 KINDS = {str: "a text", bool: "true or false", list: "a list of texts"}
 
 
@@ -252,7 +299,7 @@ def _check_entry(entry, place):
     "Raise `CompanionError` for a wrong, missing or ill-typed key of one table in the steps file."
     for key in ("name", "notebook"):
         if key not in entry:
-            raise CompanionError(f"{place}: {key} is missing. Write {key} = \"...\".")
+            raise CompanionError(f'{place}: {key} is missing. Write {key} = "...".')
     for key, value in entry.items():
         if key not in STEP_KEYS:
             known = ", ".join(STEP_KEYS)
@@ -325,7 +372,9 @@ LESSON_DATA = ("data/assets.lock.json", "data/paper/items.csv", "data/environmen
 
 
 def library_notebooks(root):
-    "Paths of the library's notebooks and of the front page, sorted: everything in nbs/ but the papers, the lessons and hidden files."
+    """Paths of the library's notebooks and of the front page, sorted: everything in nbs/ but the
+    papers, the lessons and hidden files.
+    """
     folder = Path(root) / "nbs"
     inner = [p.relative_to(folder) for p in folder.rglob("*.ipynb")]
     shown = [p for p in inner if not any(part.startswith((".", "_")) for part in p.parts)]
@@ -333,9 +382,13 @@ def library_notebooks(root):
 
 
 def project_steps(root=None, profile=None):
-    "The steps of this project: the library's notebooks (no parameters, no needs), then the papers'; with a `profile` those that exist in it."
+    """The steps of this project: the library's notebooks (no parameters, no needs), then the
+    papers'; with a `profile` those that exist in it.
+    """
     root = Path(root or project_root())
-    names = [p.relative_to(root / "nbs").with_suffix("").as_posix() for p in library_notebooks(root)]
+    names = [
+        p.relative_to(root / "nbs").with_suffix("").as_posix() for p in library_notebooks(root)
+    ]
     lessons = [Step(name, f"nbs/{name}.ipynb", data=LESSON_DATA) for name in names]
     steps, chosen = lessons + read_steps(root), profile and get_profile(profile).name
     return [s for s in steps if not (chosen and s.profiles) or chosen in s.profiles]

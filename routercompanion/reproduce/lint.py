@@ -82,12 +82,12 @@ def place_problems(name, cells, floors):
     first, text = name.removesuffix(".ipynb").partition("/")[0], "\n".join(cells)
     number, package = re.fullmatch(r"(?:(\d+)_)?(.*)", first).groups()
     if number is None and (package not in floors or package == "course"):
-        return _page_problems(name, text)   # nbs/course/ holds lessons, nbs/8_course/ their checks
+        return _page_problems(name, text)  # nbs/course/ holds lessons, nbs/8_course/ their checks
     if package not in floors:
         known = ", ".join(floors)
         return [f"nbs/{name}: pyproject.toml knows no floor for {package!r}, only for {known}."]
     right = floors[package]
-    place = f"nbs/{right}_{name[len(first) - len(package):]}"
+    place = f"nbs/{right}_{name[len(first) - len(package) :]}"
     if number is None:
         return [f"nbs/{name}: the number of its floor is missing. Move it to {place}."]
     if int(number) != right:
@@ -100,8 +100,10 @@ def _page_problems(name, text):
     said = re.search(r"^#\|\s*(default_exp|exports?i?)\b.*", text, re.M)
     if not said:
         return []
-    return [f"nbs/{name}: a page outside the floors exports nothing, but here a cell says "
-            f"`{said.group()}`. Move the definition to the notebook of a floor."]
+    return [
+        f"nbs/{name}: a page outside the floors exports nothing, but here a cell says "
+        f"`{said.group()}`. Move the definition to the notebook of a floor."
+    ]
 
 
 def _export_problems(name, text):
@@ -111,8 +113,11 @@ def _export_problems(name, text):
     elsewhere = re.findall(r"^#\|\s*exports?i?[ \t]+(\S+)", text, re.M)
     if not found:
         return [f"nbs/{name}: no cell says `#| default_exp {wanted}`."]
-    return [f"nbs/{name}: exports to {module}, but its path says {wanted}."
-            for module in [*found, *elsewhere] if module != wanted]
+    return [
+        f"nbs/{name}: exports to {module}, but its path says {wanted}."
+        for module in [*found, *elsewhere]
+        if module != wanted
+    ]
 
 # %% ../../nbs/9_reproduce/lint.ipynb #e50602b7
 def misplaced_notebooks(root):
@@ -129,8 +134,14 @@ def _run_tool(root, *words, text=None, good=(0,)):
     path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     plain = {"PYTHONPATH": path, "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "150"}
     kept = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "CLICOLOR_FORCE")}
-    done = subprocess.run([sys.executable, *words], cwd=root, env=kept | plain, input=text,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=root,
+        env=kept | plain,
+        input=text,
+        capture_output=True,
+        text=True,
+    )
     if missing := re.search(r"No module named '?([\w.]+)", done.stderr):
         raise CompanionError(f"{missing.group(1)} is not installed. Say `make env`.")
     if done.returncode not in good:
@@ -152,6 +163,7 @@ def broken_contracts(root):
 @dataclass(frozen=True)
 class Finding:
     "One offence that ruff found; `cell` and `line` count from 1, `cell` is None in a Python file."
+
     file: str
     cell: int | None
     line: int
@@ -194,10 +206,10 @@ def ruff_findings(root, files=("nbs", "tests"), text=None):
 def _finding(item, file, pieces):
     "One item of ruff's report as a list of one `Finding`; of none for a lambda not exported."
     cell, row, rule = item["cell"], item["location"]["row"], item["code"] or "invalid-syntax"
-    source = pieces.get(cell, "")   # ruff names no cell of a notebook that it cannot read
+    source = pieces.get(cell, "")  # ruff names no cell of a notebook that it cannot read
     if rule == "E731" and not (cell and re.search(r"^#\|\s*exports?i?\b", source, re.M)):
         return []
-    lines = [*source.split("\n"), ""]   # an offence may stand behind the last line
+    lines = [*source.split("\n"), ""]  # an offence may stand behind the last line
     return [Finding(file, cell, row, rule, item["message"], lines[row - 1])]
 
 # %% ../../nbs/9_reproduce/lint.ipynb #1b5cb162
@@ -282,6 +294,7 @@ def _unseen(findings, old):
 def link_targets(text):
     "The addresses that a Markdown `text` links to or shows as pictures; code is left alone."
     from markdown_it import MarkdownIt
+
     found, todo = [], MarkdownIt("commonmark").parse(text)
     while todo:
         token = todo.pop(0)
@@ -333,12 +346,14 @@ def stale_modules(root):
     return [f"{file} is not what nbs/ exports. {remedy}" for file in stale]
 
 
-def _same(a, b): return a.exists() and b.exists() and filecmp.cmp(a, b, shallow=False)
+def _same(a, b):
+    return a.exists() and b.exists() and filecmp.cmp(a, b, shallow=False)
 
 # %% ../../nbs/9_reproduce/lint.ipynb #9c500497
 def stale_readme(root):
     "A sentence when README.md is not what nbs/index.ipynb makes, in a list."
     from routercompanion.reproduce.book import make_readme
+
     if (Path(root) / "README.md").read_text(encoding="utf-8") == make_readme(root):
         return []
     return ["README.md is not what nbs/index.ipynb makes. Say `make readme`."]
@@ -418,5 +433,5 @@ def _parse(arguments):
     return parser.parse_args(arguments)
 
 
-if __name__ == "__main__" and "__file__" in globals():   # a notebook is __main__ too
+if __name__ == "__main__" and "__file__" in globals():  # a notebook is __main__ too
     sys.exit(min(run_checks(), 1))

@@ -15,6 +15,7 @@ import os
 import re
 import signal
 import sys
+import sysconfig
 import tempfile
 import weakref
 from pathlib import Path
@@ -27,18 +28,29 @@ from jupyter_client.kernelspec import KernelSpec
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
+from .. import core
 from routercompanion.core import (
-    CompanionError, cache_root, file_hash, whole_number, write_text,
+    CompanionError,
+    cache_root,
+    file_hash,
+    whole_number,
+    write_text,
 )
 from ..reading import FileError, checked, read_json
 
 # %% ../../nbs/9_reproduce/notebooks.ipynb #4c537dae
 class StepError(CompanionError):
-    "A notebook could not be run, or did not keep its promise. The message names the notebook, the cell and the remedy."
+    """A notebook could not be run, or did not keep its promise.
+
+    The message names the notebook, the cell and the remedy.
+    """
 
 # %% ../../nbs/9_reproduce/notebooks.ipynb #53e325db
 def read_notebook(path):
-    "Read a notebook (format 4). A missing or broken file raises `StepError` with its name and the place in it."
+    """Read a notebook (format 4).
+
+    A missing or broken file raises `StepError` with its name and the place in it.
+    """
     path, remedy = Path(path), "Restore it from version control."
     if not path.exists():
         raise StepError(
@@ -89,19 +101,29 @@ def code_sources(path):
 
 # %% ../../nbs/9_reproduce/notebooks.ipynb #4c1fbc32
 def preflight(step, root, parameters):
-    "Raise `StepError` unless the step's notebook can be read and declares every name in `parameters` in its cell tagged `parameters`."
+    """Raise `StepError` unless the step's notebook can be read and declares every name in
+    `parameters` in its cell tagged `parameters`.
+    """
     path = Path(root) / step.notebook
     if not parameters:
-        code_sources(path)   # raises when it cannot be read
+        code_sources(path)  # raises when it cannot be read
         return
     nb = read_notebook(path)
     if tagged(nb, "parameters") < 0:
-        raise StepError(f"{step.notebook} has no cell tagged 'parameters', but is given {', '.join(sorted(parameters))}. "
-                        "Its own defaults would silently win. Tag the cell that assigns them 'parameters'.")
-    try: known = set(papermill.inspect_notebook(str(path)))
-    except ValueError as e: raise StepError(f"{step.notebook}: papermill cannot read its parameters ({e}). Save it with a Python kernel.") from e
+        raise StepError(
+            f"{step.notebook} has no cell tagged 'parameters', but is given {', '.join(sorted(parameters))}. "
+            "Its own defaults would silently win. Tag the cell that assigns them 'parameters'."
+        )
+    try:
+        known = set(papermill.inspect_notebook(str(path)))
+    except ValueError as e:
+        raise StepError(
+            f"{step.notebook}: papermill cannot read its parameters ({e}). Save it with a Python kernel."
+        ) from e
     if unknown := sorted(set(parameters) - known):
-        raise StepError(f"{step.notebook} does not declare the parameter {', '.join(unknown)}. Its parameters cell declares: {', '.join(sorted(known))}.")
+        raise StepError(
+            f"{step.notebook} does not declare the parameter {', '.join(unknown)}. Its parameters cell declares: {', '.join(sorted(known))}."
+        )
 
 # %% ../../nbs/9_reproduce/notebooks.ipynb #88cdc7cb
 def kernel_variables(root, state, *, threads=None, workers=None):
@@ -144,11 +166,13 @@ def kernel_variables(root, state, *, threads=None, workers=None):
     return fixed | {name: str(place) for name, place in places.items()} | shares
 
 # %% ../../nbs/9_reproduce/notebooks.ipynb #27844ce5
-_managers = weakref.WeakSet()   # of the kernels that this process has started, to stop them on Ctrl-C
+# of the kernels that this process has started, to stop them on Ctrl-C
+_managers = weakref.WeakSet()
 
 
 class OwnKernelManager(AsyncKernelManager):
     "Starts this interpreter as the kernel, whatever its name, with the environment `variables`."
+
     variables = traitlets.Dict().tag(config=True)
 
     def __init__(self, **options):
@@ -157,12 +181,24 @@ class OwnKernelManager(AsyncKernelManager):
 
     @property
     def kernel_spec(self):
-        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=50"]
-        return KernelSpec(argv=argv, display_name="routercompanion", language="python", env=self.variables)
+        argv = [
+            sys.executable,
+            "-m",
+            "ipykernel_launcher",
+            "-f",
+            "{connection_file}",
+            "--log-level=50",
+        ]
+        return KernelSpec(
+            argv=argv, display_name="routercompanion", language="python", env=self.variables
+        )
 
 
 def stop_kernels():
-    "Kill every kernel that this process runs, with its workers; whoever waits for one gets an error."
+    """Kill every kernel that this process runs, with its workers.
+
+    Whoever waits for one gets an error.
+    """
     for manager in list(_managers):
         if manager.has_kernel:
             with contextlib.suppress(ProcessLookupError):
@@ -173,7 +209,9 @@ _SECRET = re.compile(r"(^|_)(API)?(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?
 
 
 def hide_secrets(text):
-    "`text` without the values of environment variables that hold keys: a variable's name stands in place of its value."
+    """`text` without the values of environment variables that hold keys: a variable's name stands
+    in place of its value.
+    """
     for name, value in os.environ.items():
         value = value.strip()
         if _SECRET.search(name) and len(value) >= 8:
@@ -183,8 +221,14 @@ def hide_secrets(text):
 
 
 def tidy_output(output):
-    "One cell output without memory addresses, names of temporary folders and keys; its text and data stay."
+    """One cell output without what belongs to one machine; its text and data stay.
+
+    Memory addresses and keys go, files of the checkout and of installed packages are named from
+    there, and a temporary folder has no name.
+    """
     text = re.sub(r" at 0x[0-9a-f]{6,}", "", hide_secrets(json.dumps(output)))
+    for folder in (Path(core.__file__).parents[1], sysconfig.get_path("purelib")):
+        text = text.replace(f"{folder}/", "")
     temporary = re.escape(tempfile.gettempdir()) + r"/tmp\w{8}"
     return nbformat.from_dict(json.loads(re.sub(temporary, "(a temporary folder)", text)))
 
@@ -212,29 +256,41 @@ def tidy(nb, parameters=None):
 
 # %% ../../nbs/9_reproduce/notebooks.ipynb #1df85f4d
 def save_notebook(nb, path):
-    "Write a notebook atomically, in the form in which nbdev and Jupyter write it (one-space indent, final newline)."
+    """Write a notebook atomically, in the form in which nbdev and Jupyter write it (one-space
+    indent, final newline).
+    """
     nb = nbformat.from_dict(nb)
     nb.nbformat, nb.nbformat_minor = 4, 5
     nbformat.validate(nb)
-    write_text(path, json.dumps(json.loads(nbformat.writes(nb)), indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+    write_text(
+        path,
+        json.dumps(json.loads(nbformat.writes(nb)), indent=1, ensure_ascii=False, sort_keys=True)
+        + "\n",
+    )
 
 # %% ../../nbs/9_reproduce/notebooks.ipynb #ce63eb66
 def carry_outputs(source, executed):
-    """A copy of the notebook `source` whose code cells have the outputs and numbers of `executed`, matched in order.
+    """A copy of the notebook `source` whose code cells have the outputs and numbers of `executed`,
+    matched in order.
 
-    The cell that papermill injected comes along, at its place. None if the code cells differ: then the outputs are of other code.
+    The cell that papermill injected comes along, at its place. None if the code cells differ: then
+    the outputs are of other code.
     """
     nb, injected = nbformat.from_dict(source), tagged(executed, "injected-parameters")
     ran = [c for i, c in enumerate(executed.cells) if c.cell_type == "code" and i != injected]
     own = [c for c in nb.cells if c.cell_type == "code"]
-    if [c.source for c in own] != [c.source for c in ran]: return None
-    for cell, done in zip(own, ran): cell.outputs, cell.execution_count = done.outputs, done.execution_count
-    if injected >= 0: nb.cells.insert(tagged(nb, "parameters") + 1, executed.cells[injected])
+    if [c.source for c in own] != [c.source for c in ran]:
+        return None
+    for cell, done in zip(own, ran):
+        cell.outputs, cell.execution_count = done.outputs, done.execution_count
+    if injected >= 0:
+        nb.cells.insert(tagged(nb, "parameters") + 1, executed.cells[injected])
     return nb
 
 # %% ../../nbs/9_reproduce/notebooks.ipynb #e3e9062d
-def execute(notebook, output, parameters, *, root, state, keep=None, quiet=True, threads=None,
-            workers=None):
+def execute(
+    notebook, output, parameters, *, root, state, keep=None, quiet=True, threads=None, workers=None
+):
     """Run `notebook` in a fresh kernel, write the tidy result to `output` and return it.
 
     `threads`, `workers`: see `kernel_variables`. A failing cell, or a kernel that dies, raises
@@ -248,10 +304,17 @@ def execute(notebook, output, parameters, *, root, state, keep=None, quiet=True,
     kernel = Config({"OwnKernelManager": {"variables": variables}})
     try:
         nb = papermill.execute_notebook(
-            str(notebook), str(partial), parameters=parameters, kernel_name="routercompanion",
-            kernel_manager_class=OwnKernelManager, config=kernel, start_timeout=180,
-            resources={"metadata": {"path": str(root)}}, coalesce_streams=True,
-            progress_bar=not quiet and sys.stderr.isatty())
+            str(notebook),
+            str(partial),
+            parameters=parameters,
+            kernel_name="routercompanion",
+            kernel_manager_class=OwnKernelManager,
+            config=kernel,
+            start_timeout=180,
+            resources={"metadata": {"path": str(root)}},
+            coalesce_streams=True,
+            progress_bar=not quiet and sys.stderr.isatty(),
+        )
     except Exception as e:
         if keep and partial.exists():
             write_text(keep, hide_secrets(partial.read_text(encoding="utf-8")))
@@ -264,7 +327,9 @@ def execute(notebook, output, parameters, *, root, state, keep=None, quiet=True,
 
 # %% ../../nbs/9_reproduce/notebooks.ipynb #28ad3a72
 def failure_message(notebook, error, keep):
-    "What to tell a reader about an `error` that stopped `notebook`: the cell, the exception and where to look."
+    """What to tell a reader about an `error` that stopped `notebook`: the cell, the exception and
+    where to look.
+    """
     where = "the kernel stopped (out of memory?)"
     if isinstance(error, PapermillExecutionError):
         said = (line.strip() for line in error.source.splitlines())
@@ -278,21 +343,28 @@ def failure_message(notebook, error, keep):
 
 # %% ../../nbs/9_reproduce/notebooks.ipynb #b461a206
 def say(line, quiet, end="\n"):
-    if not quiet: print(line, end=end, flush=True)
+    if not quiet:
+        print(line, end=end, flush=True)
 
 # %% ../../nbs/9_reproduce/notebooks.ipynb #98e5d67b
 def check_default_profile(nb, name, profile):
-    "Raise `StepError` if the notebook's parameters cell names another profile than the one its outputs are from."
+    """Raise `StepError` if the notebook's parameters cell names another profile than the one its
+    outputs are from.
+    """
     i = tagged(nb, "parameters")
     stated = re.search(r"(?m)^profile\s*=\s*([\"'])(\w+)\1", nb.cells[i].source) if i >= 0 else None
     if stated and stated.group(2) != profile:
-        raise StepError(f"{name}: its parameters cell says profile = {stated.group(2)!r}, but its outputs are from {profile!r}. Change the default.")
+        raise StepError(
+            f"{name}: its parameters cell says profile = {stated.group(2)!r}, but its outputs are from {profile!r}. Change the default."
+        )
 
 # %% ../../nbs/9_reproduce/notebooks.ipynb #da8cbc53
 def drop_injected(nb):
     "Remove the cell of injected parameters, in place, and close the gap in the execution numbers."
-    if (i := tagged(nb, "injected-parameters")) >= 0: del nb.cells[i]
+    if (i := tagged(nb, "injected-parameters")) >= 0:
+        del nb.cells[i]
     for number, cell in enumerate((c for c in nb.cells if c.get("execution_count")), 1):
         cell.execution_count = number
         for output in cell.outputs:
-            if "execution_count" in output: output.execution_count = number
+            if "execution_count" in output:
+                output.execution_count = number

@@ -24,15 +24,33 @@ from pathlib import Path
 import pandas as pd
 
 from routercompanion.core import (
-    PROFILES, CompanionError, atomic_path, file_hash, get_profile, hash_fraction, lookup,
-    project_root, write_text,
+    PROFILES,
+    CompanionError,
+    atomic_path,
+    file_hash,
+    get_profile,
+    hash_fraction,
+    lookup,
+    project_root,
+    write_text,
 )
 from routercompanion.reading import (
-    FileError, below, checked, parse_json, read_json, read_text, safe_name,
+    FileError,
+    below,
+    checked,
+    parse_json,
+    read_json,
+    read_text,
+    safe_name,
 )
 from .checks import csv_rows
 from routercompanion.reproduce.graph import (
-    KeyReader, is_paper, project_steps, read_steps, step_key, tree_hashes,
+    KeyReader,
+    is_paper,
+    project_steps,
+    read_steps,
+    step_key,
+    tree_hashes,
 )
 from .notebooks import StepError
 
@@ -40,7 +58,8 @@ from .notebooks import StepError
 _RESTORE = "Restore it from version control, or remove it: the next run writes it anew."
 
 
-# a run asks 150 times for a manifest of half a megabyte that changes rarely; nobody changes the answer
+# a run asks 150 times for a manifest of half a megabyte that changes rarely; nobody changes the
+# answer
 @functools.lru_cache(maxsize=4)
 def _parsed(text, path):
     "The manifest whose JSON is `text`, found to be what `build_manifest` makes of its steps."
@@ -59,7 +78,9 @@ def _parsed(text, path):
 
 
 def _check_step_entry(name, entry, path):
-    "Raise `FileError` unless `entry` is what a manifest says of a step, with files that stay below its folder."
+    """Raise `FileError` unless `entry` is what a manifest says of a step, with files that stay
+    below its folder.
+    """
     place = dict(path=path, column=f"steps.{name}")
     if set(checked(entry, "object", **place)) != {"notebook", "key", "files", "inputs"}:
         raise FileError(
@@ -86,7 +107,10 @@ def _check_file(name, digest, path, column):
 
 # %% ../../nbs/9_reproduce/store.ipynb #213f918a
 class Workspace:
-    "The folders of one profile of one project: see the table above. `profile` is checked; folders are made when first written."
+    """The folders of one profile of one project: see the table above.
+
+    `profile` is checked; folders are made when first written.
+    """
 
     def __init__(self, root=None, profile=None):
         self.root = Path(root or project_root()).resolve()
@@ -106,7 +130,10 @@ class Workspace:
         return self.state / "failed" / f"{slug(step.name)}.ipynb"
 
     def manifest(self):
-        "The published manifest of this profile, empty when there is none; `FileError` for one that is not as we write it."
+        """The published manifest of this profile, empty when there is none.
+
+        `FileError` for one that is not as we write it.
+        """
         path = self.figures / "manifest.json"
         if not path.exists():
             return {"items": {}, "steps": {}}
@@ -114,7 +141,10 @@ class Workspace:
 
     @contextlib.contextmanager
     def lock(self):
-        "Hold the workspace for one run. The operating system frees the lock when the process ends, however it ends."
+        """Hold the workspace for one run.
+
+        The operating system frees the lock when the process ends, however it ends.
+        """
         if self._held:  # by ourselves
             yield self
             return
@@ -155,7 +185,9 @@ def slug(name: str) -> str:
 
 # %% ../../nbs/9_reproduce/store.ipynb #aae2f257
 def make_record(step, folder, key):
-    "Describe the finished step in `folder` (out/ and executed.ipynb): key, file hashes, kept files, inputs. A broken promise raises `StepError`."
+    """Describe the finished step in `folder` (out/ and executed.ipynb): key, file hashes, kept
+    files, inputs. A broken promise raises `StepError`.
+    """
     out, note = Path(folder) / "out", {"kept": [], "inputs": {}}
     if (out / "provenance.json").exists():
         note |= read_provenance(out / "provenance.json")
@@ -202,7 +234,9 @@ def read_provenance(path):
 
 
 def load_record(ws, step, key=None):
-    "The step's record if it is whole: same `key` (when given), and every recorded file still has its recorded hash. Else None."
+    """The step's record if it is whole: same `key` (when given), and every recorded file still has
+    its recorded hash. Else None.
+    """
     folder = ws.folder(step)
     try:
         record = read_json(folder / "record.json")
@@ -218,7 +252,9 @@ def load_record(ws, step, key=None):
 
 # %% ../../nbs/9_reproduce/store.ipynb #b2a866ae
 def output_hashes(record):
-    "What downstream keys see of a step: {file name: hash} of its published and kept files, without the folders of this machine."
+    """What downstream keys see of a step: {file name: hash} of its published and kept files,
+    without the folders of this machine.
+    """
     return {**record["files"], **{Path(p).name: h for p, h in record["kept"].items()}}
 
 # %% ../../nbs/9_reproduce/store.ipynb #6b6e0b8f
@@ -234,7 +270,8 @@ def item_of(file: str) -> str:
 
 
 def build_manifest(entries, profile, version=None):
-    """The text of the manifest of `entries` {step: entry}: the steps, and for each item (`item_of`) its files and where they come from.
+    """The text of the manifest of `entries` {step: entry}: the steps, and for each item (`item_of`)
+    its files and where they come from.
 
     `version` of the library: this one's.
     """
@@ -257,7 +294,8 @@ def _is_whole(text, profile):
 
 
 def publish(ws, step, record, known):
-    """Copy a finished step's files into figures/, remove those that it no longer makes, then write the manifest; all atomic.
+    """Copy a finished step's files into figures/, remove those that it no longer makes, then write
+    the manifest; all atomic.
 
     `known` are the names of all steps of the project: what other, forgotten steps left behind is
     removed. Nothing else below figures/ is touched, and a file that leads out of it is refused.
@@ -286,7 +324,9 @@ def publish(ws, step, record, known):
 
 
 def is_published(ws, step, record):
-    "Whether the manifest is whole and holds exactly this record, and every published file has its hash."
+    """Whether the manifest is whole and holds exactly this record, and every published file has its
+    hash.
+    """
     entries = ws.manifest()["steps"]
     if entries.get(step.name) != manifest_entry(record):
         return False
@@ -299,7 +339,10 @@ def is_published(ws, step, record):
 
 # %% ../../nbs/9_reproduce/store.ipynb #fau20001
 def clear_remains(ws, steps):
-    "Before a run: remove the temporary files of a killed publication of `steps`; remove a manifest that cannot be read and say why."
+    """Before a run: remove the temporary files of a killed publication of `steps`.
+
+    Remove a manifest that cannot be read and say why.
+    """
     try:
         entries, problem = list(ws.manifest()["steps"].values()), ""
     except FileError as e:
@@ -328,7 +371,10 @@ def recorded_files(ws, step):
 
 
 def move_folder(source, target):
-    "Move the finished folder `source` to `target` in one stroke, even onto another disk; what stood there is replaced."
+    """Move the finished folder `source` to `target` in one stroke, even onto another disk.
+
+    What stood there is replaced.
+    """
     source, target = Path(source), Path(os.path.realpath(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     if os.stat(source).st_dev != os.stat(target.parent).st_dev:
@@ -355,7 +401,9 @@ def item_id(paper, item):
 
 
 def item_files(manifest, item):
-    'The published files {name: hash} of an item such as "xbench_table1": those whose stem is its name, or begins with its name and an underscore.'
+    """The published files {name: hash} of an item such as "xbench_table1": those whose stem is its
+    name, or begins with its name and an underscore.
+    """
     entries = [
         e for stem, e in manifest["items"].items() if stem == item or stem.startswith(item + "_")
     ]
@@ -363,7 +411,10 @@ def item_files(manifest, item):
 
 
 def read_items(path):
-    "The table of data/paper/items.csv with the column `id` in front, all texts. Errors: `FileError` with row and column."
+    """The table of data/paper/items.csv with the column `id` in front, all texts.
+
+    Errors: `FileError` with row and column.
+    """
     remedy = "Restore it from version control."
     if not Path(path).exists():
         raise FileError("it is missing", remedy, source=path)
@@ -385,7 +436,9 @@ def read_items(path):
 
 
 def _check_item(row, path, number):
-    "Raise `FileError` unless `row` has all cells, and a paper, an item and a title, and a status that we know."
+    """Raise `FileError` unless `row` has all cells, and a paper, an item and a title, and a status
+    that we know.
+    """
     remedy = "Restore it from version control."
     if len(row) != len(ITEM_COLUMNS):
         raise FileError(
@@ -406,9 +459,11 @@ def _check_item(row, path, number):
 
 
 def list_items(root=None, profile=None):
-    """A table of all items: id, paper, item, title, status, notebook, note, and `state` (present, stale or missing) in `profile`.
+    """A table of all items: id, paper, item, title, status, notebook, note, and `state` (present,
+    stale or missing) in `profile`.
 
-    The notebook is the one that makes the item in this profile."""
+    The notebook is the one that makes the item in this profile.
+    """
     ws = Workspace(root, profile)
     table, manifest = read_items(ws.root / "data/paper/items.csv"), ws.manifest()
     instead = {s.instead_of: s.name for s in project_steps(ws.root, ws.profile) if s.instead_of}
@@ -428,16 +483,32 @@ def item_state(ws, files):
 
 # %% ../../nbs/9_reproduce/store.ipynb #6a1de65e
 def steps_for(item, steps, table, root=None):
-    "Names of the steps that make `item`: an item's id, a paper's name, or a step's own name. Errors: `UnknownNameError`, or `CompanionError` if planned."
+    """Names of the steps that make `item`: an item's id, a paper's name, or a step's own name.
+
+    Errors: `UnknownNameError`, or `CompanionError` if planned.
+    """
     names, papers = {s.name for s in steps}, read_steps(root)
-    if item in names: return [item]
-    if there := next((s.profiles for s in papers if s.name == item), ()): raise CompanionError(f"{item} does not run in this profile. Choose one of {', '.join(there)}.")
+    if item in names:
+        return [item]
+    if there := next((s.profiles for s in papers if s.name == item), ()):
+        raise CompanionError(
+            f"{item} does not run in this profile. Choose one of {', '.join(there)}."
+        )
     rows = table[(table.id == item) | (table.paper == item)]
-    if not len(rows): lookup(dict.fromkeys([*table.id, *names]), item, "item or step")
+    if not len(rows):
+        lookup(dict.fromkeys([*table.id, *names]), item, "item or step")
     if not (made := sorted(set(rows.notebook) & names)):
-        if elsewhere := [f"{s.name} (profiles {', '.join(s.profiles)})" for s in papers if s.profiles and s.name in set(rows.notebook)]:
-            raise CompanionError(f"{item} is not made in this profile: it comes from {', '.join(elsewhere)}. Choose one of those profiles.")
-        raise CompanionError(f"{item} has no notebook yet: {rows.status.iloc[0]} ({rows.note.iloc[0]}).")
+        if elsewhere := [
+            f"{s.name} (profiles {', '.join(s.profiles)})"
+            for s in papers
+            if s.profiles and s.name in set(rows.notebook)
+        ]:
+            raise CompanionError(
+                f"{item} is not made in this profile: it comes from {', '.join(elsewhere)}. Choose one of those profiles."
+            )
+        raise CompanionError(
+            f"{item} has no notebook yet: {rows.status.iloc[0]} ({rows.note.iloc[0]})."
+        )
     return made
 
 # %% ../../nbs/9_reproduce/store.ipynb #fau20003
@@ -451,7 +522,7 @@ def published_keys(ws):
     return {name: entry.get("key") for name, entry in entries if isinstance(entry, dict)}
 
 # %% ../../nbs/9_reproduce/store.ipynb #ab30c2d1
-def lessons_to_run(root=None, profile="embedded", share=.1):
+def lessons_to_run(root=None, profile="embedded", share=0.1):
     """Names of the library's notebooks that the tests must execute, sorted.
 
     Left out are those whose key stands in the committed manifest of `profile`, apart from the

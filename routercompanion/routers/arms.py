@@ -23,6 +23,7 @@ class Arm:
     signals (n, s): what asking it shows (None: nothing, which is written as 0). requires: name of
     the arm that must have been asked before.
     """
+
     name: str
     score: np.ndarray
     cost: dict[str, np.ndarray]
@@ -50,8 +51,10 @@ def best_of_n(base: Arm, scores: np.ndarray, signals: np.ndarray, *, name: str =
     """
     scores, signals = (np.asarray(a, dtype=np.float64) for a in (scores, signals))
     if scores.shape != signals.shape or scores.ndim != 2 or len(scores) != len(base.score):
-        raise WidthError(f"Scores {scores.shape} and signals {signals.shape} of the samples of "
-                         f"{base.name!r}: give both as ({len(base.score)}, k).")
+        raise WidthError(
+            f"Scores {scores.shape} and signals {signals.shape} of the samples of "
+            f"{base.name!r}: give both as ({len(base.score)}, k)."
+        )
     rows, k = np.arange(len(scores)), scores.shape[1]
     kept = np.nan_to_num(signals, nan=-np.inf).argmax(1)
     cost = {axis: k * np.asarray(c) for axis, c in base.cost.items()}
@@ -74,6 +77,7 @@ class ArmTable:
 
     requires (m,): index of the arm that must have been asked before, -1 = none.
     """
+
     models: list[str]
     score: np.ndarray
     cost: dict[str, np.ndarray]
@@ -104,7 +108,7 @@ def _shown(arms, n) -> np.ndarray:
     columns = [np.asarray(c, dtype=np.float64).reshape(n, -1) for c in columns]
     signals = np.zeros((n, len(arms), max(c.shape[1] for c in columns)))
     for j, column in enumerate(columns):
-        signals[:, j, :column.shape[1]] = column
+        signals[:, j, : column.shape[1]] = column
     return signals
 
 # %% ../../nbs/6_routers/arms.ipynb #5f99ddcd
@@ -112,16 +116,22 @@ def _check_arms(arms, names):
     "Raise `RoutingInputError` unless the arms fit side by side."
     twice = {name for name in names if names.count(name) > 1}
     if not arms or twice:
-        raise RoutingInputError(f"Arms named twice: {sorted(twice)}, of {len(arms)}. "
-                                "Give at least one arm, each a name of its own.")
+        raise RoutingInputError(
+            f"Arms named twice: {sorted(twice)}, of {len(arms)}. "
+            "Give at least one arm, each a name of its own."
+        )
     first = arms[0]
     for arm in arms:
         others = dict.fromkeys(name for name in names if name != arm.name)
         if arm.requires is not None:
             lookup(others, arm.requires, f"arm required by {arm.name!r}")
         if set(arm.cost) != set(first.cost):
-            raise RoutingInputError(f"Arm {arm.name!r} has the costs {sorted(arm.cost)}, "
-                                    f"{first.name!r} {sorted(first.cost)}. Give all the same axes.")
+            raise RoutingInputError(
+                f"Arm {arm.name!r} has the costs {sorted(arm.cost)}, "
+                f"{first.name!r} {sorted(first.cost)}. Give all the same axes."
+            )
         if np.shape(arm.score) != np.shape(first.score) or np.ndim(arm.score) != 1:
-            raise MisalignedError(f"Arm {arm.name!r} has scores {np.shape(arm.score)}, "
-                                  f"{first.name!r} {np.shape(first.score)}. Give (n,) for both.")
+            raise MisalignedError(
+                f"Arm {arm.name!r} has scores {np.shape(arm.score)}, "
+                f"{first.name!r} {np.shape(first.score)}. Give (n,) for both."
+            )

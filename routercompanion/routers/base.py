@@ -18,8 +18,15 @@ from sklearn.base import BaseEstimator
 
 from ..core import RoutingInputError, lookup
 from routercompanion.features.kinds import (
-    FEATURE_NDIM, NotFiniteError, WidthError, check_features, check_origin, check_pair, n_rows,
-    origin_of, score_matrix,
+    FEATURE_NDIM,
+    NotFiniteError,
+    WidthError,
+    check_features,
+    check_origin,
+    check_pair,
+    n_rows,
+    origin_of,
+    score_matrix,
 )
 from ..metrics import ability, checks
 
@@ -41,7 +48,9 @@ class NotFittedRouterError(RoutingInputError):
 
 # %% ../../nbs/6_routers/base.ipynb #6bcd82e2
 def _judged(scores, columns):
-    "Boolean (n,): whether a query's scores are graded and not right or wrong, by column of the benchmark if `columns` (n,) are given, else by query."
+    """Boolean (n,): whether a query's scores are graded and not right or wrong, by column of the
+    benchmark if `columns` (n,) are given, else by query.
+    """
     between = ((scores > 0) & (scores < 1)).any(1)
     if columns is None:
         return between
@@ -58,9 +67,11 @@ def columns_of(outcomes):
 def routing_labels(scores, columns=None):
     """Labels (n,) float32 from scores (n, 2): 1 = send to the large model.
 
-    Right-or-wrong scores (0 or 1): small wrong (xbench eq. 16, reversed). Graded ones: small < large (eq. 17, reversed; ties are 0).
-    columns (n,): the benchmark or task of each query; one with a score between 0 and 1 is graded as a whole. Without columns each query
-    counts by itself. Raises `OneClassError` when all labels are equal.
+    Right-or-wrong scores (0 or 1): small wrong (xbench eq. 16, reversed). Graded ones: small <
+    large (eq. 17, reversed; ties are 0).
+    columns (n,): the benchmark or task of each query; one with a score between 0 and 1 is graded as
+    a whole. Without columns each query counts by itself. Raises `OneClassError` when all labels are
+    equal.
     """
     scores = score_matrix(scores, 2)
     if columns is not None and len(columns) != len(scores):
@@ -77,57 +88,80 @@ def routing_labels(scores, columns=None):
 
 # %% ../../nbs/6_routers/base.ipynb #c45ce742
 def describe_models(outcomes, n_models, axis="params_b"):
-    """Model names and normalised costs (n_models,), the dearest = 1, from an outcome table's `.models` and `.cost[axis]` (mean over queries).
+    """Model names and normalised costs (n_models,), the dearest = 1, from an outcome table's
+    `.models` and `.cost[axis]` (mean over queries).
 
-    Without a cost table two models cost 0 and 1; for more the cost is NaN, and `route` then accepts a trade-off of 0 only.
+    Without a cost table two models cost 0 and 1; for more the cost is NaN, and `route` then accepts
+    a trade-off of 0 only.
     """
     models, costs = getattr(outcomes, "models", None), getattr(outcomes, "cost", None)
     names = [str(m) for m in (models if models is not None else range(n_models))]
-    if not costs: return names, np.array([0., 1.]) if n_models == 2 else np.full(n_models, np.nan)
-    mean = np.nanmean(np.asarray(costs[axis] if axis in costs else next(iter(costs.values())), dtype=np.float64).reshape(-1, n_models), axis=0)
+    if not costs:
+        return names, np.array([0.0, 1.0]) if n_models == 2 else np.full(n_models, np.nan)
+    mean = np.nanmean(
+        np.asarray(
+            costs[axis] if axis in costs else next(iter(costs.values())), dtype=np.float64
+        ).reshape(-1, n_models),
+        axis=0,
+    )
     return names, mean / mean.max() if mean.max() > 0 else mean
 
 # %% ../../nbs/6_routers/base.ipynb #42f25be6
 def best_model(quality, costs, trade_off):
-    "Index (n,) of the model with the largest quality (n, m) - trade_off * costs (m,); ties go to the cheapest model. Raises on a negative trade-off."
-    if not (np.isfinite(trade_off) and trade_off >= 0): raise RoutingInputError(f"trade_off = {trade_off}: it must be a finite number >= 0.")
+    """Index (n,) of the model with the largest quality (n, m) - trade_off * costs (m,).
+
+    Ties go to the cheapest model. Raises on a negative trade-off.
+    """
+    if not (np.isfinite(trade_off) and trade_off >= 0):
+        raise RoutingInputError(f"trade_off = {trade_off}: it must be a finite number >= 0.")
     costs = np.asarray(costs, dtype=np.float64)
     if trade_off and not np.isfinite(costs).all():
-        raise NotFiniteError("The models' costs are unknown: fit on an outcome table with a cost, or route with trade_off=0.")
+        raise NotFiniteError(
+            "The models' costs are unknown: fit on an outcome table with a cost, or route with trade_off=0."
+        )
     utility = quality - trade_off * costs if trade_off else np.asarray(quality)
     order = np.argsort(np.nan_to_num(costs), kind="stable")
     return order[np.argmax(utility[:, order], axis=1)]
 
 # %% ../../nbs/6_routers/base.ipynb #c34d6ca2
 class Router(BaseEstimator):
-    """Base of all routers. Subclasses give `_fit(X, scores, validation)` and `_predict(X) -> (n, n_models)`; both receive checked input.
+    """Base of all routers.
 
-    feature_kind: what X is (`FEATURE_NDIM`). own_cost: what one decision costs by cost axis, e.g. {"params_b": .0227} for an encoder.
-    runs_small: the score needs the small model's forward pass. needs: names in a logits dict. training_free: `_score` works without `fit`.
-    knob: name of the published decision rule's own parameter, where that rule is not argmax of quality - lambda * cost; `route` then takes its
-    values, `knob_grid(X)` lists those worth trying. calibrated: False where `predict_quality` is a score and no probability or expectation.
-    Fitted: `feature_shape_` (shape of a row), `model_names_`, `model_costs_` (normalised), and `origin_` where the features say what they
-    were computed with (`models.features.with_origin`): features of another origin are then refused.
+    Subclasses give `_fit(X, scores, validation)` and `_predict(X) -> (n, n_models)`; both receive
+    checked input.
 
-    What a router is, in the words of the survey's Table 1, stands on its class and is read by `list_routers`:
-    when it decides (before, after, in stages, online), which signals it reads (query, model, response, feedback,
-    outcomes), how (heuristic, supervised, bandit, policy), and its source. quick: parameters for a quick test.
+    feature_kind: what X is (`FEATURE_NDIM`). own_cost: what one decision costs by cost axis, e.g.
+    {"params_b": .0227} for an encoder.
+    runs_small: the score needs the small model's forward pass. needs: names in a logits dict.
+    training_free: `_score` works without `fit`.
+    knob: name of the published decision rule's own parameter, where that rule is not argmax of
+    quality - lambda * cost; `route` then takes its values, `knob_grid(X)` lists those worth trying.
+    calibrated: False where `predict_quality` is a score and no probability or expectation.
+    Fitted: `feature_shape_` (shape of a row), `model_names_`, `model_costs_` (normalised), and
+    `origin_` where the features say what they were computed with (`models.features.with_origin`):
+    features of another origin are then refused.
+
+    What a router is, in the words of the survey's Table 1, stands on its class and is read by
+    `list_routers`: when it decides (before, after, in stages, online), which signals it reads
+    (query, model, response, feedback, outcomes), how (heuristic, supervised, bandit, policy), and
+    its source. quick: parameters for a quick test.
     """
 
     when, signals, how, source, quick = "before", ("query",), ("supervised",), "ours", {}
-    feature_kind, own_cost, runs_small, needs, training_free, n_models = (
-        "none",
-        {},
-        False,
-        (),
-        False,
-        None,
-    )
+    feature_kind = "none"
+    own_cost = {}
+    runs_small = False
+    needs = ()
+    training_free = False
+    n_models = None
     knob = None
     calibrated = True
 
     def fit(self, X, outcomes, *, validation=None, query_ids=None):
-        "Fit on features X and outcomes (table or (n, n_models) scores); `validation` = (X, outcomes) for early stopping. Returns self."
+        """Fit on features X and outcomes (table or (n, n_models) scores).
+
+        `validation` = (X, outcomes) for early stopping. Returns self.
+        """
         self._keep_origin(X)
         X, scores = check_pair(
             X,
@@ -163,7 +197,10 @@ class Router(BaseEstimator):
             del self.origin_  # of an earlier fit
 
     def _targets_of(self, scores, outcomes):
-        "The targets of checked scores; while a fit lasts, `_columns` says which benchmark or task each query belongs to."
+        """The targets of checked scores.
+
+        While a fit lasts, `_columns` says which benchmark or task each query belongs to.
+        """
         self._columns = columns_of(outcomes)
         return self._targets(scores)
 
@@ -197,9 +234,12 @@ def predict_quality(self: Router, X):
 
 @patch
 def route(self: Router, X, trade_off=0.0):
-    """Index (n,) of the chosen model: argmax of predicted quality - trade_off * normalised cost; trade_off = lambda >= 0.
+    """Index (n,) of the chosen model: argmax of predicted quality - trade_off * normalised cost.
 
-    A router with a `knob` decides by its own published rule, and `trade_off` is a value of that knob (`_route_by_knob(X, value)`).
+    trade_off = lambda >= 0.
+
+    A router with a `knob` decides by its own published rule, and `trade_off` is a value of that
+    knob (`_route_by_knob(X, value)`).
     """
     if self.knob is not None:
         return self._route_by_knob(X, trade_off)
@@ -208,7 +248,10 @@ def route(self: Router, X, trade_off=0.0):
 
 @patch
 def knob_grid(self: Router, X):
-    "Values (k,) of `knob` worth sweeping on queries X. A router that declares a knob gives this; without one it raises."
+    """Values (k,) of `knob` worth sweeping on queries X.
+
+    A router that declares a knob gives this; without one it raises.
+    """
     if self.knob is None:
         raise RoutingInputError(
             f"{type(self).__name__} has no knob of its own: sweep the trade-off of route instead."
@@ -233,9 +276,12 @@ def _need(self: Router, name, remedy="Call fit first."):
 
 @patch
 def cost_of(self: Router, choice, outcomes, *, axis="params_b", own=False):
-    """Cost (n,) of answering query i with model choice[i], from outcomes.cost[axis]; `own=True` adds the router's own cost.
+    """Cost (n,) of answering query i with model choice[i], from outcomes.cost[axis].
 
-    Own cost is `own_cost[axis]` for every query and, when the router runs the small model, that model's cost where the large one answers.
+    `own=True` adds the router's own cost.
+
+    Own cost is `own_cost[axis]` for every query and, when the router runs the small model, that
+    model's cost where the large one answers.
     """
     cost = np.asarray(lookup(outcomes.cost, axis, "cost axis"), dtype=np.float64)
     paid = cost[np.arange(len(choice)), choice]
@@ -249,28 +295,42 @@ def cost_of(self: Router, choice, outcomes, *, axis="params_b", own=False):
 
 # %% ../../nbs/6_routers/base.ipynb #81fa2eec
 def platt(score, y):
-    """(slope, intercept) of P(y=1) = sigmoid(slope * score + intercept) by Platt's method (smoothed targets, logistic regression).
+    """(slope, intercept) of P(y=1) = sigmoid(slope * score + intercept) by Platt's method (smoothed
+    targets, logistic regression).
 
-    score, y (n,): y in {0, 1}. The slope is at least 0: high scores never mean less. A score that says nothing gives the smoothed base rate.
+    score, y (n,): y in {0, 1}. The slope is at least 0: high scores never mean less. A score that
+    says nothing gives the smoothed base rate.
     """
-    from sklearn.linear_model import LogisticRegression   # a second of import that only a fit pays
+    from sklearn.linear_model import LogisticRegression  # a second of import that only a fit pays
+
     score, y = np.asarray(score, dtype=np.float64), np.asarray(y, dtype=np.float64)
     positive, n = y.sum(), len(y)
     soft = np.where(y == 1, (positive + 1) / (positive + 2), 1 / (n - positive + 2))
     centre, scale = score.mean(), score.std()
     base = float(np.log(soft.mean() / (1 - soft.mean())))
-    if not scale > 0: return np.array([0., base])
+    if not scale > 0:
+        return np.array([0.0, base])
     z = (score - centre) / scale
-    fit = LogisticRegression(C=1e6, max_iter=1000).fit(np.r_[z, z][:, None], np.r_[np.ones(n), np.zeros(n)], sample_weight=np.r_[soft, 1 - soft])
+    fit = LogisticRegression(C=1e6, max_iter=1000).fit(
+        np.r_[z, z][:, None], np.r_[np.ones(n), np.zeros(n)], sample_weight=np.r_[soft, 1 - soft]
+    )
     slope = fit.coef_[0, 0] / scale
-    return np.array([slope, fit.intercept_[0] - slope * centre]) if slope > 0 else np.array([0., base])
+    return (
+        np.array([slope, fit.intercept_[0] - slope * centre])
+        if slope > 0
+        else np.array([0.0, base])
+    )
 
 # %% ../../nbs/6_routers/base.ipynb #bbcde102
 class BinaryRouter(Router):
-    """Base of two-model routers. Subclasses give `_fit(X, y, validation)` (y = 1: send to the large model) and `_score(X) -> (n,)`, high = large.
+    """Base of two-model routers.
+
+    Subclasses give `_fit(X, y, validation)` (y = 1: send to the large model) and `_score(X) ->
+    (n,)`, high = large.
 
     score_is_logit: the score is a log-odds already, so that no Platt fit is needed.
-    Fitted: `platt_` (slope, intercept), `quality_given_label_` (2, 2) mean score by label and model, and `threshold_` after `choose_threshold`.
+    Fitted: `platt_` (slope, intercept), `quality_given_label_` (2, 2) mean score by label and
+    model, and `threshold_` after `choose_threshold`.
     """
 
     n_models, score_is_logit = 2, False
@@ -301,7 +361,9 @@ class BinaryRouter(Router):
         )
 
     def predict_proba(self, X):
-        "Probabilities (n, 2): column 0 that the small model suffices, column 1 that the query needs the large one."
+        """Probabilities (n, 2): column 0 that the small model suffices, column 1 that the query
+        needs the large one.
+        """
         self._need("platt_")
         p = expit(self.platt_[0] * self.decision_function(X) + self.platt_[1])
         return np.stack([1 - p, p], axis=1)
@@ -312,7 +374,10 @@ class BinaryRouter(Router):
 
 # %% ../../nbs/6_routers/base.ipynb #bc54b804
 def _groups(score):
-    "(order, highest first; group ends (k,) with 0 in front): where queries of equal score begin and end. Raises on NaN."
+    """(order, highest first.
+
+    Group ends (k,) with 0 in front): where queries of equal score begin and end. Raises on NaN.
+    """
     score = np.asarray(score, dtype=np.float64)
     if np.isnan(score).any():
         raise NotFiniteError(
@@ -324,11 +389,14 @@ def _groups(score):
 
 
 def threshold_for(score, scores, *, call_rate=None, target=None):
-    """(threshold, call rate, performance) on validation data: `score` (n,) high = large, `scores` (n, 2) of small and large model.
+    """(threshold, call rate, performance) on validation data: `score` (n,) high = large, `scores`
+    (n, 2) of small and large model.
 
-    Give one of `call_rate` in [0, 1] (largest reachable rate within it) and `target` (smallest rate that wins this share of the large model's gain).
-    The rule is score >= threshold: the threshold is the lowest score that is sent, inf for none, -inf for all. Raises `NoGainError` when a target is
-    asked for and the large model is not better; warns (`CallRateWarning`) when ties keep the rate more than .05 below the one asked for.
+    Give one of `call_rate` in [0, 1] (largest reachable rate within it) and `target` (smallest rate
+    that wins this share of the large model's gain). The rule is score >= threshold: the threshold
+    is the lowest score that is sent, inf for none, -inf for all. Raises `NoGainError` when a target
+    is asked for and the large model is not better; warns (`CallRateWarning`) when ties keep the
+    rate more than .05 below the one asked for.
     """
     asked = call_rate if target is None else target
     if (call_rate is None) == (target is None) or not 0 <= asked <= 1:
@@ -356,7 +424,9 @@ def threshold_for(score, scores, *, call_rate=None, target=None):
 
 
 def _warn_of_ties(rates, k, asked):
-    "Warn when the rate of group k lies far below the rate asked for, though more than one query could have been sent."
+    """Warn when the rate of group k lies far below the rate asked for, though more than one query
+    could have been sent.
+    """
     if asked - rates[k] > 0.05 and k + 1 < len(rates):
         warnings.warn(
             f"A call rate of {asked:g} was asked for. Scores tie, so that {rates[k]:.3g} or {rates[k + 1]:.3g} can be reached: {rates[k]:.3g} was taken.",
@@ -369,7 +439,9 @@ def _warn_of_ties(rates, k, asked):
 def choose_threshold(
     self: BinaryRouter, X_val, outcomes_val, *, call_rate=None, target=None, query_ids=None
 ):
-    "Choose `threshold_` on VALIDATION data for a `call_rate` or a `target` share of the large model's gain (`threshold_for`). Returns self."
+    """Choose `threshold_` on VALIDATION data for a `call_rate` or a `target` share of the large
+    model's gain (`threshold_for`). Returns self.
+    """
     _, scores = check_pair(
         X_val,
         outcomes_val,
@@ -403,7 +475,10 @@ def decide(self: BinaryRouter, X):
 
 @patch
 def calibrate(self: BinaryRouter, X_val, outcomes_val, *, query_ids=None):
-    "Refit the probability (Platt) on VALIDATION data; the scores, and so their order, stay as they are. Returns self."
+    """Refit the probability (Platt) on VALIDATION data.
+
+    The scores, and so their order, stay as they are. Returns self.
+    """
     _, scores = check_pair(
         X_val,
         outcomes_val,
@@ -421,7 +496,9 @@ def calibrate(self: BinaryRouter, X_val, outcomes_val, *, query_ids=None):
 # %% ../../nbs/6_routers/base.ipynb #45cb7405
 @patch
 def reliability(self: BinaryRouter, X, outcomes, *, bins=10):
-    "`metrics.reliability_curve` of P(needs the large model) on held-out queries: arrays probability, frequency, count (bins,) of equal width."
+    """`metrics.reliability_curve` of P(needs the large model) on held-out queries: arrays
+    probability, frequency, count (bins,) of equal width.
+    """
     columns = columns_of(outcomes)
     X, scores = check_pair(
         X, outcomes, self.feature_kind, n_models=2, needs=self.needs, shape=self._shape()
@@ -432,14 +509,20 @@ def reliability(self: BinaryRouter, X, outcomes, *, bins=10):
 
 # %% ../../nbs/6_routers/base.ipynb #825a552a
 class MissingOutcomesError(RoutingInputError):
-    "A model has no recorded outcome at all among the training queries, so that nothing can be learned about it."
+    """A model has no recorded outcome at all among the training queries, so that nothing can be
+    learned about it.
+    """
 
 
 class PoolRouter(Router):
-    """Base of routers for pools of any size. Subclasses give `_fit(X, scores, validation)`, scores (n, m) with NaN = missing, and `_predict(X) -> (n, m)`.
+    """Base of routers for pools of any size.
 
-    missing: "mask" (a NaN outcome counts for nothing) or "raise" (`NotFiniteError`). ties: how equal predictions are drawn on curves
-    (`metrics.TIES`). Fitted: `mean_` (m,), the mean of each model's recorded training outcomes, and what `Router` fits.
+    Subclasses give `_fit(X, scores, validation)`, scores (n, m) with NaN = missing, and
+    `_predict(X) -> (n, m)`.
+
+    missing: "mask" (a NaN outcome counts for nothing) or "raise" (`NotFiniteError`). ties: how
+    equal predictions are drawn on curves (`metrics.TIES`). Fitted: `mean_` (m,), the mean of each
+    model's recorded training outcomes, and what `Router` fits.
     """
 
     missing, ties = "mask", "cheapest"
@@ -466,7 +549,10 @@ class PoolRouter(Router):
         return X
 
     def fit(self, X, outcomes, *, validation=None, query_ids=None):
-        "Fit on features X and outcomes (table or (n, m) scores, NaN = missing); `validation` = (X, outcomes) for early stopping. Returns self."
+        """Fit on features X and outcomes (table or (n, m) scores, NaN = missing).
+
+        `validation` = (X, outcomes) for early stopping. Returns self.
+        """
         self._keep_origin(X)
         X, scores = self._pair(X, outcomes, query_ids)
         self.model_names_, self.model_costs_ = describe_models(outcomes, scores.shape[1])

@@ -23,25 +23,37 @@ from sklearn.metrics import roc_auc_score
 
 from ..core import MisalignedError, RoutingInputError, make_rng
 from routercompanion.features.kinds import (
-    EmptyInputError, NotFiniteError, WidthError, n_rows, score_matrix, take,
+    EmptyInputError,
+    NotFiniteError,
+    WidthError,
+    n_rows,
+    score_matrix,
+    take,
 )
 from routercompanion.routers.base import (
-    BinaryRouter, CallRateWarning, NotFittedRouterError, OneClassError, Router, routing_labels,
+    BinaryRouter,
+    CallRateWarning,
+    NotFittedRouterError,
+    OneClassError,
+    Router,
+    routing_labels,
 )
 from .registry import ROUTERS, load_router, save_router
 
 # %% ../../nbs/6_routers/check.ipynb #bef184c8
 def toy_routing_data(kind, *, n=96, n_models=2, seed=0):
-    """(X, outcomes) of a synthetic problem with a planted signal for routers of feature `kind`: harder queries have a higher difficulty in X.
+    """(X, outcomes) of a synthetic problem with a planted signal for routers of feature `kind`:
+    harder queries have a higher difficulty in X.
 
-    Queries come from 4 tasks of rising difficulty; outcomes carry score (n, n_models), cost, query_ids and models. Half the small answers are wrong.
+    Queries come from 4 tasks of rising difficulty; outcomes carry score (n, n_models), cost,
+    query_ids and models. Half the small answers are wrong.
     """
     rng = make_rng(seed)
     task = np.arange(n) % 4
-    hard = (task - 1.5) + rng.normal(0, .7, n)
-    small = (hard + rng.normal(0, .3, n) < np.median(hard)).astype(np.float32)
-    score = np.stack([small, *(rng.random((n_models - 1, n)) < .85)], axis=1).astype(np.float32)
-    cost = np.tile(2. ** np.arange(n_models), (n, 1))
+    hard = (task - 1.5) + rng.normal(0, 0.7, n)
+    small = (hard + rng.normal(0, 0.3, n) < np.median(hard)).astype(np.float32)
+    score = np.stack([small, *(rng.random((n_models - 1, n)) < 0.85)], axis=1).astype(np.float32)
+    cost = np.tile(2.0 ** np.arange(n_models), (n, 1))
     ids, models = np.array([f"q{i}" for i in range(n)]), [f"m{j}" for j in range(n_models)]
     outcomes = SimpleNamespace(score=score, cost={"params_b": cost}, query_ids=ids, models=models)
     return _toy_feature(kind, hard, task, score, rng), outcomes
@@ -49,19 +61,43 @@ def toy_routing_data(kind, *, n=96, n_models=2, seed=0):
 
 def _toy_feature(kind, hard, task, score, rng):
     n = len(hard)
-    if kind in ("hidden_mean", "hidden_last"): return (rng.normal(0, .5, (n, 5, 8)) + hard[:, None, None] * np.linspace(.2, 1, 5)[:, None]).astype(np.float16)
-    if kind == "embedding": return (rng.normal(0, .5, (n, 8)) + hard[:, None] * np.linspace(-1, 1, 8)).astype(np.float32)
-    if kind == "logits": return {"entropy": np.exp(hard / 3), "margin": expit(-hard), "max_logit": 20 - hard, "max_prob": expit(1 - hard), "logit_margin": 6 * expit(-hard)}
-    if kind == "answers": return {"self_ask": np.where(np.arange(n) % 16, 100 * expit(-hard), np.nan), "semantic_entropy": np.round(1.6 * expit(hard), 1),
-                                  "perplexity": np.exp(expit(hard)), "p_true": expit(-hard),
-                                  "answer_entropy": 2 * expit(hard)}
-    if kind == "text": return np.array(["word " * int(12 + 4 * h) for h in hard])
-    if kind == "task": return np.array([f"task{t}" for t in task])
+    if kind in ("hidden_mean", "hidden_last"):
+        return (
+            rng.normal(0, 0.5, (n, 5, 8)) + hard[:, None, None] * np.linspace(0.2, 1, 5)[:, None]
+        ).astype(np.float16)
+    if kind == "embedding":
+        return (rng.normal(0, 0.5, (n, 8)) + hard[:, None] * np.linspace(-1, 1, 8)).astype(
+            np.float32
+        )
+    if kind == "logits":
+        return {
+            "entropy": np.exp(hard / 3),
+            "margin": expit(-hard),
+            "max_logit": 20 - hard,
+            "max_prob": expit(1 - hard),
+            "logit_margin": 6 * expit(-hard),
+        }
+    if kind == "answers":
+        return {
+            "self_ask": np.where(np.arange(n) % 16, 100 * expit(-hard), np.nan),
+            "semantic_entropy": np.round(1.6 * expit(hard), 1),
+            "perplexity": np.exp(expit(hard)),
+            "p_true": expit(-hard),
+            "answer_entropy": 2 * expit(hard),
+        }
+    if kind == "text":
+        return np.array(["word " * int(12 + 4 * h) for h in hard])
+    if kind == "task":
+        return np.array([f"task{t}" for t in task])
     return score if kind == "outcomes" else np.array([f"q{i}" for i in range(n)])
 
 # %% ../../nbs/6_routers/check.ipynb #b0c20002
 class _Subject:
-    "A router under check and its data. Every rule gets copies; `fitted` and its output `out` are shared."
+    """A router under check and its data.
+
+    Every rule gets copies; `fitted` and its output `out` are shared.
+    """
+
     def __init__(self, router, X, outcomes):
         self.router, self.data, self.table = router, X, outcomes
 
@@ -83,8 +119,11 @@ class _Subject:
     def fit(self, X=None, outcomes=None, **options):
         "A fresh copy after `fit` on the toy data, or on what is given in its place."
         router = self.fresh()
-        router.fit(self.X if X is None else X,
-                   copy.deepcopy(self.table) if outcomes is None else outcomes, **options)
+        router.fit(
+            self.X if X is None else X,
+            copy.deepcopy(self.table) if outcomes is None else outcomes,
+            **options,
+        )
         return router
 
     @cached_property
@@ -119,7 +158,10 @@ def _close(a, b):
 # %% ../../nbs/6_routers/check.ipynb #b0c20005
 @contextmanager
 def _registered(cls):
-    "Inside the block `cls` is found by its name, since loading looks it up; afterwards all is as before."
+    """Inside the block `cls` is found by its name, since loading looks it up.
+
+    Afterwards all is as before.
+    """
     before = ROUTERS.get(cls.__name__)
     ROUTERS[cls.__name__] = cls
     try:
@@ -141,9 +183,11 @@ _RULES = []
 
 def _rule(text, applies=lambda router: True):
     "Decorator: a rule, in its own words, for the routers it applies to."
+
     def add(function):
         _RULES.append((text, applies, function))
         return function
+
     return add
 
 
@@ -162,6 +206,7 @@ def _priced(router):
 # %% ../../nbs/6_routers/check.ipynb #b0c20008
 def _check_of(subject, text, holds):
     "The check of one rule: raises `AssertionError` that names class and rule, and what was seen."
+
     def check():
         broken = f"check_router: {type(subject.router).__name__} breaks the rule: {text}"
         try:
@@ -172,6 +217,7 @@ def _check_of(subject, text, holds):
             raise AssertionError(f"{broken}; {seen}")
         if not seen:
             raise AssertionError(broken)
+
     return check
 
 # %% ../../nbs/6_routers/check.ipynb #b0c2000a
@@ -249,14 +295,15 @@ def other_queries_do_not_matter(subject):
 @_rule("a query's score is the same in a batch of any size")
 def batch_does_not_matter(subject):
     parts = [slice(0, 1), slice(0, len(subject.out) // 2)]
-    return all(_close(_output(subject.fitted, take(subject.X, part)), subject.out[part])
-               for part in parts)
+    return all(
+        _close(_output(subject.fitted, take(subject.X, part)), subject.out[part]) for part in parts
+    )
 
 # %% ../../nbs/6_routers/check.ipynb #b0c20010
 @_rule("route returns one model index per query")
 def route_gives_indices(subject):
     n, m = subject.score.shape
-    chosen = [subject.fitted.route(subject.X, price) for price in (0., .5, 1e9)]
+    chosen = [subject.fitted.route(subject.X, price) for price in (0.0, 0.5, 1e9)]
     shapes = [c.shape for c in chosen]
     if shapes != [(n,)] * 3:
         return f"got shapes {shapes}"
@@ -266,7 +313,7 @@ def route_gives_indices(subject):
 @_rule("a larger trade-off never costs more, a huge one takes the cheapest", _priced)
 def cost_falls_with_the_trade_off(subject):
     cost = subject.fitted.model_costs_
-    paid = [cost[subject.fitted.route(subject.X, price)] for price in (0., .5, 1e9)]
+    paid = [cost[subject.fitted.route(subject.X, price)] for price in (0.0, 0.5, 1e9)]
     mean = [p.mean() for p in paid]
     return mean[0] >= mean[1] >= mean[2] and np.allclose(paid[2], cost.min())
 
@@ -281,9 +328,12 @@ def saving_keeps_parameters(subject):
     return _saved_and_loaded(subject.fitted).get_params() == subject.fitted.get_params()
 
 # %% ../../nbs/6_routers/check.ipynb #b0c20013
-@_rule("a high score means: send to the large model (AUROC on its own training data is below .4)", _pair)
+@_rule(
+    "a high score means: send to the large model (AUROC on its own training data is below .4)",
+    _pair,
+)
 def high_means_large(subject):
-    return roc_auc_score(routing_labels(subject.score), np.ravel(subject.out)) >= .4
+    return roc_auc_score(routing_labels(subject.score), np.ravel(subject.out)) >= 0.4
 
 
 @_rule("predict_proba has shape (n, 2) and rows that sum to 1", _pair)
@@ -299,7 +349,9 @@ def probability_rises_with_the_score(subject):
 
 # %% ../../nbs/6_routers/check.ipynb #b0c20014
 def _with_threshold(subject, rate):
-    "A copy of the fitted router with the threshold for a call rate, and what `choose_threshold` returned."
+    """A copy of the fitted router with the threshold for a call rate, and what `choose_threshold`
+    returned.
+    """
     router = copy.deepcopy(subject.fitted)
     with warnings.catch_warnings():
         # the made-up scores tie: which rate is met is what the rules ask
@@ -310,19 +362,21 @@ def _with_threshold(subject, rate):
 
 @_rule("choose_threshold returns the router itself", _pair)
 def choose_threshold_returns_itself(subject):
-    router, returned = _with_threshold(subject, .3)
+    router, returned = _with_threshold(subject, 0.3)
     return returned is router
 
 
 @_rule("decide stays within the call rate on the data the threshold was chosen on", _pair)
 def call_rate_is_kept(subject):
-    rates = {rate: _with_threshold(subject, rate)[0].decide(subject.X).mean() for rate in (0., .3)}
+    rates = {
+        rate: _with_threshold(subject, rate)[0].decide(subject.X).mean() for rate in (0.0, 0.3)
+    }
     return all(seen <= rate + 1e-9 for rate, seen in rates.items()) or f"got {rates}"
 
 
 @_rule("a call rate of 1 sends every query to the large model", _pair)
 def call_rate_of_one_sends_all(subject):
-    return _with_threshold(subject, 1.)[0].decide(subject.X).all()
+    return _with_threshold(subject, 1.0)[0].decide(subject.X).all()
 
 # %% ../../nbs/6_routers/check.ipynb #b0c20016
 def _raises(error, action):
@@ -387,7 +441,7 @@ def prediction_needs_fit(subject):
 
 @_rule("a negative trade-off raises RoutingInputError", _priced)
 def negative_trade_off_is_refused(subject):
-    return _raises(RoutingInputError, lambda: subject.fitted.route(subject.X, -.1))
+    return _raises(RoutingInputError, lambda: subject.fitted.route(subject.X, -0.1))
 
 # %% ../../nbs/6_routers/check.ipynb #b0c20019
 @_rule("labels of one class raise OneClassError", _pair)
@@ -430,7 +484,9 @@ def other_width_is_refused(subject):
 
 # %% ../../nbs/6_routers/check.ipynb #b0c2001c
 def _contract_checks(router):
-    "The checks of the sequential and the online contract, as far as the router's class derives from it."
+    """The checks of the sequential and the online contract, as far as the router's class derives
+    from it.
+    """
     bases = {base.__module__ for base in type(router).__mro__}
     for contract in ("sequential", "online"):
         if f"routercompanion.routers.{contract}" in bases:
@@ -446,18 +502,26 @@ def _subject_and_checks(router, X=None, outcomes=None):
             X, outcomes = toy_routing_data(router.feature_kind, n_models=router.n_models or 3)
         subject = _Subject(router, X, outcomes)
         rules = [rule for rule in _RULES if rule[1](router)]
-        checks = [(holds.__name__, _check_of(subject, text, holds)) for text, _, holds in rules] + checks
+        checks = [
+            (holds.__name__, _check_of(subject, text, holds)) for text, _, holds in rules
+        ] + checks
     if not checks:
-        raise AssertionError("check_router: give an instance of a Router subclass, "
-                             "e.g. check_router(MyRouter()).")
+        raise AssertionError(
+            "check_router: give an instance of a Router subclass, e.g. check_router(MyRouter())."
+        )
     return subject, checks
 
 # %% ../../nbs/6_routers/check.ipynb #b0c2001d
-def router_checks(router: Router, X=None, outcomes=None) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Yield (name, check) for every rule that a router keeps; `check()` raises `AssertionError` naming it.
+def router_checks(
+    router: Router, X=None, outcomes=None
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Yield (name, check) for every rule that a router keeps.
 
-    The checks are independent and share one fit, which the first that needs it pays. Groups: all (fit,
-    scores, decisions, files, two models, bad input), and what the sequential and the online contract add.
+    `check()` raises `AssertionError` naming it.
+
+    The checks are independent and share one fit, which the first that needs it pays. Groups: all
+    (fit, scores, decisions, files, two models, bad input), and what the sequential and the online
+    contract add.
     X, outcomes: a small data set of your own (default: `toy_routing_data`). In pytest:
     `@pytest.mark.parametrize("name,check", list(router_checks(MyRouter())))`.
     """

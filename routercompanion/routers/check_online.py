@@ -28,6 +28,7 @@ def rule(holds, router, text):
 
 class _Bench:
     "A router and its data; every fit starts from a clone, every prediction is made by a copy."
+
     def __init__(self, router, X, outcomes):
         self.router, self.X, self.outcomes = router, X, outcomes
         self.score = np.array(outcomes.score, dtype=np.float64)
@@ -89,8 +90,11 @@ def _pulled_cells(bench) -> np.ndarray:
 def _check_seed(bench):
     first, again = bench.replayed(state=1), bench.replayed(state=2)
     for name in ("order", "asked", "propensity", "quality"):
-        rule(_same(getattr(first, name), getattr(again, name)), bench.router,
-             f"two replays with one seed are the same ({name} is not)")
+        rule(
+            _same(getattr(first, name), getattr(again, name)),
+            bench.router,
+            f"two replays with one seed are the same ({name} is not)",
+        )
 
 
 def _check_counts(bench):
@@ -105,7 +109,7 @@ def _check_missing(bench):
     score[::3] = np.nan
     router, shown = clone(bench.router), []
     if getattr(router, "missing", "mask") != "mask":
-        return                                  # it refuses missing outcomes, which is its right
+        return  # it refuses missing outcomes, which is its right
     learn = router.update
 
     def update(x, models, reward):
@@ -115,15 +119,21 @@ def _check_missing(bench):
     router.update = update
     with global_seed(0):
         router.fit(bench.X, bench.table(score))
-    rule(len(shown) == (~np.isnan(score[:, 0])).sum() and np.isfinite(shown).all(), router,
-         "a missing outcome teaches nothing (update is not called for it)")
+    rule(
+        len(shown) == (~np.isnan(score[:, 0])).sum() and np.isfinite(shown).all(),
+        router,
+        "a missing outcome teaches nothing (update is not called for it)",
+    )
 
 
 def _check_propensity(bench):
     p = bench.replayed().propensity
     stated = p[~np.isnan(p)]
-    rule(((stated > 0) & (stated <= 1 + 1e-12)).all(), bench.router,
-         "the propensity of what was pulled is a probability above 0, or NaN")
+    rule(
+        ((stated > 0) & (stated <= 1 + 1e-12)).all(),
+        bench.router,
+        "the propensity of what was pulled is a probability above 0, or NaN",
+    )
 
 # %% ../../nbs/6_routers/check_online.ipynb #6d26c155
 def _check_one_shot(bench):
@@ -132,8 +142,11 @@ def _check_one_shot(bench):
     good = quality.shape == (n, m) and np.isfinite(quality).all()
     rule(good, router, f"predict_quality is finite, of shape {(n, m)}")
     choice = copy.deepcopy(router).route(bench.X)
-    rule(choice.shape == (n,) and np.isin(choice, np.arange(m)).all(), router,
-         "route gives one model per query")
+    rule(
+        choice.shape == (n,) and np.isin(choice, np.arange(m)).all(),
+        router,
+        "route gives one model per query",
+    )
 
 
 def _check_predicting(bench):
@@ -148,8 +161,11 @@ def _check_predicting(bench):
 def _check_alone(bench):
     router, rows = bench.fitted(), make_rng(7).permutation(n_rows(bench.X))[:3]
     few, all_ = _beliefs(router, take(bench.X, rows)), _beliefs(router, bench.X)[rows]
-    rule(np.allclose(few, all_, rtol=1e-9, atol=1e-12, equal_nan=True), router,
-         "a query's score depends on that query alone")
+    rule(
+        np.allclose(few, all_, rtol=1e-9, atol=1e-12, equal_nan=True),
+        router,
+        "a query's score depends on that query alone",
+    )
 
 # %% ../../nbs/6_routers/check_online.ipynb #42acd4ff
 def _check_parameters(bench):
@@ -166,8 +182,11 @@ def _check_saved(bench):
     "Beliefs after saving and loading; the class is known to the registry for that time."
     router = bench.fitted()
     again = _saved_and_loaded(router)
-    rule(_same(_beliefs(router, bench.X), _beliefs(again, bench.X)), router,
-         "a saved and loaded router gives the same bytes")
+    rule(
+        _same(_beliefs(router, bench.X), _beliefs(again, bench.X)),
+        router,
+        "a saved and loaded router gives the same bytes",
+    )
     rule(again.get_params() == router.get_params(), router, "saving keeps the parameters")
 
 # %% ../../nbs/6_routers/check_online.ipynb #974331bf
@@ -192,7 +211,7 @@ def _run(check, bench):
     try:
         check(bench)
     except PullError:
-        pass                                    # named by the first rule
+        pass  # named by the first rule
 
 # %% ../../nbs/6_routers/check_online.ipynb #6eb79f71
 def online_checks(router, X=None, outcomes=None) -> Iterator[tuple[str, Callable[[], None]]]:

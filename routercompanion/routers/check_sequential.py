@@ -18,7 +18,12 @@ from ..core import make_rng
 from ..features.kinds import n_rows, take
 from .check import _saved_and_loaded, toy_routing_data
 from routercompanion.routers.sequential import (
-    REJECT, STOP, Ledger, SequenceError, SequentialRouter, run_sequential,
+    REJECT,
+    STOP,
+    Ledger,
+    SequenceError,
+    SequentialRouter,
+    run_sequential,
 )
 
 # %% ../../nbs/6_routers/check_sequential.ipynb #85adf99c
@@ -29,7 +34,7 @@ def toy_sequential_data(kind: str = "embedding", *, n: int = 96, n_models: int =
     """
     X, outcomes = toy_routing_data(kind, n=n, n_models=n_models, seed=seed)
     rng = make_rng(seed + 1)
-    sure = np.clip(.3 + .4 * outcomes.score + rng.normal(0, .15, outcomes.score.shape), 0, 1)
+    sure = np.clip(0.3 + 0.4 * outcomes.score + rng.normal(0, 0.15, outcomes.score.shape), 0, 1)
     answer_id = rng.integers(0, 3, outcomes.score.shape)
     outcomes.score = outcomes.score.astype(np.float64)
     return X, np.stack([sure, answer_id], 2), outcomes
@@ -47,8 +52,13 @@ def _broken(ledger, rows, action) -> dict:
     needed, had = ledger.requires[model], ledger.was_asked[rows]
     at = np.arange(len(rows))
     missing = (needed >= 0) & ~had[at, needed]
-    return {RANGE: ~exists, EARLY: (action == STOP) & ~had.any(1), ENDLESS: asks & had.all(1),
-            TWICE: asks & had[at, model] & ~had.all(1), REQUIRED: asks & missing & ~had[at, model]}
+    return {
+        RANGE: ~exists,
+        EARLY: (action == STOP) & ~had.any(1),
+        ENDLESS: asks & had.all(1),
+        TWICE: asks & had[at, model] & ~had.all(1),
+        REQUIRED: asks & missing & ~had[at, model],
+    }
 
 
 def _next(router, X, seen):
@@ -76,7 +86,7 @@ def _walk(router, X, signals, requires=None):
         rows = rows[on]
         ledger.ask(rows, action[on])
     asked = np.full(ledger.was_asked.shape, -1)
-    asked[:, :ledger.asked.shape[1]] = ledger.asked
+    asked[:, : ledger.asked.shape[1]] = ledger.asked
     return SimpleNamespace(asked=asked, answer=_answer(router, X, ledger, refused), broken=broken)
 
 # %% ../../nbs/6_routers/check_sequential.ipynb #3a7b4131
@@ -107,6 +117,7 @@ def global_seed(seed):
 
 class _Bench:
     "A fitted router with its data, on which every check runs from the same state."
+
     def __init__(self, router, X, signals, outcomes):
         self.router, self.X, self.outcomes = router, X, outcomes
         self.signals = np.array(signals, dtype=np.float64)
@@ -132,8 +143,10 @@ def rule(holds, router, text):
 
 
 _PROTOCOL = {
-    "one action per query": ((SHAPE, RANGE), "act gives one whole number per query: a model of the "
-                             "table, STOP or REJECT"),
+    "one action per query": (
+        (SHAPE, RANGE),
+        "act gives one whole number per query: a model of the table, STOP or REJECT",
+    ),
     "asks before it stops": ((EARLY,), "a query stops after something was asked, or is refused"),
     "no model twice": ((TWICE,), "no model is asked twice for a query"),
     "within m steps": ((ENDLESS,), "a query stops within m steps, at last when all were asked"),
@@ -158,8 +171,11 @@ def _check_reads(bench, outcomes_of):
         bench.signals[~asked] = np.broadcast_to(other, known.shape)[~asked]
         bench.outcomes.score[~asked] = np.broadcast_to(other, known.shape)[~asked][:, 0]
         again = bench.walk(router)
-        rule(np.array_equal(_decisions(first), _decisions(again)), router,
-             "a step reads only what was paid for (unasked signals and outcomes were overwritten)")
+        rule(
+            np.array_equal(_decisions(first), _decisions(again)),
+            router,
+            "a step reads only what was paid for (unasked signals and outcomes were overwritten)",
+        )
 
 
 def _own_copy(outcomes):
@@ -176,11 +192,14 @@ def _check_bill(bench):
         with global_seed(1):
             run = router.run(bench.X, bench.outcomes, signals=bench.signals)
     except SequenceError:
-        return                                  # another rule is broken, and another check says so
+        return  # another rule is broken, and another check says so
     for axis, price in bench.outcomes.cost.items():
         total = [sum(price[i, j] for j in row if j >= 0) for i, row in enumerate(run.asked)]
-        rule(np.allclose(run.cost[axis], total, rtol=1e-9, atol=0), router,
-             f"what is paid equals the sum over what was asked (axis {axis})")
+        rule(
+            np.allclose(run.cost[axis], total, rtol=1e-9, atol=0),
+            router,
+            f"what is paid equals the sum over what was asked (axis {axis})",
+        )
 
 
 def _check_answer(bench):
@@ -201,26 +220,35 @@ def _check_alone(bench):
     router, n = bench.fitted(), len(bench.signals)
     kept, others = np.arange(0, n, 2), np.arange(1, n, 2)
     swapped = np.arange(n)
-    swapped[others] = others[0]                  # every second query becomes the same other one
+    swapped[others] = others[0]  # every second query becomes the same other one
     first = _decisions(bench.walk(router))
     again = _decisions(bench.walk(router, take(bench.X, swapped), bench.signals[swapped]))
-    rule(np.array_equal(first[kept], again[kept]), router,
-         "a query's decision depends on that query alone (the other queries were exchanged)")
+    rule(
+        np.array_equal(first[kept], again[kept]),
+        router,
+        "a query's decision depends on that query alone (the other queries were exchanged)",
+    )
 
 
 def _check_order(bench):
     router = bench.fitted()
     rows = make_rng(7).permutation(len(bench.signals))
     again = bench.walk(router, take(bench.X, rows), bench.signals[rows])
-    rule(np.array_equal(_decisions(bench.walk(router))[rows], _decisions(again)), router,
-         "the order of the rows does not matter")
+    rule(
+        np.array_equal(_decisions(bench.walk(router))[rows], _decisions(again)),
+        router,
+        "the order of the rows does not matter",
+    )
 
 
 def _check_batch(bench):
     router, n = bench.fitted(), len(bench.signals)
     twice = bench.walk(router, _join(bench.X, bench.X), np.concatenate([bench.signals] * 2))
-    rule(np.array_equal(_decisions(bench.walk(router)), _decisions(twice)[:n]), router,
-         "the size of the batch does not matter (every query was given twice)")
+    rule(
+        np.array_equal(_decisions(bench.walk(router)), _decisions(twice)[:n]),
+        router,
+        "the size of the batch does not matter (every query was given twice)",
+    )
 
 # %% ../../nbs/6_routers/check_sequential.ipynb #22e8fce9
 def _check_repeats(bench):
@@ -248,8 +276,11 @@ def _check_saved(bench):
     router = bench.fitted()
     first = bench.walk(router)
     again = _saved_and_loaded(router)
-    rule(np.array_equal(_decisions(first), _decisions(bench.walk(again))), router,
-         "a saved and loaded router decides the same")
+    rule(
+        np.array_equal(_decisions(first), _decisions(bench.walk(again))),
+        router,
+        "a saved and loaded router decides the same",
+    )
     rule(again.get_params() == router.get_params(), router, "saving keeps the parameters")
 
 # %% ../../nbs/6_routers/check_sequential.ipynb #3ce9e6db
@@ -266,7 +297,8 @@ _BEHAVIOUR = {
 
 # %% ../../nbs/6_routers/check_sequential.ipynb #4a78dcac
 def sequential_checks(
-        router, X=None, signals=None, outcomes=None) -> Iterator[tuple[str, Callable[[], None]]]:
+    router, X=None, signals=None, outcomes=None
+) -> Iterator[tuple[str, Callable[[], None]]]:
     """Yield (rule's name, check) for a sequential router; `check()` raises `AssertionError`.
 
     Each check fits a clone of its own. X, signals, outcomes: a small data set of your own (default:

@@ -32,6 +32,7 @@ class OnlineRouter(PoolRouter):
     Fitted: `asked_` (m,) how often each model's outcome was learned from, `model_names_`,
     `model_costs_`, `feature_shape_`, and what the bandit keeps.
     """
+
     random_state = 42
     when, signals, how = "online", ("query", "feedback"), ("bandit",)
 
@@ -59,7 +60,7 @@ def feedback(rewards: np.ndarray, models: np.ndarray) -> float:
         return float(rewards[models[0]])
     first, second = rewards[models]
     missing = np.isnan(first) or np.isnan(second)
-    return np.nan if missing else .5 + .5 * float(np.sign(first - second))
+    return np.nan if missing else 0.5 + 0.5 * float(np.sign(first - second))
 
 
 def checked_pull(router, models, n_models) -> np.ndarray:
@@ -67,8 +68,10 @@ def checked_pull(router, models, n_models) -> np.ndarray:
     pulled = np.atleast_1d(np.asarray(models))
     whole = pulled.dtype.kind in "iu" and pulled.ndim == 1 and len(pulled) in (1, 2)
     if not whole or pulled.min() < 0 or pulled.max() >= n_models:
-        raise PullError(f"{type(router).__name__}.pull gave {models!r}. Give one model of "
-                        f"0..{n_models - 1}, or two to be compared.")
+        raise PullError(
+            f"{type(router).__name__}.pull gave {models!r}. Give one model of "
+            f"0..{n_models - 1}, or two to be compared."
+        )
     return pulled
 
 # %% ../../nbs/6_routers/online.ipynb #95465584
@@ -80,8 +83,10 @@ def _begin(self: OnlineRouter, X, outcomes, query_ids=None):
     none = np.isnan(scores).all(0)
     if none.any():
         j = none.argmax()
-        raise MissingOutcomesError(f"Model {self.model_names_[j]} (column {j}) has no outcome in "
-                                   f"{len(scores)} queries. Leave it out, or record some of them.")
+        raise MissingOutcomesError(
+            f"Model {self.model_names_[j]} (column {j}) has no outcome in "
+            f"{len(scores)} queries. Leave it out, or record some of them."
+        )
     has_shape = FEATURE_NDIM[self.feature_kind] is not None and hasattr(X, "shape")
     self.feature_shape_ = list(X.shape[1:]) if has_shape else []
     self.asked_ = np.zeros(scores.shape[1])
@@ -97,7 +102,7 @@ def _serve(self: OnlineRouter, X, rewards, rng):
     for i in order:
         x = row_of(X, i)
         models = checked_pull(self, self.pull(x, rng), m)
-        asked[i, :len(models)] = models
+        asked[i, : len(models)] = models
         propensity[i] = self.propensity(x, models)
         reward = feedback(rewards[i], models)
         if not np.isnan(reward):
@@ -135,7 +140,7 @@ def replay(router, X, outcomes, *, rng=None, reward=None, warm=False) -> Run:
         raise MisalignedError(f"Rewards have shape {rewards.shape}, outcomes {scores.shape}.")
     rng = make_rng(router.random_state if rng is None else rng)
     order, asked, propensity = learner._serve(X, rewards, rng)
-    asked = asked[:, :1 + (asked[:, 1] >= 0).any()]
+    asked = asked[:, : 1 + (asked[:, 1] >= 0).any()]
     answer = _preferred(asked, rewards)
     costs = getattr(outcomes, "cost", None) or {}
     cost = {axis: paid(asked, np.asarray(c, dtype=np.float64)) for axis, c in costs.items()}

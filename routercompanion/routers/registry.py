@@ -23,7 +23,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from routercompanion.core import (
-    CompanionError, RoutingInputError, content_hash, file_hash, lookup, only_one, write_json,
+    CompanionError,
+    RoutingInputError,
+    content_hash,
+    file_hash,
+    lookup,
+    only_one,
+    write_json,
 )
 from ..features.kinds import FEATURE_NDIM, same_origin
 
@@ -42,7 +48,7 @@ def register_router(cls):
     with both places. A class of the session (`__main__`) goes before one of the library.
     """
     known = ROUTERS.get(cls.__name__)
-    cls._registered = True   # stays with the class, whatever becomes of ROUTERS
+    cls._registered = True  # stays with the class, whatever becomes of ROUTERS
     if known is None or cls.__module__ == "__main__" or _place(known) == _place(cls):
         ROUTERS[cls.__name__] = cls
     elif known.__module__ != "__main__":
@@ -55,8 +61,10 @@ def _place(cls):
 
 
 def _two_of_one_name(name, known, other):
-    return RoutingInputError(f"A router {name!r} exists already in {known.__module__}; "
-                             f"rename the one in {other.__module__}.")
+    return RoutingInputError(
+        f"A router {name!r} exists already in {known.__module__}; "
+        f"rename the one in {other.__module__}."
+    )
 
 # %% ../../nbs/6_routers/registry.ipynb #b0e10002
 def _places():
@@ -80,7 +88,7 @@ def _own_router(name):
     classes = [getattr(module, name, None) for module in modules]
     own = next((cls for cls in classes if "_registered" in getattr(cls, "__dict__", ())), None)
     if own is not None:
-        ROUTERS.setdefault(name, own)   # a class of the session keeps its place there
+        ROUTERS.setdefault(name, own)  # a class of the session keeps its place there
     return own
 
 # %% ../../nbs/6_routers/registry.ipynb #b0e10005
@@ -107,7 +115,7 @@ def load_entry_points():
     One that cannot be loaded, or whose name is taken, is named in a warning and left out.
     """
     for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
-        if point.value.startswith("routercompanion."):   # an old installation's own routers
+        if point.value.startswith("routercompanion."):  # an old installation's own routers
             continue
         try:
             _add_plug_in(point)
@@ -118,7 +126,10 @@ def load_entry_points():
 
 
 def get_router(name):
-    "The router class called `name`; an unknown name raises `UnknownNameError` and lists the known ones."
+    """The router class called `name`.
+
+    An unknown name raises `UnknownNameError` and lists the known ones.
+    """
     if name in ROUTERS:
         return ROUTERS[name]
     own = _own_router(name)
@@ -153,7 +164,8 @@ def list_routers():
     `fit`).
     Imports every router.
     """
-    import pandas as pd   # not needed by whoever asks for one router
+    import pandas as pd  # not needed by whoever asks for one router
+
     load_own_routers()
     rows = [_described(name, cls) for name, cls in load_entry_points().items()]
     return pd.DataFrame(rows).sort_values(["family", "name"], ignore_index=True)
@@ -169,8 +181,11 @@ def router_family(name):
     if cls is None:
         return None
     family = _family(cls)
-    inside = [(modules[0], other) for other, modules in _places().items()
-              if modules[0].split(".")[2] == family]
+    inside = [
+        (modules[0], other)
+        for other, modules in _places().items()
+        if modules[0].split(".")[2] == family
+    ]
     return family, [other for _, other in sorted(inside) if _own_router(other)]
 
 # %% ../../nbs/6_routers/registry.ipynb #55f1ad3e
@@ -178,38 +193,59 @@ SAVE_FORMAT = 1
 
 
 def _encode(value):
-    if isinstance(value, tuple): return {"tuple": [_encode(v) for v in value]}
-    if isinstance(value, np.generic): return value.item()
-    if isinstance(value, list): return [_encode(v) for v in value]
-    if isinstance(value, Mapping): return {"dict": [[_encode(k), _encode(v)] for k, v in value.items()]}
-    if value is None or isinstance(value, (bool, int, float, str)): return value
-    raise SavedRouterError(f"A {type(value).__name__} cannot be saved as JSON. Keep parameters and small fitted values to numbers, text, lists and dicts.")
+    if isinstance(value, tuple):
+        return {"tuple": [_encode(v) for v in value]}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, list):
+        return [_encode(v) for v in value]
+    if isinstance(value, Mapping):
+        return {"dict": [[_encode(k), _encode(v)] for k, v in value.items()]}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise SavedRouterError(
+        f"A {type(value).__name__} cannot be saved as JSON. Keep parameters and small fitted values to numbers, text, lists and dicts."
+    )
 
 
 def _decode(value):
-    if isinstance(value, list): return [_decode(v) for v in value]
-    if not isinstance(value, dict): return value
-    if "tuple" in value: return tuple(_decode(v) for v in value["tuple"])
+    if isinstance(value, list):
+        return [_decode(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if "tuple" in value:
+        return tuple(_decode(v) for v in value["tuple"])
     return {_decode(k): _decode(v) for k, v in value["dict"]}
 
 # %% ../../nbs/6_routers/registry.ipynb #3902f64a
 def router_state(router):
-    "(arrays, values): the fitted attributes (ending in one underscore), numeric NumPy arrays and scalars apart from everything else."
-    fitted = {k: v for k, v in vars(router).items() if k.endswith("_") and not k.endswith("__") and not k.startswith("_")}
+    """(arrays, values): the fitted attributes (ending in one underscore), numeric NumPy arrays and
+    scalars apart from everything else.
+    """
+    fitted = {
+        k: v
+        for k, v in vars(router).items()
+        if k.endswith("_") and not k.endswith("__") and not k.startswith("_")
+    }
     is_array = lambda v: isinstance(v, (np.ndarray, np.generic)) and v.dtype.kind in "fiub"
     arrays = {k: np.asarray(v) for k, v in fitted.items() if is_array(v)}
-    arrays |= {f"{k}.{name}": a for k, v in fitted.items() if _array_dict(v) for name, a in v.items()}
+    arrays |= {
+        f"{k}.{name}": a for k, v in fitted.items() if _array_dict(v) for name, a in v.items()
+    }
     return arrays, {k: v for k, v in fitted.items() if not is_array(v) and not _array_dict(v)}
 
 
-def _array_dict(v): return isinstance(v, Mapping) and bool(v) and all(isinstance(a, np.ndarray) for a in v.values())
+def _array_dict(v):
+    return isinstance(v, Mapping) and bool(v) and all(isinstance(a, np.ndarray) for a in v.values())
 
 # %% ../../nbs/6_routers/registry.ipynb #e7ab07d9
 ROUTER_FILES = ("arrays.safetensors", "router.json")
 
 
 def _check_target(folder, overwrite):
-    "Raise `SavedRouterError` unless a router may be saved as `folder`: free, or with `overwrite` a saved router and nothing else."
+    """Raise `SavedRouterError` unless a router may be saved as `folder`: free, or with `overwrite`
+    a saved router and nothing else.
+    """
     if not os.path.lexists(folder):
         return
     if not overwrite:
@@ -222,7 +258,9 @@ def _check_target(folder, overwrite):
 
 
 def _origin_to_save(router, origin):
-    "The origin (a dict, or None) of the features of `router`, from itself and from `origin`, which may also be an encoder, a feature store or an array of features."
+    """The origin (a dict, or None) of the features of `router`, from itself and from `origin`,
+    which may also be an encoder, a feature store or an array of features.
+    """
     own, given = getattr(router, "origin_", None), origin
     if hasattr(given, "origin"):
         pooling = {"hidden_last": "last", "logits": "logits"}.get(router.feature_kind, "mean")
@@ -239,10 +277,14 @@ def _origin_to_save(router, origin):
 
 
 def save_router(router, folder, *, overwrite=False, origin=None):
-    """Write router.json and arrays.safetensors into `folder`, which appears whole or not at all; returns its path.
+    """Write router.json and arrays.safetensors into `folder`, which appears whole or not at all.
 
-    origin: the encoder or feature store behind the features, for a router that was fitted on plain arrays. overwrite: replace a saved router.
-    Raises `SavedRouterError` when the folder exists (unless `overwrite`) or holds anything else, or a value is neither an array nor plain data.
+    Returns its path.
+
+    origin: the encoder or feature store behind the features, for a router that was fitted on plain
+    arrays. overwrite: replace a saved router.
+    Raises `SavedRouterError` when the folder exists (unless `overwrite`) or holds anything else, or
+    a value is neither an array nor plain data.
     """
     folder, (arrays, values) = Path(folder), router_state(router)
     if known := _origin_to_save(router, origin):
@@ -290,7 +332,9 @@ _AGAIN = "Fit the router and save it again with this version."
 
 
 def load_router(folder):
-    """The router that `save_router` wrote; its class is looked up by `get_router`, so that a file can name a router and no other code.
+    """The router that `save_router` wrote.
+
+    Its class is looked up by `get_router`, so that a file can name a router and no other code.
 
     Missing, truncated or altered files, other versions and unknown classes raise a named error.
     """
@@ -385,7 +429,9 @@ def _rebuilt(cls, saved, arrays):
 
 
 def _try_out(router):
-    "Let a router of vectors or states decide two made-up queries, so that parameters and arrays that do not fit together are found now."
+    """Let a router of vectors or states decide two made-up queries, so that parameters and arrays
+    that do not fit together are found now.
+    """
     shape = getattr(router, "feature_shape_", None)
     if (
         not shape

@@ -52,8 +52,10 @@ def _check_run(run) -> None:
     unknown = (run.answer != -1) & ~(asked == run.answer[:, None]).any(1)
     if unknown.any():
         i = unknown.argmax()
-        raise RunError(f"Row {i}: the answer is model {run.answer[i]}'s, but only {asked[i]} were "
-                       "asked. Ask it first, or refuse (-1).")
+        raise RunError(
+            f"Row {i}: the answer is model {run.answer[i]}'s, but only {asked[i]} were "
+            "asked. Ask it first, or refuse (-1)."
+        )
 
 # %% ../../nbs/6_routers/runs.ipynb #b92282d5
 @dataclass(frozen=True, eq=False)
@@ -68,6 +70,7 @@ class Run:
     propensity (n,): online runs only; by row, the probability with which the policy pulled what it
     pulled, NaN where it states none. Arrays are copied and read-only. Raises `RunError`.
     """
+
     asked: np.ndarray
     answer: np.ndarray
     quality: np.ndarray
@@ -106,8 +109,10 @@ def run_of_choice(choice: np.ndarray, outcomes) -> Run:
     scores = np.asarray(getattr(outcomes, "score", outcomes), dtype=np.float64)
     choice = np.asarray(choice)
     if choice.shape != (len(scores),) or not np.isin(choice, np.arange(scores.shape[1])).all():
-        raise RunError(f"choice has shape {choice.shape} for scores {scores.shape}, or names a "
-                       "model that is not there. Give one index per query.")
+        raise RunError(
+            f"choice has shape {choice.shape} for scores {scores.shape}, or names a "
+            "model that is not there. Give one index per query."
+        )
     costs, asked = getattr(outcomes, "cost", None) or {}, choice[:, None]
     cost = {axis: paid(asked, np.asarray(c, dtype=np.float64)) for axis, c in costs.items()}
     return Run(asked, choice, scores[np.arange(len(choice)), choice], cost)

@@ -34,6 +34,7 @@ class SequentialRouter(BaseEstimator):
     it acts without `fit`. knob: name of the parameter that trades quality for cost, if any.
     Fitted: `model_names_`, `model_costs_` (m,) mean costs with the dearest = 1.
     """
+
     feature_kind, n_models, training_free = "none", None, False
     knob = None
     when, signals, how, source = "in stages", ("query", "response"), ("policy",), "ours"
@@ -68,8 +69,10 @@ def signal_array(signals, outcomes, shape) -> np.ndarray:
     signals = np.asarray(signals, dtype=np.float64)
     signals = signals[:, :, None] if signals.ndim == 2 else signals
     if signals.ndim != 3 or signals.shape[:2] != shape:
-        raise WidthError(f"Signals have shape {signals.shape} for outcomes {shape}. Give "
-                         "(n, m, s), s numbers per query and model, or (n, m) for one.")
+        raise WidthError(
+            f"Signals have shape {signals.shape} for outcomes {shape}. Give "
+            "(n, m, s), s numbers per query and model, or (n, m) for one."
+        )
     return signals
 
 
@@ -79,8 +82,10 @@ def score_table(X, outcomes, n_models) -> np.ndarray:
     if scores.ndim != 2 or n_models not in (None, scores.shape[1]):
         raise WidthError(f"Outcomes have shape {scores.shape}; give (n, {n_models or 'm'}) scores.")
     if n_rows(X) != len(scores):
-        raise MisalignedError(f"{n_rows(X)} queries and {len(scores)} rows of outcomes. "
-                              "Select both with the same query ids (outcomes.align).")
+        raise MisalignedError(
+            f"{n_rows(X)} queries and {len(scores)} rows of outcomes. "
+            "Select both with the same query ids (outcomes.align)."
+        )
     return scores
 
 # %% ../../nbs/6_routers/sequential.ipynb #ba9d53ea
@@ -109,6 +114,7 @@ class Ledger:
     `seen` (n, m, s): recorded signals where a model was asked, else NaN. `asked` (n, T), T so far.
     requires (m,): the arm that must have been asked before, or -1.
     """
+
     def __init__(self, signals: np.ndarray, requires: np.ndarray | None = None):
         self._signals = signals
         n, m = signals.shape[:2]
@@ -137,8 +143,9 @@ def broken_rule(self: Ledger, rows: np.ndarray, models: np.ndarray) -> tuple[int
         "acts with a model that is not there": (models < REJECT) | (models >= m),
         "stops before it has asked anything": (models == STOP) & fresh,
         "asks a model twice": asks & self.was_asked[rows, model],
-        "asks an arm before the arm that it requires":
-            asks & (needed >= 0) & ~self.was_asked[rows, needed],
+        "asks an arm before the arm that it requires": asks
+        & (needed >= 0)
+        & ~self.was_asked[rows, needed],
     }
     for rule, broken in rules.items():
         if broken.any():
@@ -150,8 +157,10 @@ def _action(router, X, seen) -> np.ndarray:
     n = len(seen)
     action = np.asarray(router.act(X, seen))
     if action.shape != (n,) or action.dtype.kind not in "iu":
-        raise SequenceError(f"{type(router).__name__}.act gave {action.dtype} {action.shape} for "
-                            f"{n} queries. Give a whole number each: a model, STOP or REJECT.")
+        raise SequenceError(
+            f"{type(router).__name__}.act gave {action.dtype} {action.shape} for "
+            f"{n} queries. Give a whole number each: a model, STOP or REJECT."
+        )
     return action.astype(np.int64)
 
 
@@ -177,13 +186,17 @@ def _check_rules(router, ledger, rows, action):
     m = ledger.seen.shape[1]
     endless = (action >= 0) & ledger.was_asked[rows].all(1)
     if endless.any():
-        raise SequenceError(f"{type(router).__name__}, query {rows[endless.argmax()]}: has not "
-                            f"stopped after {m} steps. STOP, or REJECT, when all are asked.")
+        raise SequenceError(
+            f"{type(router).__name__}, query {rows[endless.argmax()]}: has not "
+            f"stopped after {m} steps. STOP, or REJECT, when all are asked."
+        )
     broken = ledger.broken_rule(rows, action)
     if broken:
         i, rule = broken
-        raise SequenceError(f"{type(router).__name__}, query {rows[i]}: {rule} (action {action[i]} "
-                            f"after {ledger.asked[rows[i]]}).")
+        raise SequenceError(
+            f"{type(router).__name__}, query {rows[i]}: {rule} (action {action[i]} "
+            f"after {ledger.asked[rows[i]]})."
+        )
 
 
 def check_known(ledger, rows, models):
@@ -191,9 +204,11 @@ def check_known(ledger, rows, models):
     unknown = np.isnan(ledger.seen[rows, models]).any(1)
     if unknown.any():
         i = unknown.argmax()
-        raise MissingSignalError(f"Query {rows[i]}: model {models[i]} was asked, but one of its "
-                                 "signals is NaN, which would mean: not asked. Record it, leave "
-                                 "the row out, or let a model without signals say 0.")
+        raise MissingSignalError(
+            f"Query {rows[i]}: model {models[i]} was asked, but one of its "
+            "signals is NaN, which would mean: not asked. Record it, leave "
+            "the row out, or let a model without signals say 0."
+        )
 
 # %% ../../nbs/6_routers/sequential.ipynb #46a77e11
 def _answers(router, X, ledger, refused) -> np.ndarray:
@@ -203,14 +218,18 @@ def _answers(router, X, ledger, refused) -> np.ndarray:
         return answer
     given = router.final_answer(take(X, rows), ledger.asked[rows], ledger.seen[rows])
     if np.shape(given) != (len(rows),):
-        raise SequenceError(f"{type(router).__name__}.answer gave shape {np.shape(given)} for "
-                            f"{len(rows)} queries. Give one model each, out of those asked.")
+        raise SequenceError(
+            f"{type(router).__name__}.answer gave shape {np.shape(given)} for "
+            f"{len(rows)} queries. Give one model each, out of those asked."
+        )
     answer[rows] = given
     known = (ledger.asked[rows] == answer[rows, None]).any(1) & (answer[rows] >= 0)
     if not known.all():
         i = rows[known.argmin()]
-        raise SequenceError(f"{type(router).__name__}, query {i}: answers with model {answer[i]} "
-                            f"but asked {ledger.asked[i]}. Only what was paid for can be given.")
+        raise SequenceError(
+            f"{type(router).__name__}, query {i}: answers with model {answer[i]} "
+            f"but asked {ledger.asked[i]}. Only what was paid for can be given."
+        )
     return answer
 
 
@@ -221,8 +240,10 @@ def _costs(asked, outcomes) -> dict[str, np.ndarray]:
         cost[axis] = paid(asked, np.asarray(price, dtype=np.float64))
         missing = np.isnan(cost[axis])
         if missing.any():
-            raise MissingSignalError(f"Query {missing.argmax()}: the {axis} of a model that was "
-                                     "asked is missing. Record it, or leave that axis out.")
+            raise MissingSignalError(
+                f"Query {missing.argmax()}: the {axis} of a model that was "
+                "asked is missing. Record it, or leave that axis out."
+            )
     return cost
 
 # %% ../../nbs/6_routers/sequential.ipynb #c0f6c0cf
@@ -261,8 +282,10 @@ def _check_ready(router, n_models, max_steps):
     if fitted is None and not router.training_free:
         raise NotFittedRouterError(f"{type(router).__name__} has not learned yet. Call fit first.")
     if fitted is not None and len(fitted) != n_models:
-        raise WidthError(f"{type(router).__name__} was fitted on {len(fitted)} models, "
-                         f"these outcomes have {n_models}. Select the same models.")
+        raise WidthError(
+            f"{type(router).__name__} was fitted on {len(fitted)} models, "
+            f"these outcomes have {n_models}. Select the same models."
+        )
     if max_steps is not None and max_steps < 1:
         raise RoutingInputError(f"max_steps = {max_steps}: a router may ask one model at least.")
 
@@ -273,6 +296,7 @@ class OneStep(SequentialRouter):
     router: a fitted one-shot router. trade_off: handed to its `route`. An adapter for comparisons:
     what is saved is the router inside.
     """
+
     training_free = True
 
     def __init__(self, router, *, trade_off=0.0):

@@ -15,7 +15,11 @@ from ..data.pool import PoolInputError, pool_rows, pool_subset
 from ..features.kinds import take
 from ..metrics.curve import COST_AXES
 from routercompanion.metrics.sweeps import (
-    Sweep, budget_grid, budget_sweep, lambda_sweep, mixture_sweep,
+    Sweep,
+    budget_grid,
+    budget_sweep,
+    lambda_sweep,
+    mixture_sweep,
 )
 from ..parallel import fan_out
 from .base import PoolRouter
@@ -38,8 +42,9 @@ def feature_rows(embeddings, rows, n) -> dict:
     kinds = embeddings if isinstance(embeddings, dict) else {"embedding": embeddings}
     for kind, X in kinds.items():
         if len(X) != n:
-            raise PoolInputError(f"{len(X)} rows of {kind} and {n} of outcomes: align both by "
-                                 "query id first.")
+            raise PoolInputError(
+                f"{len(X)} rows of {kind} and {n} of outcomes: align both by query id first."
+            )
     return {kind: take(X, rows) for kind, X in kinds.items()}
 
 # %% ../../nbs/6_routers/sweeping.ipynb #a9f07566
@@ -87,8 +92,10 @@ def router_sweep(router, X, part, costs, *, axis="budget", settings=None, paid=N
 
 def _knob_sweep(router, X, part, paid, settings) -> Sweep:
     if router.knob is None:
-        raise PoolInputError(f"{type(router).__name__} has no knob of its own: sweep its trade-off "
-                             'with axis="realised".')
+        raise PoolInputError(
+            f"{type(router).__name__} has no knob of its own: sweep its trade-off "
+            'with axis="realised".'
+        )
     settings = np.asarray(router.knob_grid(X) if settings is None else settings, np.float64)
     choice = np.stack([router.route(X, value) for value in settings], 1)
     quality = np.take_along_axis(part.score, choice, 1)
@@ -105,8 +112,10 @@ def sweep_of_runs(settings, runs: list[Run], cost: str, *, by="setting") -> Swee
         raise PoolInputError("There is no run. Give one for each setting.")
     sizes = {len(run.quality) for run in runs}
     if len(sizes) > 1 or len(settings) != len(runs):
-        raise PoolInputError(f"{len(settings)} settings, {len(runs)} runs over {sorted(sizes)} "
-                             "queries: give one run for each setting, all over the same queries.")
+        raise PoolInputError(
+            f"{len(settings)} settings, {len(runs)} runs over {sorted(sizes)} "
+            "queries: give one run for each setting, all over the same queries."
+        )
     quality, answer = (np.stack([getattr(r, k) for r in runs], 1) for k in ("quality", "answer"))
     spent = np.stack([lookup(r.cost, cost, "cost of this run") for r in runs], 1)
     return Sweep(np.asarray(settings, np.float64), quality, answer, None, "realised", spent, by)
@@ -138,6 +147,7 @@ class GivenPredictions(PoolRouter):
     X (n, k) holds several routers' side by side; `start` and `stop` cut out this one's (n, m).
     ties: as in `metrics.TIES`.
     """
+
     feature_kind = "embedding"
 
     def __init__(self, *, start=0, stop=None, ties="cheapest", missing="mask"):
@@ -147,7 +157,7 @@ class GivenPredictions(PoolRouter):
         self.missing = missing
 
     def _predict(self, X):
-        return np.asarray(X, dtype=np.float64)[:, self.start:self.stop]
+        return np.asarray(X, dtype=np.float64)[:, self.start : self.stop]
 
 
 def changed(router, **changes):

@@ -15,16 +15,19 @@ from ..registry import register_router
 # %% ../../../nbs/6_routers/bandits/thompson.ipynb #49135f78
 @register_router
 class ThompsonRouter(OnlineRouter):
-    """Thompson sampling with Beta posteriors and bandit feedback (cscr Table 1). Predictions in (0, 1).
+    """Thompson sampling with Beta posteriors and bandit feedback (cscr Table 1).
+
+    Predictions in (0, 1).
 
     X: n query ids; equal ids get equal draws. prior: Beta(a, b) of each model. A missing outcome
     teaches nothing. Fitted: `a_`, `b_` (m,), `asked_` (m,) how often each model was asked.
     """
+
     feature_kind = "none"
     signals = ("feedback",)
     source = "Cost-Aware Contrastive Routing, Table 1"
 
-    def __init__(self, *, prior=(1., 1.), random_state=42, missing="mask"):
+    def __init__(self, *, prior=(1.0, 1.0), random_state=42, missing="mask"):
         self.prior, self.random_state, self.missing = prior, random_state, missing
 
     def _start(self, n_models):

@@ -19,54 +19,73 @@ ACCEPT, ESCALATE, AT_ONCE = range(3)
 
 
 def two_stage_route(first, second, thresholds):
-    """Routes (n,) of the policy of two stages: AT_ONCE where first > t1, else ESCALATE where second > t2, else ACCEPT. thresholds = (t1, t2), infinity to
-    leave a stage out.
+    """Routes (n,) of the policy of two stages: AT_ONCE where first > t1, else ESCALATE where second
+    > t2, else ACCEPT. thresholds = (t1, t2), infinity to leave a stage out.
     """
     t1, t2 = thresholds
-    return np.where(np.asarray(first) > t1, AT_ONCE, np.where(np.asarray(second) > t2, ESCALATE, ACCEPT))
+    return np.where(
+        np.asarray(first) > t1, AT_ONCE, np.where(np.asarray(second) > t2, ESCALATE, ACCEPT)
+    )
 
 
 def route_result(route, outcomes, cost):
-    "(quality (n,), cost (n,)) of routes (n,) for outcomes and cost (n, 2), by the table of the three routes."
+    """(quality (n,), cost (n,)) of routes (n,) for outcomes and cost (n, 2), by the table of the
+    three routes.
+    """
     outcomes, cost = np.asarray(outcomes, dtype=np.float64), np.asarray(cost, dtype=np.float64)
     quality = np.where(route == ACCEPT, outcomes[:, 0], outcomes[:, 1])
-    return quality, np.where(route == AT_ONCE, 0, cost[:, 0]) + np.where(route == ACCEPT, 0, cost[:, 1])
+    return quality, np.where(route == AT_ONCE, 0, cost[:, 0]) + np.where(
+        route == ACCEPT, 0, cost[:, 1]
+    )
 
 # %% ../../../nbs/6_routers/cascades/two_stage.ipynb #b3821a47
 STAGES = ("before", "after", "both")
 
 
 def choose_thresholds(first, second, outcomes, cost, budget, *, stages="both", grid=25):
-    """(t1, t2) with the highest mean quality on these (validation) questions among those of mean cost <= `budget`; ties: the cheaper. stages: "before" (t2
-    infinite),
-    "after" (t1 infinite) or "both"; the grid: `grid` quantiles of each score, and infinity. A budget below the cost of all direct answers raises
-    `CompanionError`."""
+    """(t1, t2) with the highest mean quality on these (validation) questions among those of mean
+    cost <= `budget`; ties: the cheaper. stages: "before" (t2 infinite),
+    "after" (t1 infinite) or "both"; the grid: `grid` quantiles of each score, and infinity. A
+    budget below the cost of all direct answers raises `CompanionError`.
+    """
     lookup(dict.fromkeys(STAGES), stages, "choice of stages")
     direct = float(np.mean(np.asarray(cost, dtype=np.float64)[:, 0]))
     if budget < direct - 1e-9 * max(direct, 1):
-        raise CompanionError(f"The budget of {budget:g} is below {direct:g}, the mean cost of answering everything directly. Raise it.")
-    levels = lambda s: np.r_[np.unique(np.quantile(s, np.linspace(0, 1, grid))), np.min(s) - 1, np.inf]
+        raise CompanionError(
+            f"The budget of {budget:g} is below {direct:g}, the mean cost of answering everything directly. Raise it."
+        )
+    levels = lambda s: np.r_[
+        np.unique(np.quantile(s, np.linspace(0, 1, grid))), np.min(s) - 1, np.inf
+    ]
     best = None
-    for t1 in (levels(first) if stages != "after" else [np.inf]):
-        for t2 in (levels(second) if stages != "before" else [np.inf]):
-            quality, paid = (x.mean() for x in route_result(two_stage_route(first, second, (t1, t2)), outcomes, cost))
-            if paid <= budget + 1e-9 * max(budget, 1) and (best is None or (quality, -paid) > best[0]): best = (quality, -paid), (float(t1), float(t2))
+    for t1 in levels(first) if stages != "after" else [np.inf]:
+        for t2 in levels(second) if stages != "before" else [np.inf]:
+            quality, paid = (
+                x.mean()
+                for x in route_result(two_stage_route(first, second, (t1, t2)), outcomes, cost)
+            )
+            if paid <= budget + 1e-9 * max(budget, 1) and (
+                best is None or (quality, -paid) > best[0]
+            ):
+                best = (quality, -paid), (float(t1), float(t2))
     return best[1]
 
 # %% ../../../nbs/6_routers/cascades/two_stage.ipynb #seq00002
 @register_router
 class TwoStageRouter(SequentialRouter):
-    """The agent at once where the score before exceeds t1, escalation where the score after exceeds t2.
+    """The agent at once where the score before exceeds t1, escalation where the score after exceeds
+    t2.
 
     X: scores before (n,), or features (n, d) whose first column is that score. The first signal of
     model 0 is the score after. Both high = agent. thresholds: (t1, t2), infinity to leave a stage
     out; None: `fit` chooses them (`choose_thresholds`) for the budget that lies `share` of the way
     from all direct to all agent, on cost `axis` (None: the first). Fitted: `thresholds_` (2,).
     """
+
     feature_kind, n_models, training_free = "embedding", 2, True
     source = "survey, section 10"
 
-    def __init__(self, *, thresholds=None, share=.5, stages="both", grid=25, axis=None):
+    def __init__(self, *, thresholds=None, share=0.5, stages="both", grid=25, axis=None):
         self.thresholds, self.share, self.stages = thresholds, share, stages
         self.grid, self.axis = grid, axis
 
@@ -75,10 +94,17 @@ class TwoStageRouter(SequentialRouter):
 def _fit(self: TwoStageRouter, X, scores, signals, cost):
     if self.thresholds is None:
         axis = next(iter(cost), None) if self.axis is None else self.axis
-        price = lookup(cost, axis, "cost axis") if cost else np.tile([0., 1.], (len(scores), 1))
+        price = lookup(cost, axis, "cost axis") if cost else np.tile([0.0, 1.0], (len(scores), 1))
         low, high = price.mean(0)
-        chosen = choose_thresholds(first_column(X), signals[:, 0, 0], scores, price,
-                                   low + self.share * (high - low), stages=self.stages, grid=self.grid)
+        chosen = choose_thresholds(
+            first_column(X),
+            signals[:, 0, 0],
+            scores,
+            price,
+            low + self.share * (high - low),
+            stages=self.stages,
+            grid=self.grid,
+        )
     else:
         chosen = self.thresholds
     self.thresholds_ = np.array(chosen, dtype=np.float64)
@@ -97,7 +123,9 @@ def act(self: TwoStageRouter, X, seen):
 def _thresholds(self: TwoStageRouter):
     chosen = getattr(self, "thresholds_", self.thresholds)
     if chosen is None:
-        raise NotFittedRouterError("TwoStageRouter has no thresholds. Call fit, or pass thresholds=(t1, t2).")
+        raise NotFittedRouterError(
+            "TwoStageRouter has no thresholds. Call fit, or pass thresholds=(t1, t2)."
+        )
     return chosen
 
 # %% ../../../nbs/6_routers/cascades/two_stage.ipynb #seq00004
@@ -105,5 +133,7 @@ def first_column(X) -> np.ndarray:
     "Scores (n,) out of X (n,) or (n, d)."
     X = np.asarray(X, dtype=np.float64)
     if X.ndim not in (1, 2):
-        raise RoutingInputError(f"Scores before have shape {X.shape}; give (n,), or (n, d) with the score first.")
+        raise RoutingInputError(
+            f"Scores before have shape {X.shape}; give (n,), or (n, d) with the score first."
+        )
     return X if X.ndim == 1 else X[:, 0]

@@ -13,7 +13,13 @@ import numpy as np
 from ...core import CompanionError, lookup, make_rng
 from ...features.kinds import WidthError
 from routercompanion.routers.sequential import (
-    REJECT, STOP, Ledger, check_known, cost_table, score_table, signal_array,
+    REJECT,
+    STOP,
+    Ledger,
+    check_known,
+    cost_table,
+    score_table,
+    signal_array,
 )
 
 # %% ../../../nbs/6_routers/policies/env.ipynb #c5774101
@@ -26,8 +32,10 @@ def gymnasium_module():
     try:
         return importlib.import_module("gymnasium")
     except ImportError as e:
-        raise MissingExtraError("An environment needs gymnasium, which is not installed. "
-                                "Install the extra: pip install 'routercompanion[rl]'.") from e
+        raise MissingExtraError(
+            "An environment needs gymnasium, which is not installed. "
+            "Install the extra: pip install 'routercompanion[rl]'."
+        ) from e
 
 # %% ../../../nbs/6_routers/policies/env.ipynb #48250743
 class Episode:
@@ -36,8 +44,10 @@ class Episode:
     signals (m, s), score (m,), price (m,) in units of reward. `reward` of an action and whether
     the episode is over come from `act`.
     """
-    def __init__(self, signals, score, price, *, requires=None, reject_value=0.,
-                 invalid_reward=-1.):
+
+    def __init__(
+        self, signals, score, price, *, requires=None, reject_value=0.0, invalid_reward=-1.0
+    ):
         self.ledger = Ledger(signals[None], requires)
         self.score, self.price = score, price
         self.reject_value, self.invalid_reward = reject_value, invalid_reward
@@ -63,8 +73,17 @@ class Episode:
         return -float(self.price[action]), False, "asked"
 
 # %% ../../../nbs/6_routers/policies/env.ipynb #69d857b2
-def routing_env(X, signals, outcomes, *, trade_off=0.0, axis=None, reject_value=0.0,
-                invalid_reward=-1.0, random_state=42):
+def routing_env(
+    X,
+    signals,
+    outcomes,
+    *,
+    trade_off=0.0,
+    axis=None,
+    reject_value=0.0,
+    invalid_reward=-1.0,
+    random_state=42,
+):
     """A `gymnasium.Env` over recorded signals (n, m, s) and outcomes, one query an episode.
 
     X (n, d): numbers known before asking. trade_off: lambda >= 0; costs on `axis` (None: the first)
@@ -74,8 +93,11 @@ def routing_env(X, signals, outcomes, *, trade_off=0.0, axis=None, reject_value=
     """
     gym = gymnasium_module()
     X, score, signals, price = _recorded(X, signals, outcomes, trade_off, axis)
-    rules = dict(requires=getattr(outcomes, "requires", None), reject_value=reject_value,
-                 invalid_reward=invalid_reward)
+    rules = dict(
+        requires=getattr(outcomes, "requires", None),
+        reject_value=reject_value,
+        invalid_reward=invalid_reward,
+    )
     return _env_class(gym)(X, score, signals, price, rules, random_state)
 
 
@@ -87,8 +109,10 @@ def _recorded(X, signals, outcomes, trade_off, axis):
     score, costs = score_table(X, outcomes, None), cost_table(outcomes)
     signals = signal_array(signals, outcomes, score.shape)
     if np.isnan(score).any() or np.isnan(signals).any():
-        raise CompanionError("An outcome or a signal is missing. An environment needs all of them: "
-                             "leave such rows out.")
+        raise CompanionError(
+            "An outcome or a signal is missing. An environment needs all of them: "
+            "leave such rows out."
+        )
     price = np.zeros(score.shape)
     if costs and trade_off:
         axis = next(iter(costs)) if axis is None else axis
@@ -99,8 +123,10 @@ def _recorded(X, signals, outcomes, trade_off, axis):
 # %% ../../../nbs/6_routers/policies/env.ipynb #275e7044
 def _env_class(gym):
     "The environment's class; made when it is needed, since its base class is Gymnasium's."
+
     class RoutingEnv(gym.Env):
         "One query an episode, one model a step; see `routing_env`."
+
         metadata = {"render_modes": []}
 
         def __init__(self, X, score, signals, price, rules, seed):
@@ -108,8 +134,10 @@ def _env_class(gym):
             self.rules, self.rng = rules, make_rng(seed)
             m, s = signals.shape[1:]
             numbers = dict(x=(X.shape[1],), seen=(m, s))
-            spaces = {name: gym.spaces.Box(-np.inf, np.inf, shape, np.float32)
-                      for name, shape in numbers.items()}
+            spaces = {
+                name: gym.spaces.Box(-np.inf, np.inf, shape, np.float32)
+                for name, shape in numbers.items()
+            }
             self.observation_space = gym.spaces.Dict(spaces | {"asked": gym.spaces.MultiBinary(m)})
             self.action_space = gym.spaces.Discrete(m + 2)
 

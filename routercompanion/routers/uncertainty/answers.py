@@ -17,81 +17,123 @@ from ..registry import register_router
 
 # %% ../../../nbs/6_routers/uncertainty/answers.ipynb #1da411d2
 class AnswerRouter(BinaryRouter):
-    """Base of the routers on what the small model's answers say: X = dict of (n,) arrays (`answer_signals`). Training-free; `fit` learns the probability (Platt).
+    """Base of the routers on what the small model's answers say: X = dict of (n,) arrays
+    (`answer_signals`). Training-free; `fit` learns the probability (Platt).
 
-    runs_small: the decision uses the small model's ordinary answer; extra_runs: further small-model answers that each decision takes. A NaN raises `NotFiniteError`.
+    runs_small: the decision uses the small model's ordinary answer; extra_runs: further small-model
+    answers that each decision takes. A NaN raises `NotFiniteError`.
     """
-    feature_kind, runs_small, training_free, extra_runs, sign = "answers", True, True, 0, 1.
+
+    feature_kind, runs_small, training_free, extra_runs, sign = "answers", True, True, 0, 1.0
     when, signals, how = "after", ("response",), ("heuristic",)
     source = "RouterXBench, section 5.1 (baselines)"
 
-    def _score(self, X): return self.sign * self._signal(X)
+    def _score(self, X):
+        return self.sign * self._signal(X)
 
     def _signal(self, X):
         signal = X[self.needs[0]]
-        if np.isnan(signal).any(): raise NotFiniteError(f"{self.needs[0]!r}, row {int(np.isnan(signal).argmax())}: NaN. Compute that query's signal again, or drop it on both sides.")
+        if np.isnan(signal).any():
+            raise NotFiniteError(
+                f"{self.needs[0]!r}, row {int(np.isnan(signal).argmax())}: NaN. Compute that query's signal again, or drop it on both sides."
+            )
         return signal
 
 
 @patch
 def cost_of(self: AnswerRouter, choice, outcomes, *, axis="params_b", own=False):
-    "Cost (n,) as in `Router.cost_of`; `own=True` adds `extra_runs` answers of the small model (column 0) to every query."
+    """Cost (n,) as in `Router.cost_of`.
+
+    `own=True` adds `extra_runs` answers of the small model (column 0) to every query.
+    """
     paid = BinaryRouter.cost_of(self, choice, outcomes, axis=axis, own=own)
-    return paid + self.extra_runs * np.asarray(outcomes.cost[axis], dtype=np.float64)[:, 0] if own else paid
+    return (
+        paid + self.extra_runs * np.asarray(outcomes.cost[axis], dtype=np.float64)[:, 0]
+        if own
+        else paid
+    )
 
 # %% ../../../nbs/6_routers/uncertainty/answers.ipynb #87d1a8c7
 @register_router
 class SelfAsk(AnswerRouter):
-    """One minus the verbalised confidence (0-100) / 100: says it is unsure = send to the large model. Asked before answering: one more short generation.
+    """One minus the verbalised confidence (0-100) / 100: says it is unsure = send to the large
+    model. Asked before answering: one more short generation.
 
-    A reply without a number (NaN) gets the mean of the parsed replies seen in `fit`, or .5 before it; as_published: .5 always. Fitted: `fill_`, `unparsed_` (share).
+    A reply without a number (NaN) gets the mean of the parsed replies seen in `fit`, or .5 before
+    it; as_published: .5 always. Fitted: `fill_`, `unparsed_` (share).
     """
+
     needs, runs_small, extra_runs = ("self_ask",), False, 1
     when = "before"
 
-    def __init__(self, as_published=False): self.as_published = as_published
+    def __init__(self, as_published=False):
+        self.as_published = as_published
 
     def _fit(self, X, y, validation):
         confidence, self.unparsed_ = X["self_ask"], float(np.isnan(X["self_ask"]).mean())
-        self.fill_ = .5 if self.as_published or self.unparsed_ == 1 else float(np.nanmean(confidence) / 100)
+        self.fill_ = (
+            0.5 if self.as_published or self.unparsed_ == 1 else float(np.nanmean(confidence) / 100)
+        )
 
     def _score(self, X):
         confidence = np.asarray(X["self_ask"]) / 100
         wrong = (confidence < 0) | (confidence > 1)
-        if wrong.any(): raise RoutingInputError(f"self_ask, row {int(wrong.argmax())}: {100 * confidence[wrong][0]:g} is outside 0 to 100. Use parse_confidence.")
-        return 1 - np.where(np.isnan(confidence), getattr(self, "fill_", .5), confidence)
+        if wrong.any():
+            raise RoutingInputError(
+                f"self_ask, row {int(wrong.argmax())}: {100 * confidence[wrong][0]:g} is outside 0 to 100. Use parse_confidence."
+            )
+        return 1 - np.where(np.isnan(confidence), getattr(self, "fill_", 0.5), confidence)
 
 
 @register_router
 class SemanticEntropy(AnswerRouter):
-    "Semantic entropy of `samples` answers (nats): many meanings = unsure = send to the large model. judge, estimator: which of the recorded forms (None: the first)."
+    """Semantic entropy of `samples` answers (nats): many meanings = unsure = send to the large
+    model. judge, estimator: which of the recorded forms (None: the first).
+    """
+
     runs_small = False
 
-    def __init__(self, judge=None, estimator=None, samples=5): self.judge, self.estimator, self.samples = judge, estimator, samples
+    def __init__(self, judge=None, estimator=None, samples=5):
+        self.judge, self.estimator, self.samples = judge, estimator, samples
 
     @property
-    def needs(self): return ("semantic_entropy" if self.judge is None else f"semantic_entropy.{self.judge}.{self.estimator or ESTIMATORS[0]}",)
+    def needs(self):
+        return (
+            "semantic_entropy"
+            if self.judge is None
+            else f"semantic_entropy.{self.judge}.{self.estimator or ESTIMATORS[0]}",
+        )
 
     @property
-    def extra_runs(self): return self.samples
+    def extra_runs(self):
+        return self.samples
 
 
 @register_router
 class Perplexity(AnswerRouter):
-    "Perplexity of the small model's own greedy answer (>= 1): high = unsure = send to the large model."
+    """Perplexity of the small model's own greedy answer (>= 1): high = unsure = send to the large
+    model.
+    """
+
     needs = ("perplexity",)
     source = "ours"
 
 
 @register_router
 class PTrue(AnswerRouter):
-    "Minus p(True), the probability of yes against no when the model is shown its own answer: low = unsure = send to the large model. One more pass."
-    needs, sign, extra_runs = ("p_true",), -1., 1
+    """Minus p(True), the probability of yes against no when the model is shown its own answer: low
+    = unsure = send to the large model. One more pass.
+    """
+
+    needs, sign, extra_runs = ("p_true",), -1.0, 1
     source = "Kadavath et al. 2022"
 
 # %% ../../../nbs/6_routers/uncertainty/answers.ipynb #59231ff7
 @register_router
 class AnswerEntropy(AnswerRouter):
-    "Mean entropy (nats) of the next token over the direct answer and its end: high = unsure = call the agent. Known only after the direct attempt."
+    """Mean entropy (nats) of the next token over the direct answer and its end: high = unsure =
+    call the agent. Known only after the direct attempt.
+    """
+
     needs = ("answer_entropy",)
     source = "RouterXBench, section 6 (agents)"

@@ -11,36 +11,48 @@ from ..registry import register_router
 
 # %% ../../../nbs/6_routers/uncertainty/logits.ipynb #bbafc342
 class LogitRouter(BinaryRouter):
-    """Base of the routers on one number of the next-token logits: X = dict (or structured array) of (n,) arrays, e.g. `logit_summaries` or store.logits.
+    """Base of the routers on one number of the next-token logits: X = dict (or structured array) of
+    (n,) arrays, e.g. `logit_summaries` or store.logits.
 
-    Training-free: `decision_function` works without `fit`; `fit` learns the probability (Platt). needs = the summary used, sign = +1 when high means unsure.
+    Training-free: `decision_function` works without `fit`; `fit` learns the probability (Platt).
+    needs = the summary used, sign = +1 when high means unsure.
     """
-    feature_kind, runs_small, training_free, sign = "logits", True, True, 1.
+
+    feature_kind, runs_small, training_free, sign = "logits", True, True, 1.0
     signals, how, source = ("response",), ("heuristic",), "RouterXBench, section 5.1 (baselines)"
 
-    def _score(self, X): return self.sign * X[self.needs[0]]
+    def _score(self, X):
+        return self.sign * X[self.needs[0]]
 
 
 @register_router
 class Entropy(LogitRouter):
     "Entropy of the next-token distribution (nats): high = unsure = send to the large model."
+
     needs = ("entropy",)
 
 
 @register_router
 class ConfidenceMargin(LogitRouter):
-    "Minus the margin p1 - p2 between the two likeliest next tokens: a small margin = unsure = send to the large model."
-    needs, sign = ("margin",), -1.
+    """Minus the margin p1 - p2 between the two likeliest next tokens: a small margin = unsure =
+    send to the large model.
+    """
+
+    needs, sign = ("margin",), -1.0
 
 
 @register_router
 class MaxLogits(LogitRouter):
     "Minus the largest next-token logit: a low maximum = unsure = send to the large model."
-    needs, sign = ("max_logit",), -1.
+
+    needs, sign = ("max_logit",), -1.0
 
 # %% ../../../nbs/6_routers/uncertainty/logits.ipynb #a145e396
 @register_router
 class LogitMargin(LogitRouter):
-    "Minus the difference of the two largest next-token logits (the log-odds of the first against the second): small = unsure = send to the large model."
-    needs, sign = ("logit_margin",), -1.
+    """Minus the difference of the two largest next-token logits (the log-odds of the first against
+    the second): small = unsure = send to the large model.
+    """
+
+    needs, sign = ("logit_margin",), -1.0
     source = "ours"
