@@ -123,7 +123,7 @@ def test_project_lock_names_the_five_embedded_assets_and_every_file_has_a_hash()
         assert entry["size"] == sum(f.get("size") or 0 for f in entry["files"])
         for file in entry["files"]: assert entry["kind"] == "hub" or len(file["sha256"]) == 64
     assert lock["minilm-l6-v2"]["contents"]["model.safetensors"].startswith("53aa5117")
-    assert sum(len(e["files"]) for e in lock.assets.values() if e["kind"] == "github") == 109
+    assert sum(len(e["files"]) for e in lock.assets.values() if e["kind"] == "github") == 138
     assert all(len(e.get("commit", e.get("revision"))) == 40 for e in lock.assets.values() if e["kind"] in ("github", "hub"))
 
 

@@ -93,6 +93,7 @@ def test_items_lists_five_papers():
     assert table["paper"].nunique() == 5 and table["id"].is_unique
     assert set(table["status"]) <= {
         "reproduced",
+        "same data",
         "analogue",
         "not possible here",
         "planned",

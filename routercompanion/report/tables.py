@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['INTERVAL_COLUMNS', 'UP', 'DOWN', 'VERDICTS', 'STATUSES', 'RULES', 'load_published', 'published_value', 'load_items',
            'direction', 'format_interval', 'format_points', 'difference_bullets', 'plain_markdown', 'table_markdown',
-           'write_table', 'brief_table', 'printed_digits', 'verdict', 'beside', 'beside_columns', 'write_beside',
-           'caption_of_family']
+           'write_table', 'brief_table', 'printed_digits', 'verdict', 'item_claim', 'beside', 'beside_columns',
+           'write_beside', 'caption_of_family']
 
 # %% ../../nbs/8_report/tables.ipynb #94a20545
 import csv
@@ -464,6 +464,19 @@ def _head_of(rows, columns, labels, units, rule):
     return {"quantity": ", ".join(said), "mapping": mapping, "rule": "; ".join(rules)}
 
 # %% ../../nbs/8_report/tables.ipynb #f16c0008
+def item_claim(paper: str, item: str) -> str:
+    "The id of the claim about a whole table or figure: xbench-table1 of (xbench, Table 1)."
+    return f"{paper}-{item}".lower().replace(" ", "")
+
+
+def _claim_of(published):
+    "The id of the claim about the one item that `published` is; empty where it does not say."
+    if not {"paper", "item"} <= set(published):
+        return ""
+    named = {*zip(published["paper"], published["item"])}
+    return item_claim(*next(iter(named))) if len(named) == 1 else ""
+
+
 def beside(
     ours: pd.DataFrame,
     published: pd.DataFrame,
@@ -485,7 +498,8 @@ def beside(
     one of `RULES`, and `unit`: that of the table ('percent' and 'fraction' are turned into each
     other), each also as a dict by the keys of `columns`. `models_ours`, `models_published`: names
     for the head. `status`: a word of `STATUSES` for the rows with both numbers, or a dict row ->
-    status; by default the rule's. `claims`: dict row -> id of the claim.
+    status; by default the rule's. `claims`: dict row -> id of the claim; by default published rows
+    have the id of the claim about their item.
 
     Columns of the table: row; for each column X, named as published, X_published, X_ours,
     X_ours_low, X_ours_high, X_verdict (a word of `VERDICTS`, or "") and X_n where n is known;
@@ -512,7 +526,8 @@ def beside(
     table["status"] = _statuses(table, labels, status, RULES[_of_key(rule, first)])
     for row in claims or {}:
         lookup(dict.fromkeys(table["row"]), row, "row of this table")
-    table["claim"] = [(claims or {}).get(row, "") for row in table["row"]]
+    known = {**dict.fromkeys(names[0], _claim_of(published)), **(claims or {})}
+    table["claim"] = [known.get(row, "") for row in table["row"]]
     models = {"models_ours": models_ours, "models_published": models_published}
     table.attrs.update(models, **_head_of(rows, columns, labels, units, rule))
     return table

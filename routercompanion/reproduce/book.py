@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'START', 'HOW_TO', 'LINK', 'to_mathml', 'setup', 'book_config', 'page_of', 'nest', 'book_toc',
-           'paper_entries', 'link_base', 'book_links', 'with_captions', 'write_page', 'own_pages', 'write_book_sources',
-           'external_requests', 'dead_links', 'book_key', 'build_book', 'run_jupyter_book', 'make_readme']
+           'paper_entries', 'link_base', 'book_links', 'with_captions', 'with_claims', 'write_page', 'own_pages',
+           'write_book_sources', 'external_requests', 'dead_links', 'book_key', 'build_book', 'run_jupyter_book',
+           'make_readme']
 
 # %% ../../nbs/9_reproduce/book.ipynb #9ffe7d59
 import fcntl
@@ -23,6 +24,7 @@ from urllib.parse import unquote
 
 from ..core import content_hash, file_hash, project_root, write_json, write_text
 from ..reading import read_text
+from ..report.claims import claims_summary
 from ..report.tables import plain_markdown
 from routercompanion.reproduce.notebooks import (
     StepError,
@@ -199,7 +201,7 @@ def book_toc(steps, own=("results",)):
     library = {p for p in pages if p.startswith("library/")} - {*guides, *START}
     parts = {
         "Start": [{"file": p} for p in START if p in pages],
-        "Course": nest([p for p in pages if p.startswith("course/")], "course/"),
+        "Course": nest([p for p in pages if p.startswith("course/")]),
         "Papers": paper_entries([p for p in pages if p.startswith("papers/")]),
         "How to": nest(guides, "library/")[::-1],
         "Reference": nest(library, "library/"),
@@ -289,6 +291,12 @@ def with_captions(text: str, folder: str | Path) -> str:
     change = functools.partial(re.sub, r"(?m)^!\[[^\]\n]*\]\(([^()\s:]+\.(?:png|svg))\)$", replace)
     return _outside_code(change, text)
 
+# %% ../../nbs/9_reproduce/book.ipynb #claimbook2
+def with_claims(text: str, root: str | Path) -> str:
+    "The Markdown `text` with the summary of figures/claims.csv in place of `<!-- claims -->`."
+    mark = "<!-- claims -->"
+    return text.replace(mark, claims_summary(root)) if mark in text else text
+
 # %% ../../nbs/9_reproduce/book.ipynb #4476656e
 def write_page(ws, step, pages, folder, places=None):
     """Write the page of `step` into the book's source `folder`: its cells as they are now, its
@@ -304,6 +312,7 @@ def write_page(ws, step, pages, folder, places=None):
     for cell in nb.cells:
         if cell.cell_type == "markdown":
             source = with_captions(cell.source, ws.root / link_base(step.notebook))
+            source = with_claims(source, ws.root)
             source = book_links(source, step.notebook, pages, ws.root, folder)
             cell.source = link_names(source, places or {}, "../" * page.count("/"))
         elif cell.cell_type == "code":
@@ -323,7 +332,8 @@ def own_pages(ws, steps, items=None) -> dict[str, str]:
     found = {page: text for page, text in own.values()}
     found["results"] = results_page(shelves[0], items, papers)
     if (claims := ws.root / "figures/claims.md").is_file():
-        text = plain_markdown(read_text(claims))
+        text = plain_markdown(read_text(claims)).replace("](../nbs/", "](nbs/")
+        text = book_links(text, "nbs/index.ipynb", {page_of(s.notebook) for s in steps})
         found["claims"] = text if text.startswith("# ") else f"# Claims\n\n{text}"
     if (ws.root / "CITATION.cff").is_file():
         found["cite"] = citation_page(ws.root)
@@ -555,4 +565,5 @@ def make_readme(root=None):
     if extra.get("outputs"):
         remedy = "Save it under figures/ and link to it instead."
         raise StepError(f"nbs/index.ipynb shows a picture as an output. {remedy}")
-    return re.sub(r"\n{3,}", "\n\n", with_captions(text, root)).strip() + "\n"
+    text = with_claims(with_captions(text, root), root)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"

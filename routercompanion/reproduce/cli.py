@@ -6,7 +6,7 @@
 __all__ = ['app', 'PROFILE', 'GOOD', 'SHIPPED', 'SHIPPED_STEP', 'about', 'main', 'fail', 'console', 'print_table',
            'reproduce_command', 'items_command', 'assets_command', 'verify_command', 'prompt_table', 'prompt_features',
            'prompt_bank', 'route_prompts', 'threshold_of', 'pair_notes', 'router_folder', 'route_command',
-           'routers_command', 'doctor_command', 'notebooks_command', 'readme_command']
+           'routers_command', 'doctor_command', 'notebooks_command', 'claims_command', 'readme_command']
 
 # %% ../../nbs/9_reproduce/cli.ipynb #bb50b94e
 import contextlib
@@ -608,6 +608,24 @@ def notebooks_command(
     for name in commit_notebooks(profile=profile, only=only, again=not cached):
         typer.echo(name)
     readme_command(check=False)
+
+
+@app.command("claims")
+def claims_command(
+    check: bool = typer.Option(
+        False, "--check", help="Write nothing; exit status 1 when something is wrong."
+    ),
+):
+    "Write figures/claims.csv and claims.md: what the papers claim, with computed verdicts."
+    from routercompanion.report.claims import claim_problems, write_claims
+
+    if check:
+        problems = claim_problems()
+        for problem in problems:
+            typer.echo(problem)
+        raise typer.Exit(int(bool(problems)))
+    for path in write_claims():
+        typer.echo(str(path))
 
 
 @app.command("readme")

@@ -6,7 +6,7 @@
 __all__ = ['ALLOWED', 'CHECKS', 'read_floors', 'place_problems', 'misplaced_notebooks', 'broken_contracts', 'Finding',
            'split_source', 'ruff_findings', 'count_findings', 'read_allowed', 'write_allowed', 'new_offences',
            'lowered', 'link_targets', 'linked_texts', 'broken_links', 'stale_modules', 'stale_readme',
-           'untidy_notebook', 'check_style', 'check_notebooks', 'run_checks']
+           'untidy_notebook', 'stale_claims', 'check_style', 'check_notebooks', 'run_checks']
 
 # %% ../../nbs/9_reproduce/lint.ipynb #e6c748ee
 import argparse
@@ -374,6 +374,12 @@ def untidy_notebook(file, text):
             problems.append(f"{place}: its output is an error. Repair it and run again.")
     return problems
 
+# %% ../../nbs/9_reproduce/lint.ipynb #claimlint2
+def stale_claims(root):
+    "What is wrong with claims, their page in figures/ and statuses: one sentence each."
+    from routercompanion.report.claims import claim_problems
+    return claim_problems(root)
+
 # %% ../../nbs/9_reproduce/lint.ipynb #2c2e3984
 def check_style(root, files=(), update=False):
     """New offences against the rules of style in `files` (without any: in nbs/ and tests/).
@@ -405,8 +411,9 @@ CHECKS = {
     "notebooks": check_notebooks,
     "library": stale_modules,
     "readme": stale_readme,
+    "claims": stale_claims,
 }
-_LINT = ("places", "imports", "style", "links")
+_LINT = ("places", "imports", "style", "links", "claims")
 
 
 def run_checks(arguments=None):

@@ -393,7 +393,7 @@ def move_folder(source, target):
 
 # %% ../../nbs/9_reproduce/store.ipynb #d1c7c677
 ITEM_COLUMNS = ("paper", "item", "title", "status", "notebook", "note")
-ITEM_STATUS = ("reproduced", "analogue", "not possible here", "planned")
+ITEM_STATUS = ("reproduced", "same data", "analogue", "not possible here", "planned")
 
 
 def item_id(paper, item):
