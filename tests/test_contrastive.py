@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from safetensors.numpy import load_file, save_file
 from tiny_models import tiny_llama
 
 from routercompanion.features import fingerprints
@@ -18,9 +19,10 @@ from routercompanion.routers import baselines
 from routercompanion.routers.bandits import thompson
 from routercompanion.routers.clustering import kmeans as kmeans_module
 from routercompanion.routers.difficulty import embeddings
-from routercompanion.studies import choices, cscr
+from routercompanion.studies import choices, cscr, cscr_published, cscr_tuning
+from routercompanion.studies.seeds import mean_rows, seed_rows, seeded_study, spread_table
 from routercompanion.data.bank import make_bank
-from routercompanion.core import CompanionError
+from routercompanion.core import CompanionError, file_hash
 from routercompanion.parallel import deterministic
 from routercompanion.metrics.sweeps import TRADE_OFFS, lambda_sweep
 from routercompanion.models.causal_lm import load_causal_lm
@@ -52,9 +54,9 @@ def literal_bands(costs, n_bands):
     return band
 
 
-def literal_loss(q, e, positives, costs, *, n_bands, tau_min, alpha, gamma, sign, penalty, known):
+def literal_loss(q, e, positives, costs, *, n_bands, tau_min, alpha, gamma, sign, penalty, known, mean="query"):
     "Equation 8 for each query, as it stands on the page, over Python lists of tensors (so that autograd can differentiate it)."
-    band, terms = literal_bands(costs, n_bands), []
+    band, terms, by_band = literal_bands(costs, n_bands), [], {}
     for i in range(len(q)):
         per_band = []
         for k in range(n_bands):
@@ -67,21 +69,25 @@ def literal_loss(q, e, positives, costs, *, n_bands, tau_min, alpha, gamma, sign
             if penalty == "inside": below = sum(torch.exp((torch.dot(q[i], e[m]) + s * costs[m]) / tau) for m in range(len(e)) if known[i][m])
             else: below = sum(torch.exp(torch.dot(q[i], e[m]) / tau + s * costs[m]) for m in range(len(e)) if known[i][m])
             per_band.append(-torch.log(top / below))
+            by_band.setdefault(k, []).append(per_band[-1])
         if per_band: terms.append(sum(per_band) / len(per_band))
+    if mean == "band":
+        means = [sum(found) / len(found) for found in by_band.values()]
+        return sum(means) / len(means)
     return sum(terms) / len(terms)
 
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**6), B=st.integers(1, 5), M=st.integers(2, 9), n_bands=st.integers(1, 6), gamma=st.sampled_from([0., .1, .2, .5]), alpha=st.sampled_from([0., .25]),
-       sign=st.sampled_from(["text", "paper"]), penalty=st.sampled_from(["inside", "outside"]), equal=st.booleans(), gaps=st.booleans())
-def test_cost_spectrum_loss_and_gradient_are_those_of_the_loops(seed, B, M, n_bands, gamma, alpha, sign, penalty, equal, gaps):
+       sign=st.sampled_from(["text", "paper"]), penalty=st.sampled_from(["inside", "outside"]), mean=st.sampled_from(["query", "band"]), equal=st.booleans(), gaps=st.booleans())
+def test_cost_spectrum_loss_and_gradient_are_those_of_the_loops(seed, B, M, n_bands, gamma, alpha, sign, penalty, mean, equal, gaps):
     rng = np.random.default_rng(seed)
     q, e = unit_rows(rng, B, 4), unit_rows(rng, M, 4)
     costs = np.round(rng.random(M), 1) if equal else rng.random(M)   # rounded: many ties, empty bands
     costs[rng.integers(M)] = 1.
     right, known = rng.random((B, M)) < .4, rng.random((B, M)) < (.7 if gaps else 2)
     right[0, 0] = known[0, 0] = True
-    options = dict(n_bands=n_bands, tau_min=.05, alpha=alpha, gamma=gamma, sign=sign, penalty=penalty)
+    options = dict(n_bands=n_bands, tau_min=.05, alpha=alpha, gamma=gamma, sign=sign, penalty=penalty, mean=mean)
     values, grads = [], []
     for loss in (lambda q: literal_loss(q, torch.tensor(e), right, costs, known=known, **options),
                  lambda q: contrastive.cost_spectrum_infonce(q, torch.tensor(e), right, costs, known=known, bands=contrastive.cost_bands(costs, n_bands, warn=False), **options)):
@@ -145,6 +151,7 @@ def test_errors_and_warnings_of_the_loss():
     with pytest.raises(fingerprints.FingerprintWidthError): contrastive.infonce(q, torch.eye(3), torch.ones(2, 3))
     with pytest.raises(fingerprints.FingerprintWidthError): contrastive.infonce(q, e, torch.ones(2, 3))
     with pytest.raises(CompanionError, match="sign"): contrastive.cost_spectrum_infonce(q, e, torch.ones(2, 2), [.1, 1], sign="plus")
+    with pytest.raises(CompanionError, match="kind of mean"): contrastive.cost_spectrum_infonce(q, e, torch.ones(2, 2), [.1, 1], mean="model")
     with pytest.raises(CompanionError, match="place of the penalty"): contrastive.cost_spectrum_infonce(q, e, torch.ones(2, 2), [.1, 1], penalty="before")
     for bad in ([-.1, 1], [.5, 2]):
         with pytest.raises(fingerprints.ContrastiveError, match=r"outside \[0, 1\]"): contrastive.cost_bands(bad)
@@ -409,7 +416,7 @@ def quick(**options): return contrastive.CSCRRouter(**{**dict(hidden=16, epochs=
 
 
 @pytest.mark.filterwarnings("ignore::routercompanion.routers.contrastive.BandsCollapsedWarning")
-@pytest.mark.parametrize("options", [{}, dict(missing="raise"), dict(sign="paper", penalty="outside"), dict(n_bands=1, alpha=0., gamma=0.), dict(positives="best"), dict(k=1)])
+@pytest.mark.parametrize("options", [{}, dict(missing="raise"), dict(sign="text", penalty="outside"), contrastive.AS_PUBLISHED | dict(hidden=8), dict(n_bands=None, positives="cheapest"), dict(n_bands=1, alpha=0., gamma=0.), dict(positives="best"), dict(k=1)])
 def test_contract(options):
     X, t = topics(120, 3, gaps=0.)
     if options != dict(k=1): check_router(quick(**options))   # with k = 1 a huge price cannot reach the cheapest model of three within eq. 9; OUTSIDE takes care of it below
@@ -673,6 +680,124 @@ def test_cluster_accuracy_of_the_training_models_is_that_of_training():
     assert np.isfinite(few).all()
 
 
+# ---- five seeds, the authors' code, chosen settings
+
+
+def split_topics(n=400, share=0.6):
+    X, t = topics(n)
+    t = Pool(**vars(t))
+    t.split = np.where(np.arange(n) < share * n, "train", "test")
+    return X, t
+
+
+def test_a_row_of_seeds_is_their_mean_draw_by_draw():
+    X, t = split_topics()
+    routers = {"C": quick(epochs=1), "P": baselines.ParetoRandomRouter()}
+    rows, groups = seed_rows(routers, seeds=(1, 2))
+    assert list(rows) == ["C, seed 1", "C, seed 2", "P"] and groups["P"] == ["P"]
+    assert seed_rows({"C": (quick(), X)}, (7,))[0]["C, seed 7"][1] is X
+    options = dict(cost="usd", axis="realised", n_resamples=30, tasks=np.arange(400) % 9)
+    apart = pool_evaluation(t, X, rows, **options)
+    e = mean_rows(apart, groups)
+    for measure in e.measures:
+        both = [apart.resampled(row, measure) for row in groups["C"]]
+        assert np.allclose(e.resampled("C", measure), np.mean(both, axis=0), equal_nan=True)
+        assert np.array_equal(e.resampled("P", measure), apart.resampled("P", measure), True)
+    one = e.compare("C", "Random", "AUDC")
+    two = [apart.compare(row, "Random", "AUDC") for row in groups["C"]]
+    assert np.isclose(one["difference"], np.mean([c["difference"] for c in two]))
+    assert one["tasks"] == 9 and e.sweeps["C"] is apart.sweeps["C, seed 1"]
+    spread = spread_table(apart, groups)
+    values = [apart.value(row, "AUDC") for row in groups["C"]]
+    assert spread["row"].tolist() == ["C"] and np.isclose(spread.sd[0], np.std(values, ddof=1))
+
+
+def test_a_study_of_seeds_keeps_items_apart_and_equal_routers_one():
+    X, t = split_topics()
+    r = quick(epochs=1)
+    items = {"A": {"it": r, "more": changed_router(r, epochs=2)}, "B": {"again": r}}
+    options = dict(cost="usd", axis="realised", n_resamples=20)
+    study, made, spread = seeded_study(items, t, X, seeds=(3, 4), **options)
+    assert study.value("it", "AUDC", "A") == study.value("again", "AUDC", "B")
+    assert made["A", "it"] is made["B", "again"]
+    assert set(zip(spread["item"], spread["row"])) == {("A", "it"), ("A", "more"), ("B", "again")}
+    alone = pool_evaluation(t, X, {str(s): changed_router(r, random_state=s) for s in (3, 4)},
+                            **options)
+    assert np.isclose(study.value("it", "AUDC", "A"),
+                      np.mean([alone.value(s, "AUDC") for s in ("3", "4")]))
+
+
+def test_an_online_bandit_learns_from_the_asked_model_alone():
+    rng = np.random.default_rng(0)
+    S = (rng.random((300, 4)) < [0.2, 0.4, 0.6, 0.8]).astype(float)
+    costs = np.array([1.0, 2, 3, 10])
+    for price in (0.0, 0.3):
+        sweep = cscr_published.online_thompson(S, costs, trade_offs=[price])
+        asked = np.zeros(S.shape, bool)
+        asked[np.arange(300), sweep.choice[:, 0]] = True
+        other = cscr_published.online_thompson(np.where(asked, S, 1 - S), costs, trade_offs=[price])
+        assert np.array_equal(sweep.choice, other.choice)
+        assert np.array_equal(sweep.quality[:, 0], S[asked])
+    free, dear = (cscr_published.online_thompson(S, costs, trade_offs=[p]).cost.mean()
+                  for p in (0.0, 2.0))
+    assert dear < free
+    gaps = np.where(rng.random(S.shape) < 0.3, np.nan, S)
+    assert np.isnan(cscr_published.online_thompson(gaps, costs, trade_offs=[0.0]).quality).any()
+
+
+def test_the_codes_umr_has_seen_the_probes_alone_and_says_one_half_elsewhere():
+    X, t = split_topics()
+    train, probes = np.arange(40, 240), np.arange(3)
+    prints = dict(zip(t.models, np.eye(6).tolist()))
+    options = dict(train=train, probes=probes, cscr=quick(), n_clusters=8, seeds=(5,))
+    made, groups = cscr_published.code_baselines(t, X, prints, **options)
+    umr = made["UMR, as in the code, seed 5"]
+    centres = KMeansRouter(n_clusters=8, random_state=5).fit(X[train], t.score[train]).centroids_
+    near = ((X[:, None].astype(float) - centres) ** 2).sum(2).argmin(1)
+    for i in (0, 100, 399):
+        inside = [p for p in probes if near[p] == near[i]]
+        expected = t.score[inside].mean(0) if inside else np.full(6, 0.5)
+        assert np.allclose(umr[i], expected)
+    assert (umr == 0.5).all(1).any(), "some cluster has no probe"
+    blind = made["Parametric, as in the code"]
+    assert np.allclose(blind, t.score[train].mean(0), atol=1e-3) and np.ptp(blind, axis=0).max() == 0
+    gate = made["Soft-MoE, as in the code, seed 5"]
+    assert (np.abs(gate) <= 1 + 1e-6).all() and groups["UMR, as in the code"] == [
+        "UMR, as in the code, seed 5"]
+
+
+def test_every_pair_of_models_is_new_once():
+    X, t = split_topics()
+    t = t.select(["m0", "m1", "m2", "m3"])
+    prints = dict(zip(t.models, np.eye(4).tolist()))
+    pairs = cscr_published.every_pair(
+        t, X, prints, train=np.arange(40, 240), probes=np.arange(40), test="test", seeds=(1,),
+        cscr=quick(epochs=1), kmeans=KMeansRouter(n_clusters=3), cost="usd", axis="realised",
+        n_resamples=20)
+    assert len(set(pairs.columns)) == 6 and pairs.averages == {"all pairs": pairs.columns}
+    found = cscr_published.pair_table(pairs, "CSCR", "UMR")
+    assert np.isclose(found.difference.mean(),
+                      pairs.compare("CSCR", "UMR", "AUDC", "all pairs")["difference"])
+
+
+def test_settings_are_chosen_without_test_queries_and_kept_by_pool(tmp_path):
+    X, t = split_topics()
+    r = quick(epochs=10, fingerprints=dict(zip(t.models, np.eye(6).tolist())))
+    train, path = np.arange(40, 240), tmp_path / "settings.csv"
+    grids = cscr_tuning.cscr_grids(r, n_clusters=10, epochs=(1, 10))
+    assert set(grids) == {*cscr_tuning.TRAINED, "UMR"}
+    grids = {row: grids[row] for row in ("UMR", "plain InfoNCE")}
+    for pool, scores in (("a", t.score), ("b", np.where(np.arange(400)[:, None] < 240, t.score, 1))):
+        t.score = scores
+        cscr_tuning.tune_rows(grids, t, X, pool=pool, train=train, cost="usd", seeds=(1,), path=path)
+    chosen = cscr_tuning.tuned_settings(grids, "a", path)
+    assert chosen == cscr_tuning.tuned_settings(grids, "b", path), "the test queries' outcomes differ"
+    with pytest.raises(CompanionError, match="another grid"):
+        cscr_tuning.tuned_settings({"UMR": (grids["UMR"][0], dict(n_clusters=[3]))}, "a", path)
+    with pytest.raises(CompanionError, match="No setting is kept"):
+        cscr_tuning.tuned_settings(grids, "c", path)
+
+
 # ---- the committed readings
 
 def test_the_committed_readings_of_the_embedded_pool():
@@ -702,18 +827,80 @@ def test_the_committed_readings_of_routerbench():
 
 def test_the_line_up_and_the_variants_are_changes_of_one_router():
     r = quick(epochs=7)
-    rows, items = cscr.cscr_routers(r, epochs=3, n_clusters=5), cscr.cscr_variants(r, tau_min=(.01, .02))
-    options = lambda other: {k for k, v in other.get_params().items() if v != r.get_params()[k]}
-    assert rows["CSCR"] is r and options(rows["CSCR, sign as printed"]) == {"sign"} and options(rows["CSCR, 10 epochs"]) == {"epochs"}
-    assert (rows["plain InfoNCE"].n_bands, rows["plain InfoNCE"].alpha, rows["plain InfoNCE"].gamma) == (1, 0, 0)
-    assert rows["UMR"].n_clusters == 5 and {rows[g].epochs for g in ("Soft-MoE", "Parametric")} == {3}
+    chosen = {"CSCR": dict(epochs=2, sign="text"), "UMR": dict(n_clusters=9)}
+    rows = cscr.cscr_routers(r, epochs=3, n_clusters=5, settings=chosen)
+    items = cscr.cscr_variants(r, tau_min=(.01, .02))
+
+    def options(other):
+        return {k for k, v in other.get_params().items() if v != r.get_params()[k]}
+
+    assert rows["CSCR"] is r and options(rows["CSCR, sign of the text"]) == {"sign"}
+    assert options(rows["CSCR, tuned"]) == {"epochs", "sign"}
+    assert rows["UMR, tuned"].n_clusters == 9 and rows["UMR"].n_clusters == 5
+    assert options(rows["plain InfoNCE"]) == {"n_bands", "alpha", "gamma"}
+    assert options(rows["cheapest right model"]) == {"n_bands", "alpha", "gamma", "positives"}
+    plain = rows["plain InfoNCE"]
+    assert (plain.n_bands, plain.alpha, plain.gamma) == (1, 0, 0)
+    assert {rows[g].epochs for g in ("Soft-MoE", "Parametric")} == {3}
     named = {"Table 8": "n_bands", "Table 9": "k", "Table 11": "alpha", "Table 12": "tau_min"}
     for item, option in named.items():
-        for row, other in items[item].items(): assert float(row) == other.get_params()[option] and options(other) <= {option}
+        for row, other in items[item].items():
+            assert float(row) == other.get_params()[option] and options(other) <= {option}
     for row, other in items["Table 10"].items():
-        assert other.gamma == float(row.split(",")[0]) and (other.sign == "paper") == ("printed" in row) and (other.penalty == "outside") == ("outside" in row)
-    assert list(items["Table 12"]) == ["0.01", "0.02"] and items["Table 13"]["MLP-x4"].hidden == 4 * r.hidden
-    with pytest.raises(ValueError): changed_router(r, no_such_option=1)
+        assert other.gamma == float(row.split(",")[0])
+        assert (other.sign == "text") == ("text" in row)
+        assert (other.penalty == "outside") == ("outside" in row)
+    assert list(items["Table 12"]) == ["0.01", "0.02"]
+    assert items["Table 13"]["MLP-x4"].hidden == 4 * r.hidden
+    with pytest.raises(ValueError):
+        changed_router(r, no_such_option=1)
+
+
+def test_the_parts_of_the_loss_differ_by_one_step_each():
+    parts = list(cscr.loss_parts(quick()).values())
+    found = {(p.n_bands > 1, p.alpha > 0, p.sign if p.gamma else "none") for p in parts}
+    assert found == {(False, False, "none"), (False, True, "none"), (True, False, "none"),
+                     (True, True, "none"), (False, False, "paper"), (False, False, "text"),
+                     (True, True, "paper"), (True, True, "text")}
+    assert contrastive.CSCRRouter().sign == "paper" and contrastive.CSCRRouter().epochs == 10
+
+
+def test_the_cheapest_right_model_is_the_only_positive():
+    X, t = topics(200, gaps=.2)
+    t.cost["usd"] = np.tile([3.0, 1, 2, 1, 5, 4], (200, 1))
+    r = quick(positives="cheapest", fingerprints=dict(zip(t.models, np.eye(6).tolist())))
+    right = r.fit(X, t)._right(t.score)
+    price = t.cost["usd"][0]
+    for marked, scores in zip(right, t.score):
+        able = [j for j in range(6) if scores[j] == 1]
+        expected = min(able, key=lambda j: (price[j], j)) if able else None
+        assert np.flatnonzero(marked).tolist() == ([] if expected is None else [expected])
+
+
+def test_costs_from_zero_to_one_and_the_root_of_the_pool_as_bands():
+    X, t = topics(200)
+    r = quick(cost_scale="range", n_bands=None).fit(X, t)
+    assert np.allclose(r._loss_costs(), np.arange(6) / 5) and len(set(r.bands_)) == 2
+    assert np.allclose(quick().fit(X, t)._loss_costs(), np.arange(1, 7) / 6)
+    with pytest.raises(CompanionError, match="scale of the costs"):
+        quick(cost_scale="log").fit(X, t)
+
+
+def test_a_router_saved_before_the_defaults_changed_decides_as_it_did(tmp_path):
+    "Its file names the old sign and lacks the new options."
+    X, t = topics(200)
+    r = quick(sign="text").fit(X, t)
+    folder = save_router(r, tmp_path / "r")
+    said = json.loads((folder / "router.json").read_text())
+    for option in ("mean", "cost_scale"):
+        del said["params"][option]
+    arrays = load_file(folder / "arrays.safetensors")
+    save_file(arrays, folder / "arrays.safetensors")   # without a hash of router.json, as then
+    said["arrays_sha256"] = file_hash(folder / "arrays.safetensors")
+    (folder / "router.json").write_text(json.dumps(said))
+    again = load_router(folder)
+    assert (again.sign, again.mean, again.cost_scale) == ("text", "query", "dearest")
+    assert np.array_equal(again.route(X, .2), r.route(X, .2))
 
 
 def test_a_study_fits_each_different_variant_once_and_measures_it_as_alone(monkeypatch):

@@ -67,3 +67,38 @@ def test_what_does_not_fit():
     assert one["Soft-MoE", "QNC", "EmbedLLM"] == 70 and one["Random", "QNC", "EmbedLLM"] < 20, "the printed QNC is the cost at the router's own peak"
     gamma = [cells(10)[g, "cost at peak", "gamma"] for g in ("0", "0.1", "0.2", "0.3", "0.5")]
     assert gamma == sorted(gamma, reverse=True), "the cost falls with gamma, as the text's sign does and the printed one does not"
+
+
+def text(metric, column=None):
+    with open(FOLDER / "cscr_text.csv", newline="") as f:
+        got = [r for r in csv.DictReader(f) if r["metric"] == metric]
+    return [Fraction(r["value"]) for r in got if column in (None, r["column"])]
+
+
+def test_numbers_of_the_text():
+    with open(FOLDER / "cscr_text.csv", newline="") as f:
+        got = list(csv.DictReader(f))
+    assert list(got[0]) == FIELDS and all(r[c] for r in got for c in FIELDS)
+    assert len({(r["row"], r["metric"], r["column"]) for r in got}) == len(got)
+    assert len(load_published("cscr", "Text")) == len(got)
+    one = cells(1)
+    areas = {r: v for (r, m, c), v in one.items() if (m, c) == ("AUDC", "RouterBench")}
+    gains = {r: round(100 * (areas["CSCR"] / v - 1)) for r, v in areas.items()}
+    assert text("improvement of the accuracy-cost tradeoff, up to") == [gains["UMR"]] == [25]
+    assert gains["Thompson"] == 14 and gains["Parametric"] == 3
+    asked = text("training questions")[0], text("training questions of all kinds")[0]
+    assert asked == (18193, 36054) and text("test prompts") == [1060]
+    assert sum(text("times selected")) == 616
+
+
+def test_what_does_not_fit_in_the_text():
+    "Named, not repaired: two strengths of one penalty, and a baseline below a single model."
+    penalty = {c: text("negative cost penalty", c)[0] for c in ("section 4.1", "section D.1")}
+    assert penalty == {"section 4.1": Fraction("0.2"), "section D.1": Fraction("0.1")}
+    peaks = {r: v for (r, m, c), v in cells(1).items() if (m, c) == ("peak", "RouterBench")}
+    single = Fraction("0.794")   # what CSCR, Soft-MoE and Parametric reach by asking one model
+    assert peaks["CSCR"] == peaks["Soft-MoE"] == peaks["Parametric"] == single
+    assert peaks["UMR"] == Fraction("0.615") < single
+    readme = (project_root() / "data" / "README.md").read_text()
+    for printed in (".2 in section 4.1", ".711 / .568", ".615", ".794"):
+        assert printed in readme, "each is listed in data/README.md"

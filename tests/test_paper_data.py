@@ -207,7 +207,7 @@ def test_every_item_says_what_it_is():
 def test_transcribed_tables_are_listed_items():
     items = pd.read_csv(FOLDER / "items.csv", keep_default_na=False)
     listed = {f"{p}_{i}".lower().replace(" ", "").replace("-", "_") for p, i in zip(items["paper"], items["item"])}
-    assert {p.stem for p in FOLDER.glob("*.csv")} - {"items", "claims", "who_routes_text"} <= listed, "who_routes_text holds numbers that stand in the paper's text only"
+    assert {p.stem for p in FOLDER.glob("*.csv")} - {"items", "claims", "who_routes_text", "cscr_text"} <= listed, "the texts' files hold numbers that stand in a paper's text only"
 
 
 def test_citation_and_licence():

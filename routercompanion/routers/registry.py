@@ -401,9 +401,11 @@ def _read_arrays(path):
 def _rebuilt(cls, saved, arrays):
     """The router of class `cls` with saved parameters and fitted values.
 
-    Those of another version raise `SavedRouterError`.
+    Those of another version raise `SavedRouterError`, except for parameters that the class names as
+    having come later, with the value that stands for what it did before (`came_later`).
     """
     params = {k: _decode(v) for k, v in saved["params"].items()}
+    params = getattr(cls, "came_later", {}) | params
     known = set(cls._get_param_names()) if hasattr(cls, "_get_param_names") else set(params)
     for names, words in (
         (set(params) - known, "is no parameter of it any more"),

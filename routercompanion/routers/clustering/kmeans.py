@@ -42,13 +42,17 @@ class KMeansRouter(PoolRouter):
         return self.quality_[((self.centroids_**2).sum(1) - 2 * X @ self.centroids_.T).argmin(1)]
 
 # %% ../../../nbs/6_routers/clustering/kmeans.ipynb #2f048bb6
-def cluster_accuracy(kmeans, X, scores):
-    """UniRoute's answer to new models: their mean scores (K, m) on probes X (n, D), scores (n, m), in each cluster of a fitted `KMeansRouter`.
+def cluster_accuracy(kmeans, X, scores, *, empty=None):
+    """Mean scores (K, m) on probes in each cluster of a fitted `KMeansRouter` (UniRoute).
 
-    A cluster without a probe has the model's mean.
+    X (n, D), scores (n, m): the probes, and what models did on them, new ones too. A cluster
+    without a probe has the model's mean, or `empty` where that is a number.
     """
-    near = ((kmeans.centroids_**2).sum(1) - 2 * np.asarray(X, float) @ kmeans.centroids_.T).argmin(1)
+    sizes = (kmeans.centroids_**2).sum(1)
+    near = (sizes - 2 * np.asarray(X, float) @ kmeans.centroids_.T).argmin(1)
     member = np.eye(len(kmeans.centroids_))[near].T
     seen = ~np.isnan(scores)
-    total = member @ seen
-    return np.divide(member @ np.where(seen, scores, 0), total, out=np.tile(np.nanmean(scores, 0), (len(total), 1)), where=total > 0)
+    count = member @ seen
+    rest = np.nanmean(scores, 0) if empty is None else np.full(scores.shape[1], float(empty))
+    known = member @ np.where(seen, scores, 0)
+    return np.divide(known, count, out=np.tile(rest, (len(count), 1)), where=count > 0)

@@ -8,13 +8,16 @@ __all__ = ['EmbeddingMLP', 'MLPRouter', 'MatrixFactorisationRouter', 'SVMRouter'
 # %% ../../../nbs/6_routers/difficulty/embeddings.ipynb #383967a6
 import numpy as np
 import torch
+from fastcore.basics import patch
 from scipy.special import expit
+from sklearn.base import clone
 from sklearn.kernel_approximation import RBFSampler
 from sklearn.svm import LinearSVC, LinearSVR
 
 from ...core import lookup
 from ...parallel import one_thread
 from ..base import BinaryRouter, PoolRouter, platt
+from .probes import layer_statistics
 from ..registry import register_router
 from routercompanion.routers.training import (
     apply_head, build_mlp, pool_mlp, pool_mlp_start, split_rows, train_head, train_mlp,
@@ -26,19 +29,37 @@ from routercompanion.routers.training import (
 class EmbeddingMLP(BinaryRouter):
     """MLP on text embeddings X (n, D): D -> hidden -> 1, ReLU, dropout, the probes' protocol. Score = log-odds that the small model is wrong (high = large).
 
+    hidden: units of each layer, () for a linear classifier. standardize: z-score each dimension
+    with training statistics, in use too.
     own_cost is MiniLM-L6-v2's 22.7 million parameters; set `own_cost` on the instance for another encoder.
-    Fitted: state_ (dict of arrays), history_, n_epochs_, best_epoch_.
+    Fitted: state_ (dict of arrays), history_, n_epochs_, best_epoch_, statistics_ if standardize.
     """
     feature_kind, own_cost, score_is_logit = "embedding", {"params_b": .0227}, True
     source, quick = "RouterXBench, section 5.1 (baselines)", {"epochs": 3, "hidden": (16, 8)}
 
-    def __init__(self, *, hidden=(256, 64), dropout=.1, lr=1e-4, batch_size=32, epochs=50, random_state=42):
+    def __init__(self, *, hidden=(256, 64), dropout=.1, lr=1e-4, batch_size=32, epochs=50, standardize=False,
+                 random_state=42):
         self.hidden, self.dropout, self.lr, self.batch_size, self.epochs, self.random_state = hidden, dropout, lr, batch_size, epochs, random_state
+        self.standardize = standardize
+
+    def _scaled(self, X):
+        X = np.asarray(X, dtype=np.float32)
+        if not self.standardize:
+            return X
+        return (X - self.statistics_["mean"]) / self.statistics_["sd"]
+
+    def _keep_statistics(self, X):
+        if self.standardize:
+            mean, sd = layer_statistics(np.asarray(X)[:, None])
+            self.statistics_ = {"mean": mean[0], "sd": sd[0]}
 
     def _fit(self, X, y, validation):
         train, val = (slice(None), None) if validation is not None else split_rows(len(y), seed=self.random_state)
-        Xv, yv = validation if validation is not None else (X[val], y[val])
-        tensors = [torch.tensor(np.asarray(a), dtype=torch.float32) for a in (X[train], y[train], Xv, yv)]
+        self._keep_statistics(X)
+        Z = self._scaled(X)
+        given = validation is not None
+        Zv, yv = (self._scaled(validation[0]), validation[1]) if given else (Z[val], y[val])
+        tensors = [torch.tensor(np.asarray(a), dtype=torch.float32) for a in (Z[train], y[train], Zv, yv)]
         with one_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.random_state)
             net = build_mlp(X.shape[1], self.hidden, self.dropout)
@@ -48,7 +69,16 @@ class EmbeddingMLP(BinaryRouter):
     def _score(self, X):
         net = build_mlp(X.shape[1], self.hidden, self.dropout).eval()
         net.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in self.state_.items()})
-        with one_thread(), torch.no_grad(): return net(torch.tensor(np.asarray(X), dtype=torch.float32))[:, 0].numpy()
+        with one_thread(), torch.no_grad(): return net(torch.from_numpy(self._scaled(X)))[:, 0].numpy()
+
+# %% ../../../nbs/6_routers/difficulty/embeddings.ipynb #5ac72001
+@patch
+def stack_input(self: EmbeddingMLP, X) -> dict:
+    "What `train_stack` needs to fit many learning rates at once, from training embeddings X."
+    scaled = clone(self)
+    scaled._keep_statistics(X)
+    return dict(Z=scaled._scaled(X), hidden=tuple(self.hidden), dropout=self.dropout,
+                zero_start=False, batch_size=self.batch_size)
 
 # %% ../../../nbs/6_routers/difficulty/embeddings.ipynb #ea98f680
 class _TrainedPoolRouter(PoolRouter):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['concentration', 'concentration_gradients', 'expected_effective_layers', 'mixed_logits', 'logit_gradients',
            'layer_statistics', 'load_features', 'train_linear_probe', 'LinearProbe', 'FinalLayerProbe', 'MeanProbe',
-           'DirichletProbe', 'MLPProbe', 'loss_gap', 'dirichlet_uncertainty']
+           'DirichletProbe', 'SoftmaxProbe', 'MLPProbe', 'loss_gap', 'dirichlet_uncertainty']
 
 # %% ../../../nbs/6_routers/difficulty/probes.ipynb #d8597c26
 import math
@@ -14,7 +14,9 @@ from functools import partial
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from scipy.special import digamma, gammaln
+from sklearn.base import clone
 from torch.distributions import Dirichlet
 
 from ...core import RoutingInputError
@@ -83,11 +85,11 @@ def load_features(X, layers=None, *, statistics=None, weights=None):
 class _Head:
     "Parameters of a probe in one flat tensor [v (D), b, theta (L), b0], so that one optimiser step moves them all."
 
-    def __init__(self, n_layers, width, b0, lr, learn_weights):
+    def __init__(self, n_layers, width, b0, lr, learn_weights, sample=True):
         self.flat = torch.zeros(width + 1 + (n_layers + 1) * learn_weights)
         if learn_weights: self.flat[-1] = b0
         self.flat.grad = torch.zeros_like(self.flat)
-        self.learn_weights = learn_weights
+        self.learn_weights, self.sample = learn_weights, sample
         self.v, self.b = self.flat[:width], self.flat[width]
         self.mix = self.flat[width + 1:]
         self.optimizer = torch.optim.Adam([self.flat], lr=lr, fused=True)
@@ -99,10 +101,18 @@ class _Head:
         if not self.learn_weights: return torch.ones(1)
         return torch.softmax(self.mix[:-1], 0)
 
+    def weights(self, alpha, n):
+        "Layer weights (n, L) of a training batch: samples, or the learned weights themselves."
+        if alpha is None:
+            return torch.ones(n, 1)
+        if not self.sample:
+            return alpha / alpha.sum() * torch.ones(n, 1)
+        return Dirichlet(alpha.expand(n, -1), validate_args=False).rsample()
+
     def step(self, Z, y):
         "One optimiser step on a batch Z (B, L, D), y (B,); returns the mean loss before the step."
         alpha = self.alpha().detach().requires_grad_() if self.learn_weights else None
-        w = Dirichlet(alpha.expand(len(y), -1), validate_args=False).rsample() if self.learn_weights else torch.ones(len(y), 1)
+        w = self.weights(alpha, len(y))
         with torch.no_grad():
             logits, projections = mixed_logits(Z, self.v, self.b, w)
             dv, db, dw = logit_gradients(Z, y, logits, projections, w)
@@ -112,16 +122,18 @@ class _Head:
         return float((F.softplus(logits.detach()) - y * logits.detach()).mean())
 
 # %% ../../../nbs/6_routers/difficulty/probes.ipynb #a8e0f147
-def train_linear_probe(Z, y, rows, Z_val, y_val, *, b0=None, lr=1e-4, batch_size=32, epochs=50, seed=42):
+def train_linear_probe(Z, y, rows, Z_val, y_val, *, b0=None, sample=True, lr=1e-4, batch_size=32, epochs=50,
+                       seed=42):
     """Train one linear probe on rows `rows` of Z (n, L, D) fp32, y (n,) in {0, 1}; returns (state, history).
 
-    b0 = None: fixed weights, L must be 1. b0 = log of the initial total concentration: Dirichlet-sampled layer weights, one draw per example and batch.
+    b0 = None: fixed weights, L must be 1. b0 = log of the initial total concentration: Dirichlet-sampled layer weights, one draw per example and batch;
+    sample=False: the weights softmax(theta) themselves.
     state: coef (D,), intercept (), weights (L,) expected, concentration (L,) or None, best_epoch. history: train_loss, val_loss, lr per epoch.
     Same seed: same bytes, on one thread whatever the setting. The global random state of PyTorch is left as it was.
     """
     Z, y, Z_val, y_val = (torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32)) for a in (Z, y, Z_val, y_val))
     rows, history, stop = torch.from_numpy(np.asarray(rows)), {"train_loss": [], "val_loss": [], "lr": []}, EarlyStop()
-    head = _Head(Z.shape[1], Z.shape[2], b0 or 0., lr, learn_weights=b0 is not None)
+    head = _Head(Z.shape[1], Z.shape[2], b0 or 0., lr, learn_weights=b0 is not None, sample=sample)
     buffer, best = torch.empty(batch_size, *Z.shape[1:]), None
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -147,7 +159,7 @@ def _epoch(head, Z, y, order, buffer):
 
 
 def _state(head):
-    alpha = head.alpha().numpy().copy() if head.learn_weights else None
+    alpha = head.alpha().numpy().copy() if head.learn_weights and head.sample else None
     return {"coef": head.v.numpy().copy(), "intercept": np.float32(head.b), "weights": head.expected().numpy().copy(), "concentration": alpha}
 
 # %% ../../../nbs/6_routers/difficulty/probes.ipynb #d0ecd663
@@ -174,6 +186,7 @@ class LinearProbe(BinaryRouter):
 
     def _fixed_weights(self, n_layers): return np.full(n_layers, 1 / n_layers, np.float32)
     def _b0(self): return None
+    _sample = True
     def _statistics(self): return (self.statistics_["mean"], self.statistics_["sd"]) if self.standardize else None
 
     def _inputs(self, X, y, validation):
@@ -190,13 +203,34 @@ class LinearProbe(BinaryRouter):
     def _fit(self, X, y, validation):
         Z, train, Zv, yv = self._inputs(X, y, validation)
         options = dict(lr=self.lr, batch_size=self.batch_size, epochs=self.epochs, seed=self.random_state)
-        state, self.history_ = train_linear_probe(Z, y, train, Zv, yv, b0=self._b0(), **options)
+        state, self.history_ = train_linear_probe(Z, y, train, Zv, yv, b0=self._b0(), sample=self._sample, **options)
         self.coef_, self.intercept_, self.best_epoch_ = state["coef"], state["intercept"], state["best_epoch"]
         self.n_epochs_ = len(self.history_["val_loss"])
-        if self._b0() is not None: self.layer_weights_, self.concentration_ = state["weights"], state["concentration"]
+        if self._b0() is not None: self.layer_weights_ = state["weights"]
+        if state["concentration"] is not None: self.concentration_ = state["concentration"]
 
     def _mixed(self, X): return load_features(X, self._layers(X.shape[1]), statistics=self._statistics(), weights=self.layer_weights_)[:, 0]
     def _score(self, X): return self._mixed(X) @ self.coef_ + self.intercept_
+
+# %% ../../../nbs/6_routers/difficulty/probes.ipynb #5ac71002
+@patch
+def stack_input(self: LinearProbe, X) -> dict | None:
+    """What `train_stack` needs to fit many learning rates at once, from training features X.
+
+    Z (n, D), hidden, dropout, zero_start, batch_size; None where the layer weights are learned.
+    """
+    if self._b0() is not None:
+        return None
+    hidden, dropout = self._head()
+    Z = clone(self)._inputs(X, np.zeros(len(X)), None)[0][:, 0]
+    return dict(Z=Z, hidden=hidden, dropout=dropout, zero_start=not hidden,
+                batch_size=self.batch_size)
+
+
+@patch
+def _head(self: LinearProbe):
+    "(hidden layers, dropout) behind the mixed states."
+    return (), 0.
 
 # %% ../../../nbs/6_routers/difficulty/probes.ipynb #8f32562d
 @register_router
@@ -229,12 +263,25 @@ class DirichletProbe(LinearProbe):
         if not self.initial_concentration > 0: raise RoutingInputError(f"initial_concentration = {self.initial_concentration}: it must be positive.")
         return math.log(self.initial_concentration)
 
+# %% ../../../nbs/6_routers/difficulty/probes.ipynb #5ac71003
+@register_router
+class SoftmaxProbe(LinearProbe):
+    """Learned layer weights softmax(theta) without sampling (xbench Algorithm 1, type softmax).
+
+    The control of `DirichletProbe`: the same parameters but the concentration. theta starts at 0,
+    so all layers start equal. Parameters and fitted attributes as `LinearProbe`.
+    """
+    source, _sample = "RouterXBench, Algorithm 1 (softmax)", False
+
+    def _b0(self):
+        return 0.
+
 # %% ../../../nbs/6_routers/difficulty/probes.ipynb #e186d8f5
 @register_router
 class MLPProbe(LinearProbe):
-    """A probe with one hidden layer on the mean of the layers (xbench section 6, Figure 3): D -> width -> 1, ReLU, then dropout. X (n, L, D).
+    """A probe with hidden layers on the mean of the layers (xbench section 6, Figure 3): D -> width -> 1, ReLU, then dropout. X (n, L, D).
 
-    width: hidden units; 0 or None is the linear probe, byte for byte `MeanProbe`. dropout in [0, 1). Others as `LinearProbe`.
+    width: hidden units, or a list of them for several layers; 0 or None is the linear probe, byte for byte `MeanProbe`. dropout in [0, 1). Others as `LinearProbe`.
     Fitted: history_, n_epochs_, best_epoch_, layer_weights_, and state_ (dict of arrays), or coef_ and intercept_ of the linear probe.
     """
     source = "RouterXBench, section 6, Figure 3"
@@ -244,10 +291,16 @@ class MLPProbe(LinearProbe):
         self.width, self.dropout = width, dropout
 
     def _hidden(self):
-        width = self.width or 0
-        if width != int(width) or width < 0: raise RoutingInputError(f"width = {self.width}: give a whole number of hidden units, or 0 for the linear probe.")
+        widths = self.width if isinstance(self.width, (list, tuple)) else [self.width or 0]
+        several = len(widths) > 1
+        if any(w != int(w) or w < several for w in widths):
+            raise RoutingInputError(f"width = {self.width}: give a whole number of hidden units "
+                                    "(a list for several layers), or 0 for the linear probe.")
         if not 0 <= self.dropout < 1: raise RoutingInputError(f"dropout = {self.dropout}: it must lie in [0, 1).")
-        return (int(width),) * bool(width)
+        return tuple(int(w) for w in widths if w)
+
+    def _head(self):
+        return self._hidden(), self.dropout
 
     def _fit(self, X, y, validation):
         hidden = self._hidden()
