@@ -227,7 +227,9 @@ def test_the_committed_settings_are_settings_of_their_grids():
         for setting in (json.loads(row.chosen), json.loads(row.published)):
             assert set(setting) == set(grid)
             assert all(setting[name] in values for name, values in grid.items())
-        assert row.validation_loss <= row.published_validation_loss and row.seeds >= 5
+        assert row.validation_loss <= row.published_validation_loss
+        # held-out areas of whole pools are means of three trainings, for the time they take
+        assert row.seeds >= (3 if row.pool.startswith("cscr") else 5)
         tried = t.tried_settings(row.pool, row.row, KEPT)
         assert len(tried) == row.settings
         assert np.isclose(tried.validation_loss.min(), row.validation_loss, atol=1e-6)

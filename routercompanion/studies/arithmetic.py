@@ -445,6 +445,13 @@ def _greenserv():
     ]
 
 # %% ../../nbs/8_studies/arithmetic.ipynb #arith048
+_PACER = {
+    "Llama-3.1-8B": "meta-llama/llama-3.1-8b-instruct",
+    "Mistral-Large": "mistralai/mistral-large-2512",
+    "Gemini-2.5-Pro": "google/gemini-2.5-pro",
+}
+
+
 def _budget_router():
     "ParetoBandit's pacer against the mixture of fixed models that spends as much, by budget."
     own, rows = Printed("survey", "ParetoBandit @ 72ccbefe, budget_pacing_results.json", PUBLIC), []
@@ -690,13 +697,6 @@ def greenserv() -> list[dict]:
     ]
 
 # %% ../../nbs/8_studies/arithmetic.ipynb #arith039
-_PACER = {
-    "Llama-3.1-8B": "meta-llama/llama-3.1-8b-instruct",
-    "Mistral-Large": "mistralai/mistral-large-2512",
-    "Gemini-2.5-Pro": "google/gemini-2.5-pro",
-}
-
-
 def paretobandit() -> list[dict]:
     "ParetoBandit: the table of budget compliance from the results file of the same commit."
     own = Printed("paretobandit", "ParetoBandit @ 72ccbefe, budget_pacing_results.json", PUBLIC)
