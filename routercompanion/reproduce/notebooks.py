@@ -227,7 +227,8 @@ def tidy_output(output):
     there, and a temporary folder has no name.
     """
     text = re.sub(r" at 0x[0-9a-f]{6,}", "", hide_secrets(json.dumps(output)))
-    for folder in (Path(core.__file__).parents[1], sysconfig.get_path("purelib")):
+    # the packages first: their folder may lie in the checkout
+    for folder in (sysconfig.get_path("purelib"), Path(core.__file__).parents[1]):
         text = text.replace(f"{folder}/", "")
     temporary = re.escape(tempfile.gettempdir()) + r"/tmp\w{8}"
     return nbformat.from_dict(json.loads(re.sub(temporary, "(a temporary folder)", text)))
