@@ -36,6 +36,7 @@ class EmbeddingMLP(BinaryRouter):
     """
     feature_kind, own_cost, score_is_logit = "embedding", {"params_b": .0227}, True
     source, quick = "RouterXBench, section 5.1 (baselines)", {"epochs": 3, "hidden": (16, 8)}
+    came_later = {"standardize": False}  # a file that was saved before loads
 
     def __init__(self, *, hidden=(256, 64), dropout=.1, lr=1e-4, batch_size=32, epochs=50, standardize=False,
                  random_state=42):
