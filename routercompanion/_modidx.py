@@ -3073,6 +3073,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'routercompanion/reproduce/pages.py'),
                                                  'routercompanion.reproduce.pages.item_of': ( '9_reproduce/pages.html#item_of',
                                                                                               'routercompanion/reproduce/pages.py'),
+                                                 'routercompanion.reproduce.pages.library_modules': ( '9_reproduce/pages.html#library_modules',
+                                                                                                      'routercompanion/reproduce/pages.py'),
                                                  'routercompanion.reproduce.pages.link_names': ( '9_reproduce/pages.html#link_names',
                                                                                                  'routercompanion/reproduce/pages.py'),
                                                  'routercompanion.reproduce.pages.made_by': ( '9_reproduce/pages.html#made_by',

@@ -61,6 +61,7 @@ def test_help(command):
             "Unknown profile 'huge'. Known: bench, embedded, paper, smoke.",
         ),
         (["reproduce", "--only", "xbench_table99"], "Unknown item or step 'xbench_table99'"),
+        (["reproduce", "--only", "survey_figure1"], "has no notebook yet"),
         (["items", "--paper", "nobody"], "Unknown paper 'nobody'"),
         (["assets", "steal"], "Known: fetch, list, verify"),
         (["route", "nowhere.csv", "--router", "/nonexistent"], "No router in /nonexistent"),

@@ -380,7 +380,7 @@ def test_items_of_another_profile():
 
 def test_items_become_stale_when_edited(project):
     (project / "data/paper").mkdir()
-    (project / "data/paper/items.csv").write_text("paper,item,title,status,notebook,note\ncount,md,c,analogue,two,\nsquare,x,s,planned,five,later\n")
+    (project / "data/paper/items.csv").write_text("paper,item,title,status,notebook,note\ncount,md,c,analogue,two,\nsquare,x,s,planned,five,later\nround,x,s,planned,one,later\n")
     manifest = json.loads((project / "figures/smoke/manifest.json").read_text())
     assert store.item_files(manifest, "square") and not store.item_files(manifest, "squ")
     ws = store.Workspace(project, "smoke")
@@ -390,6 +390,7 @@ def test_items_become_stale_when_edited(project):
     table = store.list_items(project, "smoke")
     assert store.steps_for("count_md", make_steps(), table) == ["two"]
     with pytest.raises(CompanionError, match="has no notebook yet: planned"): store.steps_for("square_x", make_steps(), table)
+    with pytest.raises(CompanionError, match="has no notebook yet: planned"): store.steps_for("round_x", make_steps(), table)
     with pytest.raises(CompanionError, match="Unknown item or step 'table9'"): store.steps_for("table9", make_steps(), table)
 
 

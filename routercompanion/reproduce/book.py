@@ -60,7 +60,7 @@ div.math > math { display: block math; width: max-content; margin: 0 auto; }
 .bd-article table th:first-child, .bd-article table td:first-child {
   position: sticky; left: 0; background: var(--pst-color-background);
 }
-.bd-article a { overflow-wrap: anywhere; }
+.bd-article :is(a, h1, h2, h3) { overflow-wrap: anywhere; }
 .bd-article a > code { color: inherit; }
 p.caption { font-size: .9em; }
 div.api { margin-top: 1.2em; overflow-x: auto; }

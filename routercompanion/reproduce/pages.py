@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LONGEST', 'WIDEST', 'Shelf', 'shelf_of', 'item_of', 'picture_caption', 'address', 'item_body', 'file_links',
            'made_by', 'read_references', 'heading_slug', 'sections_of', 'section_for', 'paper_page', 'results_page',
-           'PublicName', 'public_names', 'api_pages', 'name_places', 'link_names', 'citation_page', 'for_readers',
-           'only_imports']
+           'PublicName', 'public_names', 'library_modules', 'api_pages', 'name_places', 'link_names', 'citation_page',
+           'for_readers', 'only_imports']
 
 # %% ../../nbs/9_reproduce/pages.ipynb #39d4714e
 import ast
@@ -218,6 +218,15 @@ def public_names(path: Path, module: str) -> list[PublicName]:
     return [PublicName(module, n.name, _signature(n), ast.get_docstring(n) or "") for n in nodes]
 
 
+def library_modules(root: str | Path) -> Iterable[tuple[str, Path, list[PublicName]]]:
+    "(module, its file, its public names) of the library, by path; modules without any are left out."
+    package = Path(root) / "routercompanion"
+    for path in sorted(package.rglob("*.py")):
+        module = path.relative_to(package).with_suffix("").as_posix().replace("/", ".")
+        if names := [] if path.name.startswith("_") else public_names(path, module):
+            yield module, path, names
+
+
 def _assigns(node, name):
     targets = node.targets if isinstance(node, ast.Assign) else []
     return any(isinstance(t, ast.Name) and t.id == name for t in targets)
@@ -237,11 +246,9 @@ def _signature(node):
 # %% ../../nbs/9_reproduce/pages.ipynb #941354ed
 def api_pages(root: str | Path) -> dict[str, str]:
     "{page: Markdown} of the library's public names, one page for each folder of modules."
-    package, folders = Path(root) / "routercompanion", {}
-    for path in sorted(package.rglob("*.py")):
-        module = path.relative_to(package).with_suffix("").as_posix().replace("/", ".")
-        if names := [] if path.name.startswith("_") else public_names(path, module):
-            folders.setdefault(module.rpartition(".")[0], []).append((module, path, names))
+    folders = {}
+    for module, path, names in library_modules(root):
+        folders.setdefault(module.rpartition(".")[0], []).append((module, path, names))
     return {f"api/{f or 'base'}": _api_page(f, found) for f, found in folders.items()}
 
 
@@ -264,11 +271,10 @@ def _escaped(text):
 # %% ../../nbs/9_reproduce/pages.ipynb #e9ca7cf5
 def name_places(root: str | Path) -> dict[str, str]:
     "{name in prose: address from the top of the book}: names that stand for one thing."
-    package, found = Path(root) / "routercompanion", {}
-    for path in sorted(package.rglob("*.py")):
-        module = path.relative_to(package).with_suffix("").as_posix().replace("/", ".")
+    found = {}
+    for module, _, names in library_modules(root):
         page = f"api/{module.rpartition('.')[0] or 'base'}.html"
-        for one in [] if path.name.startswith("_") else public_names(path, module):
+        for one in names:
             for said in (one.name, one.anchor, f"routercompanion.{one.anchor}"):
                 found.setdefault(said, set()).add(f"{page}#{one.anchor}")
     return {name: next(iter(places)) for name, places in found.items() if len(places) == 1}

@@ -497,11 +497,12 @@ def steps_for(item, steps, table, root=None):
     rows = table[(table.id == item) | (table.paper == item)]
     if not len(rows):
         lookup(dict.fromkeys([*table.id, *names]), item, "item or step")
-    if not (made := sorted(set(rows.notebook) & names)):
+    due = rows[rows.status != "planned"]  # its notebook may be there, and make other items
+    if not (made := sorted(set(due.notebook) & names)):
         if elsewhere := [
             f"{s.name} (profiles {', '.join(s.profiles)})"
             for s in papers
-            if s.profiles and s.name in set(rows.notebook)
+            if s.profiles and s.name in set(due.notebook)
         ]:
             raise CompanionError(
                 f"{item} is not made in this profile: it comes from {', '.join(elsewhere)}. Choose one of those profiles."
