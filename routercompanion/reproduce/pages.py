@@ -219,7 +219,7 @@ def public_names(path: Path, module: str) -> list[PublicName]:
 
 
 def library_modules(root: str | Path) -> Iterable[tuple[str, Path, list[PublicName]]]:
-    "(module, its file, its public names) of the library, by path; modules without any are left out."
+    "(module, its file, its public names) of the library, by path; modules without any are not in."
     package = Path(root) / "routercompanion"
     for path in sorted(package.rglob("*.py")):
         module = path.relative_to(package).with_suffix("").as_posix().replace("/", ".")
